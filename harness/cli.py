@@ -1,0 +1,245 @@
+"""The command line: parses arguments and hands over. What takes long to import is imported by its command."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from harness import __version__
+from harness.errors import UnknownNameError, UserError
+from harness.options import Options, flag, nearest_flag_error, option_infos, parse_options
+
+USER_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
+
+Command = Callable[[argparse.Namespace], int]
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that raises UserError instead of printing its usage and leaving."""
+
+    def error(self, message: str) -> NoReturn:
+        """Turn argparse's complaint into ours."""
+        raise UserError(f"{message}; see `{self.prog} --help`")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status. Mistakes and circumstances are one line on stderr."""
+    try:
+        status = _dispatch(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where this stopped", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except OSError as error:
+        print(f"error: {error.strerror or error}: {error.filename or 'writing'}", file=sys.stderr)
+        return USER_ERROR
+    return status
+
+
+def _dispatch(argv: Sequence[str]) -> int:
+    parser, commands = build_parser()
+    if argv and not argv[0].startswith("-") and argv[0] not in commands:
+        raise UnknownNameError("command", argv[0], commands)
+    arguments, surplus = parser.parse_known_args(argv)
+    if surplus:
+        flags = re.findall(r"--[a-z-]+", commands[arguments.command].format_usage())
+        raise nearest_flag_error(next((word for word in surplus if word.startswith("-")), surplus[0]), flags)
+    run: Command = arguments.handler
+    return run(arguments)
+
+
+def build_parser() -> tuple[Parser, dict[str, Parser]]:
+    """The parser and, by name, those of its commands."""
+    parser = Parser(
+        prog="python -m harness",
+        description="Benchmark of dataset distillation: distil, evaluate and compare under one protocol.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"distillation-harness {__version__}")
+    group = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands = {
+        name: group.add_parser(name, help=about, description=about, allow_abbrev=False)
+        for name, (about, _, _) in COMMANDS.items()
+    }
+    for name, (_, add_arguments, handler) in COMMANDS.items():
+        add_arguments(commands[name])
+        commands[name].set_defaults(handler=handler)
+    return parser, commands
+
+
+def _run_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "sweep",
+        nargs="?",
+        type=Path,
+        metavar="SWEEP.toml",
+        help="file with the same options; those typed win",
+    )
+    for name, info in option_infos().items():
+        if info.switch:
+            switch = argparse.BooleanOptionalAction
+            parser.add_argument(flag(name), action=switch, default=argparse.SUPPRESS, help=info.help)
+        else:
+            parser.add_argument(
+                flag(name),
+                action="append" if info.repeatable else "store",
+                default=argparse.SUPPRESS,
+                metavar=METAVARS.get(name, name.upper()),
+                help=info.help,
+            )
+
+
+def _plan_arguments(parser: argparse.ArgumentParser) -> None:
+    _run_arguments(parser)
+    parser.add_argument("--no-estimate", action="store_true", help="do not time any steps")
+
+
+def _list_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("what", metavar="methods|datasets|archs", help="what to list")
+    _add_json(parser)
+
+
+def _status_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_results(parser)
+    _add_json(parser)
+
+
+def _report_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_results(parser)
+    parser.add_argument("--check", action="store_true", help="fail unless BENCHMARKS.md fits the records")
+    parser.add_argument(
+        "--benchmarks",
+        type=Path,
+        metavar="FILE",
+        help="the page to write or check (beside the results folder)",
+    )
+    _add_json(parser)
+
+
+def _check_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("method", metavar="METHOD", help="name of a method, see `list methods`")
+
+
+def _show_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="distilled sets (.safetensors)")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="PICTURE", help="the PNG to write"
+    )
+
+
+def _perf_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("what", metavar="check|step", help="gate of the kernels, or speed of whole steps")
+
+
+def _add_results(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--results", type=Path, default=Path("results"), metavar="DIR", help="where records lie"
+    )
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
+
+
+def _options(arguments: argparse.Namespace) -> Options:
+    known = option_infos()
+    typed = {name: value for name, value in vars(arguments).items() if name in known}
+    return parse_options(typed, arguments.sweep)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from harness.running import command
+
+    return command(_options(arguments))
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    options = _options(arguments)
+    from harness.plan import make_plan
+    from harness.preview import command
+
+    return command(make_plan(options), options, timing=not arguments.no_estimate)
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from harness.listing import command
+
+    return command(arguments.what, as_json=arguments.json)
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from harness.status import command
+
+    return command(arguments.results, as_json=arguments.json)
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from harness.report import command
+
+    return command(
+        arguments.results, check=arguments.check, benchmarks=arguments.benchmarks, as_json=arguments.json
+    )
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from harness.conformance import command
+
+    return command(arguments.method)
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from harness.report.gallery import command
+
+    return command(arguments.files, arguments.output)
+
+
+def _perf(arguments: argparse.Namespace) -> int:
+    from harness.perf import command
+
+    return command(arguments.what)
+
+
+METAVARS = {
+    "methods": "A,B",
+    "ipc": "N,N",
+    "dataset": "A,B",
+    "seeds": "N",
+    "evals": "N",
+    "arch": "NAME",
+    "budget": "FLOPS",
+    "set": "METHOD.KEY=VALUE",
+    "image_size": "PIXELS",
+    "slots": "N",
+    "threads": "N",
+    "results": "DIR",
+    "data": "DIR",
+    "retry": "failed",
+}
+
+# Name -> (what it does, what adds its arguments, what it hands over to).
+COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Command]] = {
+    "run": (
+        "Distil, evaluate and print the table; goes on where an earlier run stopped.",
+        _run_arguments,
+        _run,
+    ),
+    "plan": ("Say what a run would do, what is done already and how long it takes.", _plan_arguments, _plan),
+    "list": ("List methods, datasets or networks.", _list_arguments, _list),
+    "status": ("Say what lies under a results folder.", _status_arguments, _status),
+    "report": ("Print and write the tables; rewrite or check BENCHMARKS.md.", _report_arguments, _report),
+    "check": ("Check that a method keeps its contract, on made-up data.", _check_arguments, _check),
+    "show": ("Draw distilled sets as a picture.", _show_arguments, _show),
+    "perf": ("Measure the speed of kernels and steps beside plain loops.", _perf_arguments, _perf),
+}

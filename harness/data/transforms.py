@@ -1,0 +1,132 @@
+"""From stored pixels to what a network sees, and back: mean/std normalisation or ZCA whitening.
+
+Both are plain values that a distilled file carries along (`state`), so that whoever loads it can decode it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+_CHUNK = 4096
+
+
+def _to_unit(images: Tensor) -> Tensor:
+    """float32 pixels in [0, 1] from uint8 ones; floating-point images already are."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images
+
+
+@dataclass(frozen=True, eq=False)
+class Normalization:
+    """(x - mean) / std per channel; `mean` and `std` are float32 of shape (C,), in [0, 1] units."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for statistics that do not fit together."""
+        if self.mean.ndim != 1 or self.mean.shape != self.std.shape:
+            shapes = f"{tuple(self.mean.shape)} and {tuple(self.std.shape)}"
+            raise ValueError(f"mean and std must both be (C,), got {shapes}")
+
+    @classmethod
+    def of(cls, mean: Sequence[float], std: Sequence[float]) -> Normalization:
+        """Build from one number per channel; raises ValueError for a std that is not positive."""
+        if min(std) <= 0:
+            raise ValueError(f"std must be positive, got {tuple(std)}")
+        return cls(torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32))
+
+    @classmethod
+    def fit(cls, images: Tensor) -> Normalization:
+        """Mean and population std over all pixels of uint8 images (N, C, H, W), by counting values."""
+        counts = torch.stack([channel.flatten().bincount(minlength=256) for channel in images.unbind(1)])
+        values = torch.arange(256, device=images.device, dtype=torch.float64) / 255
+        shares = counts.double() / counts.sum(1, keepdim=True)
+        mean = shares @ values
+        variance = (shares * (values - mean[:, None]) ** 2).sum(1)
+        # One grey level at least, so that a channel without contrast stays finite.
+        return cls(mean.float(), variance.sqrt().clamp_min(1 / 255).float())
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Normalised float images from uint8 or [0, 1] float ones, (n, C, H, W)."""
+        return (_to_unit(images) - self.mean[:, None, None]) / self.std[:, None, None]
+
+    def inverse(self, images: Tensor) -> Tensor:
+        """Back to [0, 1] space, not clamped, (n, C, H, W)."""
+        return images * self.std[:, None, None] + self.mean[:, None, None]
+
+    def to(self, device: torch.device | str) -> Normalization:
+        """The same on `device`."""
+        return Normalization(self.mean.to(device), self.std.to(device))
+
+    def state(self) -> dict[str, Tensor]:
+        """Tensors from which `from_state` rebuilds it."""
+        return {"mean": self.mean, "std": self.std}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Tensor]) -> Normalization:
+        """Rebuild from `state()`."""
+        return cls(state["mean"], state["std"])
+
+
+@dataclass(frozen=True, eq=False)
+class ZCA:
+    """Whitening of flattened images of D = C*H*W pixels: (x - mean) @ whiten.
+
+    With covariance U diag(s) U^T of the train images in [0, 1], whiten = U diag(1/sqrt(s + eps)) U^T and
+    `unwhiten` is its inverse, as kornia's ZCAWhitening that the MTT line of code uses with eps 0.1; no
+    mean/std normalisation is applied before. Shapes: mean (D,), whiten and unwhiten (D, D), float32.
+    """
+
+    mean: Tensor
+    whiten: Tensor
+    unwhiten: Tensor
+
+    @classmethod
+    def fit(cls, images: Tensor, eps: float = 0.1) -> ZCA:
+        """Fit on N >= 2 uint8 or [0, 1] float images (N, C, H, W), in float64, chunked to bound memory."""
+        chunks = torch.split(images.flatten(1), _CHUNK)
+        totals = [_to_unit(chunk).sum(0, dtype=torch.float64) for chunk in chunks]
+        mean = torch.stack(totals).sum(0) / len(images)
+        covariance = mean.new_zeros(len(mean), len(mean))
+        for chunk in chunks:
+            centred = _to_unit(chunk).double() - mean
+            covariance.addmm_(centred.T, centred, alpha=1 / (len(images) - 1))
+        variances, directions = torch.linalg.eigh(covariance)
+        # Rounding may leave a variance that is truly zero slightly negative.
+        scale = (variances.clamp_min(0) + eps).sqrt()
+        whiten, unwhiten = (directions / scale) @ directions.T, (directions * scale) @ directions.T
+        return cls(mean.float(), whiten.float(), unwhiten.float())
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Whitened float images from uint8 or [0, 1] float ones, (n, C, H, W)."""
+        return ((_to_unit(images).flatten(1) - self.mean) @ self.whiten).view(images.shape)
+
+    def inverse(self, images: Tensor) -> Tensor:
+        """Back to [0, 1] space, not clamped, (n, C, H, W)."""
+        return (images.flatten(1) @ self.unwhiten + self.mean).view(images.shape)
+
+    def to(self, device: torch.device | str) -> ZCA:
+        """The same on `device`."""
+        return ZCA(self.mean.to(device), self.whiten.to(device), self.unwhiten.to(device))
+
+    def state(self) -> dict[str, Tensor]:
+        """Tensors from which `from_state` rebuilds it."""
+        return {"mean": self.mean, "whiten": self.whiten, "unwhiten": self.unwhiten}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Tensor]) -> ZCA:
+        """Rebuild from `state()`."""
+        return cls(state["mean"], state["whiten"], state["unwhiten"])
+
+
+Transform: TypeAlias = Normalization | ZCA
+
+
+def transform_from_state(state: dict[str, Tensor]) -> Transform:
+    """Rebuild whichever transform the `state()` came from."""
+    return ZCA.from_state(state) if "whiten" in state else Normalization.from_state(state)

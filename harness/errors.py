@@ -1,0 +1,32 @@
+"""Errors that a person can act on, in one line: what was wrong, what was expected, what to type."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake or a circumstance the user can mend; the command line prints it without a traceback."""
+
+
+class UnknownNameError(UserError):
+    """A name that is not one of the choices; the message gives the nearest one and the whole list."""
+
+    def __init__(self, kind: str, name: str, choices: Iterable[str]) -> None:
+        available = sorted(choices)
+        nearest = difflib.get_close_matches(name, available, n=1, cutoff=0.5)
+        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+        super().__init__(f"unknown {kind} {name!r}; {hint}available: {', '.join(available)}")
+
+
+class DataError(UserError):
+    """A dataset that is absent, incomplete or not what its name says."""
+
+
+class FirewallError(Exception):
+    """The test split was touched while distillation or training was still going on."""
+
+
+class DivergedError(UserError):
+    """A loss or an image stopped being a finite number."""

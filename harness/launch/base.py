@@ -1,0 +1,159 @@
+"""What launchers have in common: their options, what they tell a watcher, what they return."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from harness.errors import UserError
+from harness.records import Record, Trial
+from harness.trial import Settings, failure
+from harness.worker import Snapshot
+
+
+@dataclass(frozen=True)
+class LaunchOptions:
+    """Where and how trials run.
+
+    datasets: for each dataset name of the trials what the user typed, such as "folder:PATH".
+    slots: trials at a time; None: as many as the cores (or CUDA devices) allow.
+    threads: CPU threads of each trial; None: an equal share of the cores.
+    device: "cpu", "cuda" (all CUDA devices, a trial on each) or one of them, "cuda:1".
+    retry_failed: run trials again that failed earlier.
+    quiet: say nothing on stderr.
+    checkpoint_seconds: least time between two checkpoints.
+    """
+
+    results: Path
+    data_dir: Path
+    datasets: Mapping[str, str]
+    launcher: Literal["inline", "local"] = "local"
+    slots: int | None = None
+    threads: int | None = None
+    device: str = "cpu"
+    retry_failed: bool = False
+    quiet: bool = False
+    checkpoint_seconds: float = 30.0
+
+    def settings(self, trial: Trial, threads: int | None) -> Settings:
+        """What one trial needs of these."""
+        return Settings(
+            results=self.results.absolute(),
+            data_dir=self.data_dir.absolute(),
+            dataset=self.datasets[trial.dataset],
+            device=self.device,
+            threads=threads,
+            checkpoint_seconds=self.checkpoint_seconds,
+        )
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a launch ended: a record for each trial in the plan's order, fewer if it was interrupted."""
+
+    records: list[Record]
+    interrupted: bool = False
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Number of records of each status."""
+        return Counter(record.status for record in self.records)
+
+    @property
+    def failures(self) -> list[Record]:
+        """Records of trials that were to be done and are not."""
+        return [record for record in self.records if record.status not in ("done", "skipped")]
+
+    @property
+    def exit_status(self) -> int:
+        """0: all done; 1: something failed; 130: interrupted, as shells have it."""
+        if self.interrupted:
+            return 130
+        return 1 if self.failures else 0
+
+
+class Watcher(Protocol):
+    """Whoever wants to know how the trials are getting on."""
+
+    def started(self, trial: Trial) -> None:
+        """A trial begins or goes on."""
+
+    def progressed(self, trial: Trial, snapshot: Snapshot) -> None:
+        """A running trial tells how far it is."""
+
+    def put_off(self, trial: Trial) -> None:
+        """A started trial turned out to be run by another process."""
+
+    def ended(self, trial: Trial, record: Record) -> None:
+        """A trial has its record."""
+
+
+class Launcher(Protocol):
+    """A way of running trials."""
+
+    def run(self, trials: Sequence[Trial], watcher: Watcher) -> list[Trial]:
+        """Run the trials; returns those that another process is working on. One failure stops no other."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a machine is shared out: `slots` trials at a time, `threads` CPU threads each.
+
+    `gpus` holds what CUDA_VISIBLE_DEVICES is for each slot, in turn; empty leaves it alone.
+    """
+
+    slots: int
+    threads: int
+    gpus: tuple[str, ...] = ()
+
+
+def layout(options: LaunchOptions, trials: int) -> Layout:
+    """Share this machine among a plan's trials.
+
+    It depends on the whole plan and not on what is left of it: a run that goes on must use as many threads
+    as it began with, or its bytes would differ.
+    """
+    cores = _cores()
+    gpus = _visible_gpus() if options.device == "cuda" else ()
+    if options.slots is not None:
+        slots = options.slots
+    elif options.device.startswith("cuda"):
+        slots = max(1, len(gpus))
+    else:
+        slots = max(1, cores // (options.threads or 1))
+    slots = max(1, min(slots, trials))
+    return Layout(slots, options.threads or max(1, cores // slots), gpus)
+
+
+def unwritten(trial: Trial, error: Exception) -> Record:
+    """Stands for a record that could not be read or written."""
+    return failed_record(trial, failure(error)[1])
+
+
+def failed_record(trial: Trial, reason: str) -> Record:
+    """Record of a trial that ended without leaving one; the same command goes on with it."""
+    return Record(id=trial.id, status="failed", reason=reason, resumable=True, trial=trial)
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _visible_gpus() -> tuple[str, ...]:
+    """Names of the CUDA devices, as CUDA_VISIBLE_DEVICES takes them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        gpus = tuple(name.strip() for name in named.split(",") if name.strip())
+    else:
+        import torch
+
+        gpus = tuple(map(str, range(torch.cuda.device_count())))
+    if not gpus:
+        raise UserError("no CUDA device is visible; type --device cpu, or check CUDA_VISIBLE_DEVICES")
+    return gpus

@@ -1,0 +1,153 @@
+"""The course of a launch: keep what is done, run the rest, wait for what others run, sum up."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from harness.errors import UserError
+from harness.launch.base import Launcher, LaunchOptions, Layout, Summary, layout, unwritten
+from harness.launch.display import Display, Ledger, make_display
+from harness.launch.inline import InlineLauncher
+from harness.launch.local import LocalLauncher
+from harness.records import Record, Trial, read_record
+from harness.report.markdown import plural
+from harness.trial import LOG_NAME, BusyError, claimed
+
+WAIT_SECONDS = 1.0  # between two looks at trials that another run has
+
+
+def launch(trials: Sequence[Trial], options: LaunchOptions) -> Summary:
+    """Bring all trials to a record, so far as that can be done, and tell on stderr how it goes.
+
+    What is done is kept. A trial that was interrupted or killed goes on from its checkpoint; one that failed
+    is listed, and run again with `retry_failed`. Raises UserError before anything runs if a planned record's
+    place holds something else or the results folder cannot be written.
+    """
+    earlier = {trial.id: record for trial in trials if (record := _existing(trial, options.results))}
+    to_run = [trial for trial in trials if _is_due(earlier.get(trial.id), options.retry_failed)]
+    kept = {key: record for key, record in earlier.items() if key not in {trial.id for trial in to_run}}
+    plan = layout(options, len(trials))
+    ledger = Ledger(len(trials), len(kept), plan.slots, list(to_run))
+    collected = _Collector(make_display(ledger, quiet=options.quiet), kept)
+    interrupted = False
+    try:
+        with _sigterm_interrupts():
+            _discard(to_run, options.results)
+            with collected.display:
+                _run_all(to_run, _launcher(options, plan), collected, options.results)
+    except KeyboardInterrupt:
+        interrupted = True
+    found = (collected.records.get(trial.id) for trial in trials)
+    summary = Summary([record for record in found if record is not None], interrupted)
+    for line in _closing_lines(summary, len(trials), kept, options.results):
+        collected.display.note(line)
+    return summary
+
+
+class _Collector:
+    """Passes events on to the display and keeps the records."""
+
+    def __init__(self, display: Display, records: dict[str, Record]) -> None:
+        self.display = display
+        self.records = dict(records)
+        self.started = display.started
+        self.progressed = display.progressed
+        self.put_off = display.put_off
+
+    def ended(self, trial: Trial, record: Record) -> None:
+        """See `Watcher`."""
+        self.records[trial.id] = record
+        self.display.ended(trial, record)
+
+
+def _existing(trial: Trial, results: Path) -> Record | None:
+    path = trial.record_path(results)
+    return read_record(path) if path.exists() else None
+
+
+def _is_due(record: Record | None, retry_failed: bool) -> bool:
+    if record is None:
+        return True
+    return record.status not in ("done", "skipped") and (record.resumable or retry_failed)
+
+
+def _discard(trials: Sequence[Trial], results: Path) -> None:
+    """Take away the records of failures that are to be run again; a worker keeps any record it finds."""
+    try:
+        for trial in trials:
+            with contextlib.suppress(BusyError), claimed(trial, results):
+                record = _existing(trial, results)
+                if record is not None and record.status != "done":
+                    trial.record_path(results).unlink()
+    except OSError as error:
+        raise UserError(
+            f"cannot write to the results folder {results} ({error.strerror}); pass another with --results"
+        ) from None
+
+
+def _launcher(options: LaunchOptions, plan: Layout) -> Launcher:
+    return InlineLauncher(options) if options.launcher == "inline" else LocalLauncher(options, plan)
+
+
+def _run_all(trials: Sequence[Trial], launcher: Launcher, collected: _Collector, results: Path) -> None:
+    busy = launcher.run(trials, collected)
+    if busy:
+        collected.display.note(f"waiting for {plural(len(busy), 'trial')} that another process is running")
+    while busy:
+        time.sleep(WAIT_SECONDS)
+        for trial in list(busy):
+            try:
+                with claimed(trial, results):
+                    record = _existing(trial, results)
+            except BusyError:
+                continue
+            except UserError as error:
+                record = unwritten(trial, error)
+            busy.remove(trial)
+            if record is None:
+                # The other process died: its checkpoint is ours.
+                busy += launcher.run([trial], collected)
+            else:
+                collected.ended(trial, record)
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Let SIGTERM do what Ctrl-C does; only the main thread may say so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _closing_lines(summary: Summary, planned: int, kept: dict[str, Record], results: Path) -> Iterator[str]:
+    """What a person has to know at the end beyond the results: failures, and how to go on."""
+    if summary.failures:
+        yield f"{len(summary.failures)} of {plural(planned, 'trial')} failed:"
+    for record in summary.failures:
+        earlier = ", in an earlier run" if record.id in kept else ""
+        log = record.trial.work_folder(results) / LOG_NAME
+        where = f" (log: {log})" if log.exists() else ""
+        yield f"  {record.trial.label}: {record.status}{earlier}: {record.reason}{where}"
+    if any(not record.resumable for record in summary.failures):
+        yield "add --retry failed to the command to run failed trials again"
+    if any(record.resumable for record in summary.failures):
+        yield "the same command goes on with the trials that were cut off"
+    if summary.interrupted:
+        done = summary.counts.get("done", 0)
+        yield f"stopped: {done} of {plural(planned, 'trial')} done; the same command goes on from there"

@@ -1,0 +1,63 @@
+"""`python -m harness list`: what can be typed for methods, datasets and networks; free of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+import methods
+from harness.data import catalog
+from harness.errors import UnknownNameError
+from harness.nets import names
+
+
+def command(what: str, *, as_json: bool) -> int:
+    """Print one list, a line for each entry; returns the exit status 0."""
+    if what not in LISTS:
+        raise UnknownNameError("list", what, LISTS)
+    entries = LISTS[what]()
+    print(msgspec.json.encode(entries).decode() if as_json else _as_text(entries))
+    return 0
+
+
+def method_entries() -> list[dict[str, Any]]:
+    """Methods and variants; `broken` says why one cannot be used."""
+    return [
+        {"name": info.name, "summary": info.summary, "broken": info.broken}
+        for info in methods.discover().values()
+    ]
+
+
+def dataset_entries() -> list[dict[str, Any]]:
+    """Datasets with the shape (C, H, W) of an image and the number of classes and images."""
+    return [row._asdict() for row in catalog.describe()]
+
+
+def arch_entries() -> list[dict[str, Any]]:
+    """Networks."""
+    return [{"name": name, "summary": summary} for name, summary in names.describe()]
+
+
+LISTS: dict[str, Callable[[], list[dict[str, Any]]]] = {
+    "methods": method_entries,
+    "datasets": dataset_entries,
+    "archs": arch_entries,
+}
+
+
+def _as_text(entries: Sequence[dict[str, Any]]) -> str:
+    width = max(len(entry["name"]) for entry in entries)
+    return "\n".join(f"{entry['name']:{width}}  {_about(entry)}" for entry in entries)
+
+
+def _about(entry: dict[str, Any]) -> str:
+    if entry.get("broken"):
+        return f"BROKEN: {entry['broken']}"
+    if "shape" not in entry:
+        return str(entry["summary"])
+    if entry["shape"] is None:
+        return str(entry["note"])
+    shape = "x".join(map(str, entry["shape"]))
+    return f"{shape}, {entry['classes']} classes, {entry['train']} + {entry['test']} images: {entry['note']}"

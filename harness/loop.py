@@ -1,0 +1,366 @@
+"""The loops of a run: progress, checkpoints, compute budget, compilation and cost, kept out of the methods.
+
+A loop is entered by name and goes on where a killed run left it:
+
+    for step in runtime.steps(total, {"images": images, "optimizer": optimizer}):
+        ...
+
+Everything random comes from `runtime.generator(role)`, whose states belong to the checkpoint, so a resumed
+run ends with the same bytes as an undisturbed one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from harness import meter
+from harness.errors import DivergedError, UserError
+from harness.nets import Features
+from harness.records import Cost
+from harness.seeds import seed_for
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# Work left, in FLOPs, above which compiling repays its half minute; measured on two CPU cores and, for
+# CUDA, scaled by the ratio of the devices' speeds.
+COMPILE_PAYS_FLOPS = {"cpu": 2e13, "cuda": 2e15}
+CHECKPOINT_SHARE = 0.02  # of the time that writing checkpoints may take
+
+logger = logging.getLogger(__name__)
+
+
+class Stateful(Protocol):
+    """What can be saved and restored: modules, optimisers, pools."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """State as plain values and tensors."""
+
+    def load_state_dict(self, state: dict[str, Any], /) -> Any:
+        """Restore a state made by `state_dict`."""
+
+
+State = Mapping[str, "Tensor | Stateful"]
+
+
+class StoppedEarly(Exception):
+    """Raised inside a loop after `stop_after` steps: the caller wanted a few real steps only."""
+
+    def __init__(self, seconds_per_step: float, step: int, total: int) -> None:
+        super().__init__(f"stopped after {step} of {total} steps")
+        self.seconds_per_step = seconds_per_step
+        self.step = step
+        self.total = total
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a phase stands; `loss` is the last one logged."""
+
+    phase: str
+    step: int
+    total: int
+    loss: float | None
+
+
+@dataclass
+class LoopState:
+    """Bookkeeping of one named loop."""
+
+    total: int
+    step: int = 0
+    flops_per_step: float = 0.0
+    images_per_step: int = 0
+    compiled: bool = False
+    generators: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Accelerated(Generic[P, R]):
+    """A function that runs plainly until its loop finds that compiling pays, then compiled."""
+
+    def __init__(self, function: Callable[P, R], runtime: Runtime) -> None:
+        self._plain = function
+        self._runtime = runtime
+        self._compiled: Callable[P, R] | None = None
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the function, compiled if the runtime is compiling."""
+        if not self._runtime.compiling:
+            return self._plain(*args, **kwargs)
+        if self._compiled is None:
+            self._compiled = torch.compile(self._plain, dynamic=False)
+        return self._compiled(*args, **kwargs)
+
+
+class Runtime:
+    """Seed, device, precision, budget and checkpoints of one phase of a run.
+
+    Args:
+        seed: base of all named generators.
+        device: "cpu", "cuda" or "cuda:1".
+        precision: "fp32", or "bf16" for autocast of the networks' forward passes.
+        budget_flops: compute that the loops may spend; it replaces their own number of steps.
+        work: folder for the checkpoint; None keeps none.
+        checkpoint_seconds: least time between two checkpoints.
+        on_progress: called with a `Progress` about once a second.
+        stop_after: raise `StoppedEarly` after so many steps of the first loop (to time real steps).
+        compile_loops: whether long loops may be compiled.
+    """
+
+    def __init__(
+        self,
+        seed: int = 0,
+        device: str | torch.device = "cpu",
+        precision: str = "fp32",
+        *,
+        budget_flops: float | None = None,
+        work: Path | None = None,
+        checkpoint_seconds: float = 30.0,
+        on_progress: Callable[[Progress], None] | None = None,
+        stop_after: int | None = None,
+        compile_loops: bool = True,
+    ) -> None:
+        self.seed = seed
+        self.device = torch.device(device)
+        self.precision = precision
+        self.budget_flops = budget_flops
+        self.compiling = False
+        self.resumed = 0
+        self._checkpoint = None if work is None else work / "checkpoint.pt"
+        self._checkpoint_seconds = checkpoint_seconds
+        self._on_progress = on_progress
+        self._stop_after = stop_after
+        self._may_compile = compile_loops and _can_compile(self.device)
+        self._generators: dict[str, torch.Generator] = {}
+        self._loops: dict[str, LoopState] = {}
+        self._states: dict[str, State] = {}
+        self._loss: Tensor | float | None = None
+        self._carried_seconds = 0.0
+        self._warmup_seconds = 0.0
+        self._carried_peaks: tuple[int | None, int | None] = (None, None)
+        self._saved = self._read_checkpoint()
+        meter.reset_peaks(self.device)
+        self._start = self._reported = self._checkpointed = meter.clock(self.device)
+        self._warm, self._warm_step = self._start, 0
+        self._checkpoint_cost = 0.0
+
+    def generator(self, role: str, *, on_cpu: bool = False) -> torch.Generator:
+        """The named source of randomness of this run, on its device unless `on_cpu`."""
+        if role not in self._generators:
+            made = torch.Generator("cpu" if on_cpu else self.device)
+            self._generators[role] = made.manual_seed(seed_for(self.seed, role))
+        return self._generators[role]
+
+    def accelerate(self, function: Callable[P, R]) -> Callable[P, R]:
+        """The same function, compiled by torch once the loop it runs in is long enough to repay it."""
+        return Accelerated(function, self)
+
+    def autocast(self) -> torch.autocast:
+        """Context in which networks compute in this run's precision."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def log(self, loss: Tensor | float) -> None:
+        """Note the loss of this step; that it is finite is checked whenever progress is shown or saved."""
+        self._loss = loss.detach() if isinstance(loss, Tensor) else loss
+
+    def steps(
+        self, total: int, state: State, *, name: str = "distill", budgeted: bool = True
+    ) -> Iterator[int]:
+        """Indices of the steps left of a loop of `total`, whose `state` is saved and restored.
+
+        The first step is counted (FLOPs, images through networks); with a budget, the number of steps of a
+        `budgeted` loop is what the budget buys.
+        """
+        loop = self._enter(name, total, state)
+        while loop.step < loop.total:
+            first, first_compiled = loop.step == 0, self.compiling and not loop.compiled
+            warming_up = first or first_compiled
+            started = meter.clock(self.device) if warming_up else time.perf_counter()
+            if first:
+                with self._counting(loop):
+                    yield 0
+            else:
+                yield loop.step
+            loop.compiled = self.compiling
+            loop.step += 1
+            if first:
+                self._settle(loop, budgeted)
+            if warming_up:
+                self._warm, self._warm_step = meter.clock(self.device), loop.step
+                self._warmup_seconds += self._warm - started
+            self._after_step(name, loop)
+        self._leave(name, loop)
+
+    def cost(self) -> Cost:
+        """What this phase has cost so far, runs before a kill included."""
+        host, on_device = meter.peak_host_bytes(), meter.peak_device_bytes(self.device)
+        return Cost(
+            seconds=self._carried_seconds + meter.clock(self.device) - self._start,
+            warmup_seconds=self._warmup_seconds,
+            steps=sum(loop.step for loop in self._loops.values()),
+            flops=sum(loop.flops_per_step * loop.step for loop in self._loops.values()),
+            images_forwarded=sum(loop.images_per_step * loop.step for loop in self._loops.values()),
+            peak_host_bytes=_larger(host, self._carried_peaks[0]),
+            peak_device_bytes=_larger(on_device, self._carried_peaks[1]),
+            compiled=any(loop.compiled for loop in self._loops.values()),
+        )
+
+    def _enter(self, name: str, total: int, state: State) -> LoopState:
+        if name in self._loops:
+            raise ValueError(f"two loops named {name!r} in one phase; give each its own name")
+        loop = LoopState(total)
+        saved = self._saved["loops"].get(name) if self._saved else None
+        if saved is not None and self._saved is not None:
+            loop = LoopState(**saved)
+            _restore(state, self._saved["states"][name])
+            under_way = loop.step < loop.total
+            self._restore_generators(self._saved["generators"] if under_way else loop.generators)
+        self._loops[name] = loop
+        self._states[name] = state
+        self.compiling = loop.step > 0 and self._compiling_pays(loop)
+        return loop
+
+    def _leave(self, name: str, loop: LoopState) -> None:
+        self.compiling = False
+        loop.generators = {role: made.get_state() for role, made in self._generators.items()}
+        self._check_finite(name, loop)
+
+    @contextmanager
+    def _counting(self, loop: LoopState) -> Iterator[None]:
+        images = 0
+
+        def count(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            nonlocal images
+            if isinstance(module, Features):
+                images += len(inputs[0])
+
+        hook = nn.modules.module.register_module_forward_pre_hook(count)
+        counter = FlopCounterMode(display=False)
+        try:
+            with counter:
+                yield
+        finally:
+            hook.remove()
+        loop.flops_per_step = float(counter.get_total_flops())
+        loop.images_per_step = images
+
+    def _settle(self, loop: LoopState, budgeted: bool) -> None:
+        """After the first step: how many steps the budget buys, and whether compiling them pays."""
+        if budgeted and self.budget_flops is not None and loop.flops_per_step > 0:
+            spent = sum(other.flops_per_step * other.step for other in self._loops.values())
+            left = self.budget_flops - spent + loop.flops_per_step * loop.step
+            loop.total = max(1, int(left // loop.flops_per_step))
+        self.compiling = self._compiling_pays(loop)
+
+    def _compiling_pays(self, loop: LoopState) -> bool:
+        """A rule of FLOPs, not of seconds: a resumed run must decide as the first one did."""
+        work = loop.flops_per_step * loop.total
+        return self._may_compile and work > COMPILE_PAYS_FLOPS.get(self.device.type, float("inf"))
+
+    def _after_step(self, name: str, loop: LoopState) -> None:
+        if self._stop_after is not None and loop.step >= min(self._stop_after, loop.total):
+            warm_seconds = meter.clock(self.device) - self._warm
+            raise StoppedEarly(warm_seconds / max(1, loop.step - self._warm_step), loop.step, loop.total)
+        now = time.perf_counter()
+        last = loop.step == loop.total
+        if now - self._reported >= 1.0 or last:
+            self._reported = now
+            self._check_finite(name, loop)
+            if self._on_progress is not None:
+                loss = None if self._loss is None else float(self._loss)
+                self._on_progress(Progress(name, loop.step, loop.total, loss))
+        pause = max(self._checkpoint_seconds, self._checkpoint_cost / CHECKPOINT_SHARE)
+        if self._checkpoint is not None and not last and now - self._checkpointed >= pause:
+            self._check_finite(name, loop)
+            self._write_checkpoint(self._checkpoint)
+            self._checkpointed = meter.clock(self.device)
+            self._checkpoint_cost = self._checkpointed - now
+
+    def _check_finite(self, name: str, loop: LoopState) -> None:
+        if self._loss is not None and not bool(torch.isfinite(torch.as_tensor(self._loss)).all()):
+            raise DivergedError(
+                f"the loss of {name} is {float(self._loss)} at step {loop.step} of {loop.total}; "
+                f"a smaller learning rate may help (--set METHOD.lr_img=...)"
+            )
+
+    def _write_checkpoint(self, path: Path) -> None:
+        cost = self.cost()
+        payload = {
+            "loops": {name: asdict(loop) for name, loop in self._loops.items()},
+            "states": {name: _pack(state) for name, state in self._states.items()},
+            "generators": {role: made.get_state() for role, made in self._generators.items()},
+            "seconds": cost.seconds,
+            "warmup_seconds": cost.warmup_seconds,
+            "peaks": (cost.peak_host_bytes, cost.peak_device_bytes),
+            "resumed": self.resumed,
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_suffix(f".{os.getpid()}.tmp")
+        try:
+            with aside.open("wb") as file:
+                torch.save(payload, file)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)
+
+    def _read_checkpoint(self) -> dict[str, Any] | None:
+        if self._checkpoint is None or not self._checkpoint.exists():
+            return None
+        try:
+            saved: dict[str, Any] = torch.load(self._checkpoint, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, OSError, ValueError) as error:
+            logger.warning("checkpoint %s is unreadable (%s); starting afresh", self._checkpoint, error)
+            return None
+        self.resumed = saved["resumed"] + 1
+        self._carried_seconds = saved["seconds"]
+        self._warmup_seconds = saved["warmup_seconds"]
+        self._carried_peaks = saved["peaks"]
+        return saved
+
+    def _restore_generators(self, states: dict[str, Tensor]) -> None:
+        for role, state in states.items():
+            on_cpu = len(state) == len(torch.Generator("cpu").get_state())
+            self.generator(role, on_cpu=on_cpu).set_state(state)
+
+
+def _pack(state: State) -> dict[str, Any]:
+    return {
+        key: part.detach() if isinstance(part, Tensor) else part.state_dict() for key, part in state.items()
+    }
+
+
+def _restore(state: State, saved: Mapping[str, Any]) -> None:
+    if set(state) != set(saved):
+        raise UserError(
+            f"the checkpoint holds {sorted(saved)}, this code wants {sorted(state)}: it is another "
+            "version's; delete the trial's folder under results/.work"
+        )
+    for key, part in state.items():
+        if isinstance(part, Tensor):
+            part.data.copy_(saved[key])
+        else:
+            part.load_state_dict(saved[key])
+
+
+def _larger(a: int | None, b: int | None) -> int | None:
+    known = [value for value in (a, b) if value is not None]
+    return max(known) if known else None
+
+
+def _can_compile(device: torch.device) -> bool:
+    """On the CPU, torch.compile needs a C++ compiler on the machine."""
+    return device.type != "cpu" or shutil.which(os.environ.get("CXX", "g++")) is not None

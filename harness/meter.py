@@ -1,0 +1,202 @@
+"""What a trial costs and under which circumstances: clock, peak memory, versions, digest of the code.
+
+Importing this module does not import torch, so that `status` can compare code digests in an instant.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness import __version__
+from harness.records import Provenance
+
+if TYPE_CHECKING:
+    import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Relative to ROOT: everything that decides an accuracy or a cost, except the methods.
+MEASURED_FILES = ("harness/evaluate.py", "harness/loop.py", "harness/protocol.py", "harness/seeds.py")
+MEASURED_FOLDERS = ("harness/data", "harness/nets")
+
+
+def clock(device: str | torch.device) -> float:
+    """Seconds of a monotonic clock, read once all work queued on `device` is finished."""
+    if _is_cuda(device):
+        import torch
+
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def reset_peaks(device: str | torch.device) -> None:
+    """Start a new phase: both peaks are from now on those since this call."""
+    if _host_peak_resets():
+        # proc(5): "5" sets the peak resident size back to the current one.
+        Path("/proc/self/clear_refs").write_text("5")
+    if _is_cuda(device):
+        import torch
+
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_host_bytes() -> int | None:
+    """Peak resident bytes of this process since `reset_peaks`; None where the kernel cannot tell."""
+    if not _host_peak_resets():
+        return None
+    return _status_bytes("VmHWM")
+
+
+def host_bytes() -> int | None:
+    """Resident bytes of this process now; None where the kernel cannot tell."""
+    return _status_bytes("VmRSS")
+
+
+def peak_device_bytes(device: str | torch.device) -> int | None:
+    """Peak bytes that tensors held on a CUDA device since `reset_peaks`; None on other devices."""
+    if not _is_cuda(device):
+        return None
+    import torch
+
+    return int(torch.cuda.max_memory_allocated(device))
+
+
+def now() -> str:
+    """The time in UTC to the second, ISO 8601."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def provenance(method: str, *, device: str, started_at: str, resumed: int) -> Provenance:
+    """Facts about the run of `method` that ends now, on `device`, by this process."""
+    import torch
+
+    commit, dirty = _checkout()
+    return Provenance(
+        started_at=started_at,
+        finished_at=now(),
+        resumed=resumed,
+        device=torch.cuda.get_device_name(device) if _is_cuda(device) else device,
+        cpu=_cpu_model(),
+        threads=torch.get_num_threads(),
+        python=platform.python_version(),
+        torch=str(torch.__version__),
+        torchvision=metadata.version("torchvision"),
+        harness=__version__,
+        git_commit=commit,
+        git_dirty=dirty,
+        code_digest=code_digest(method),
+    )
+
+
+def code_digest(method: str) -> str:
+    """Twelve hex digits of the SHA-256 of all sources that decide what a trial of `method` measures.
+
+    That is the data, the networks, the evaluation, the loop, what methods share and the method's own file;
+    files of other methods count only if this one imports them. `method` may name a variant.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(set(_measured_sources(method))):
+        digest.update(f"{path.relative_to(ROOT).as_posix()}\0".encode())
+        digest.update(path.read_bytes())
+        digest.update(b"\0")
+    return digest.hexdigest()[:12]
+
+
+def _measured_sources(method: str) -> Iterator[Path]:
+    from methods import discover
+
+    yield from (path for name in MEASURED_FILES if (path := ROOT / name).is_file())
+    for folder in MEASURED_FOLDERS:
+        yield from (ROOT / folder).rglob("*.py")
+    found = discover()
+    of_methods = {_source(info.module) for info in found.values()}
+    shared = [path for path in (ROOT / "methods").glob("*.py") if path not in of_methods]
+    yield from (path for path in shared if path.name == "__init__.py" or not path.name.startswith("_"))
+    if method in found:
+        yield from _with_imports(_source(found[method].module), of_methods)
+
+
+def _source(module: str) -> Path:
+    return ROOT.joinpath(*module.split(".")).with_suffix(".py")
+
+
+def _with_imports(path: Path, others: set[Path]) -> set[Path]:
+    """The file and those of `others` that it imports, directly or through one another."""
+    found: set[Path] = set()
+    waiting = [path]
+    while waiting:
+        current = waiting.pop()
+        if current in found or not current.is_file():
+            continue
+        found.add(current)
+        waiting.extend(source for name in _imported(current) if (source := _source(name)) in others)
+    return found
+
+
+def _imported(path: Path) -> Iterator[str]:
+    """Dotted names that a source file imports; none if it does not parse."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except SyntaxError:
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _is_cuda(device: str | torch.device) -> bool:
+    return str(device).startswith("cuda")
+
+
+def _host_peak_resets() -> bool:
+    return sys.platform == "linux" and os.access("/proc/self/clear_refs", os.W_OK)
+
+
+def _status_bytes(field: str) -> int | None:
+    """A memory figure of /proc/self/status, which gives them in kibibytes."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:")), None)
+
+
+def _cpu_model() -> str | None:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or None
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), None)
+
+
+def _checkout() -> tuple[str | None, bool | None]:
+    """Commit of the checkout that this package runs from, and whether its code differs; else nulls."""
+    if not (ROOT / ".git").exists():
+        return None, None
+    commit = _git("rev-parse", "HEAD")
+    changes = _git("status", "--porcelain", "--", "harness", "methods")
+    return commit, bool(changes) if commit is not None and changes is not None else None
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=30, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

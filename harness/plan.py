@@ -1,0 +1,283 @@
+"""From options to trials: everything is checked, and the data are there, before the first second of work.
+
+A `Plan` is in canonical form: the same wishes in any order give the same trials, ids and order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import gc
+import math
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+import methods
+from harness.data.catalog import FOLDER_PREFIX, KNOWN, DatasetSpec, parse
+from harness.errors import DataError, UnknownNameError, UserError
+from harness.nets.names import canonical
+from harness.options import Options, Setting
+from harness.protocol import PROTOCOL_VERSION
+from harness.records import Record, Trial, read_record
+from harness.scales import scale_named
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """What planning needs to know of a dataset; `shape` is (C, H, W), `train` counts images."""
+
+    spec: DatasetSpec
+    shape: tuple[int, int, int]
+    classes: int
+    smallest_class: int
+    train: int
+
+    @property
+    def size(self) -> int:
+        """Pixel values in the train split."""
+        return self.train * math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The trials, cheap ones first within each dataset, small datasets first.
+
+    `datasets` maps the name of each dataset to the text from which a worker parses it again.
+    """
+
+    trials: tuple[Trial, ...]
+    datasets: Mapping[str, str]
+
+
+def make_plan(options: Options) -> Plan:
+    """Check all that can be checked, fetch the data, list the trials; UserError names the first mistake."""
+    check_consistency(options)
+    check_methods(options)
+    check_device(options.device)
+    check_writable(options.results)
+    specs = dataset_specs(options)
+    facts = [dataset_facts(spec, options) for spec in specs]
+    for fact in facts:
+        check_network(options, fact)
+    return expand(options, facts)
+
+
+def expand(options: Options, facts: Sequence[DatasetFacts]) -> Plan:
+    """All trials that the options ask for on these datasets, in canonical order."""
+    settings = settings_by_method(options.methods, options.set)
+    trials = {
+        trial.id: trial
+        for fact in facts
+        for method in options.methods
+        for ipc in options.ipc
+        for trial in _trials(options, fact, method, ipc, settings[method])
+    }
+    sizes = {fact.spec.name: fact.size for fact in facts}
+    ordered = sorted(trials.values(), key=lambda trial: _cost_order(trial, sizes[trial.dataset]))
+    return Plan(tuple(ordered), {fact.spec.name: worker_text(fact.spec) for fact in facts})
+
+
+def finished(trials: Iterable[Trial], results: Path) -> dict[str, Record]:
+    """Records of these trials that lie under `results`, by id; UserError for one that cannot be read."""
+    paths = (trial.record_path(results) for trial in trials)
+    records = [read_record(path) for path in paths if path.is_file()]
+    return {record.id: record for record in records}
+
+
+def check_consistency(options: Options) -> None:
+    """Refuse options that contradict one another."""
+    if options.slots is not None and options.launcher == "inline":
+        raise UserError(
+            "--slots says how many trials run at a time, --launcher inline runs one in this process; drop one"
+        )
+    if options.budget is not None and any(setting.key == "iterations" for setting in options.set):
+        raise UserError("--budget decides the number of steps, and so does --set ...iterations=; drop one")
+    if options.image_size is not None and not any(map(_is_folder, options.dataset)):
+        raise UserError(
+            "--image-size is for folder:PATH datasets; "
+            f"{', '.join(options.dataset)} cannot be resized: leave it out"
+        )
+    if options.arch is not None:
+        canonical(options.arch)
+
+
+def check_methods(options: Options) -> None:
+    """Refuse methods that are unknown or broken and settings that no selected method has."""
+    for name in options.methods:
+        methods.load(name)
+    for name, values in settings_by_method(options.methods, options.set).items():
+        methods.config_from(name, values)
+
+
+def settings_by_method(selected: Sequence[str], settings: Iterable[Setting]) -> dict[str, dict[str, Any]]:
+    """Settings for each selected method; `*` goes to all that have the key, a method's own go before it."""
+    keys = {
+        name: {field.name for field in dataclasses.fields(methods.load(name).Config)} for name in selected
+    }
+    general: dict[str, dict[str, Any]] = {name: {} for name in selected}
+    own: dict[str, dict[str, Any]] = {name: {} for name in selected}
+    for method, key, value in settings:
+        if method == "*":
+            takers = [name for name in selected if key in keys[name]]
+            if not takers:
+                raise UnknownNameError("setting of the selected methods", key, {}.fromkeys(*keys.values()))
+            for name in takers:
+                general[name][key] = value
+        elif method in own:
+            own[method][key] = value
+        else:
+            raise UserError(
+                f"--set {method}.{key}: method {method!r} is not selected; expected one of "
+                f"{', '.join(selected)} or *"
+            )
+    return {name: general[name] | own[name] for name in selected}
+
+
+def check_device(device: str) -> None:
+    """Refuse a CUDA device that this machine does not have."""
+    if not device.startswith("cuda"):
+        return
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    index = int(device.partition(":")[2] or 0)
+    if index >= count:
+        found = f"it has cuda:0 to cuda:{count - 1}" if count else "it has none that PyTorch can use"
+        raise UserError(
+            f"--device {device}: this machine has no such device, {found}; --device cpu always works"
+        )
+
+
+def check_writable(results: Path) -> None:
+    """Refuse a results folder that cannot be written, by writing and removing a file; creates no folder."""
+    existing = next(folder for folder in (results, *results.resolve().parents) if folder.exists())
+    try:
+        if not existing.is_dir():
+            raise OSError(errno.ENOTDIR, "it is not a folder")
+        with tempfile.TemporaryFile(dir=existing) as file:
+            file.write(b"\0" * 4096)
+    except OSError as error:
+        raise UserError(
+            f"cannot write results under {existing}: {error.strerror}; pass another folder with --results"
+        ) from None
+
+
+def dataset_specs(options: Options) -> list[DatasetSpec]:
+    """Specs of the datasets asked for, each once; UserError if two would share a name in results."""
+    named: dict[str, DatasetSpec] = {}
+    for text in options.dataset:
+        size = options.image_size if _is_folder(text) else None
+        spec = parse(text, options.data_dir, size, options.zca)
+        other = named.setdefault(spec.name, spec)
+        if (other, other.path) != (spec, spec.path):
+            raise UserError(
+                f"{other.path or other.name} and {spec.path or spec.name} would both be called "
+                f"{spec.name!r} in results; rename one of the folders"
+            )
+    for name, known in ((spec.name, KNOWN.get(spec.source)) for spec in named.values()):
+        if known is not None:
+            # No class can be smaller than all of them, so this needs no download.
+            refuse_ipc(name, options.ipc, known.train // known.classes)
+    return list(named.values())
+
+
+def worker_text(spec: DatasetSpec) -> str:
+    """What `parse` turns into this spec in any working directory."""
+    return f"{FOLDER_PREFIX}{spec.path}" if spec.path is not None else spec.name
+
+
+def dataset_facts(spec: DatasetSpec, options: Options) -> DatasetFacts:
+    """Load (and if need be download) a dataset; refuses an ipc above the size of its smallest class."""
+    from harness.data import load
+
+    # Without whitening, which may take minutes to fit and tells nothing here.
+    data = load(dataclasses.replace(spec, zca=False), options.data_dir)
+    facts = DatasetFacts(spec, data.shape, data.num_classes, min(data.index.counts), len(data))
+    del data
+    gc.collect()
+    refuse_ipc(spec.name, options.ipc, facts.smallest_class)
+    return facts
+
+
+def refuse_ipc(dataset: str, wanted: Iterable[int], smallest_class: int) -> None:
+    """DataError if more images per class are wanted than the smallest class has."""
+    largest = max(wanted)
+    if largest > smallest_class:
+        raise DataError(
+            f"--ipc {largest} is impossible: {dataset} has a class of no more than {smallest_class} training "
+            f"images; choose an ipc of at most {smallest_class}"
+        )
+
+
+def check_network(options: Options, facts: DatasetFacts) -> None:
+    """Refuse a network that cannot take the dataset's images, and tiles that do not fit them."""
+    import torch
+
+    from harness.nets import build
+
+    channels, height, width = facts.shape
+    build(
+        options.arch or scale_named(options.scale).arch,
+        channels=channels,
+        image_size=(height, width),
+        classes=facts.classes,
+        generator=torch.Generator(),
+        device="cpu",
+    )
+
+
+def _trials(
+    options: Options, facts: DatasetFacts, method: str, ipc: int, settings: Mapping[str, Any]
+) -> list[Trial]:
+    """The trials of one cell of the grid, one for each seed."""
+    scale, spec = scale_named(options.scale), facts.spec
+    resolved = methods.resolve(method, spec.name, ipc, scale.name, settings)
+    config = msgspec.to_builtins(dataclasses.asdict(resolved.config))
+    _refuse_uneven_tiles(method, config.get("factor", 1), facts)
+    seeds = range(scale.seeds) if options.seeds is None else options.seeds
+    return [
+        Trial(
+            method=method,
+            dataset=spec.name,
+            dataset_source=spec.source,
+            ipc=ipc,
+            seed=seed,
+            scale=scale.name,
+            arch=canonical(options.arch or scale.arch),
+            protocol=scale.protocol,
+            protocol_version=PROTOCOL_VERSION,
+            evals=options.evals or scale.evals,
+            precision=options.precision,
+            config=config,
+            budget_flops=options.budget,
+            zca=spec.zca,
+            image_size=spec.image_size,
+            listing=spec.listing,
+            settings_source=resolved.source,
+        )
+        for seed in seeds
+    ]
+
+
+def _refuse_uneven_tiles(method: str, factor: int, facts: DatasetFacts) -> None:
+    height, width = facts.shape[1:]
+    if height % factor or width % factor:
+        raise UserError(
+            f"{method} cuts images into {factor}x{factor} tiles, which do not fit {facts.spec.name} at "
+            f"{height}x{width} pixels; try --image-size {height - height % factor} or --set {method}.factor=1"
+        )
+
+
+def _cost_order(trial: Trial, dataset_size: int) -> tuple[Any, ...]:
+    """Sorting key: datasets by size, then methods without steps, then few steps, then small sets."""
+    steps = trial.config.get("iterations", 0)
+    return dataset_size, trial.dataset, steps, trial.ipc, trial.method, trial.seed, trial.id
+
+
+def _is_folder(text: str) -> bool:
+    return text.lower().startswith(FOLDER_PREFIX)

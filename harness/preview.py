@@ -1,0 +1,186 @@
+"""What `plan` and the beginning of `run` say: what would run, what is there already, how long it may take."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from harness.estimate import Estimate, cell, from_records, measure
+from harness.launch.base import LaunchOptions, layout
+from harness.options import Options
+from harness.plan import Plan, finished
+from harness.records import Record, Trial
+from harness.report.frames import collect
+from harness.report.markdown import MISSING, plural, table
+
+STATES = ("done", "failed", "to run")
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A plan against what lies under the results folder; estimates are by `cell`, slots trials at a time."""
+
+    plan: Plan
+    states: Mapping[str, str]
+    estimates: Mapping[str, Estimate]
+    slots: int = 1
+    measuring_seconds: float = 0.0
+
+    @property
+    def waiting(self) -> list[Trial]:
+        """Trials that a run would run."""
+        return [trial for trial in self.plan.trials if self.states[trial.id] == "to run"]
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds for all waiting trials one after another; None unless each has an estimate."""
+        estimates = [self.estimates.get(cell(trial)) for trial in self.waiting]
+        known = [estimate.seconds for estimate in estimates if estimate is not None]
+        return sum(known) if len(known) == len(estimates) else None
+
+
+def preview(plan: Plan, options: Options, *, timing: bool) -> Preview:
+    """Compare a plan with earlier records; with `timing`, time cells for which there are none."""
+    records = finished(plan.trials, options.results)
+    states = {trial.id: _state(records.get(trial.id), options.retry) for trial in plan.trials}
+    estimates = from_records(collect(options.results).records, options.device)
+    unknown = [trial for trial in Preview(plan, states, {}).waiting if cell(trial) not in estimates]
+    slots, threads = _shares(plan, options)
+    started = time.perf_counter()
+    if timing and unknown:
+        estimates |= measure(unknown, plan, options, threads)
+    return Preview(plan, states, estimates, slots, time.perf_counter() - started)
+
+
+def headline(view: Preview) -> str:
+    """One line: how many trials there are in which state, and how long the rest may take."""
+    counts = Counter(view.states.values())
+    failed = "" if not counts["failed"] else f", {counts['failed']} failed (again with --retry failed)"
+    line = f"{plural(len(view.states), 'trial')}: {counts['done']} done{failed}, {counts['to run']} to run"
+    if view.seconds is None or not view.waiting:
+        return line
+    slots = min(view.slots, len(view.waiting))
+    shared = f", {duration(view.seconds / slots)} if {slots} at a time do not slow one another"
+    return f"{line}, about {duration(view.seconds)} one after another{shared if slots > 1 else ''}"
+
+
+def as_text(view: Preview) -> str:
+    """The plan for people: a row for each cell, where settings and times come from, the headline."""
+    groups: dict[str, list[Trial]] = {}
+    for trial in view.plan.trials:
+        groups.setdefault(cell(trial), []).append(trial)
+    headers = ("dataset", "method", "ipc", "seeds", *STATES, "time a trial", "time from")
+    rows = [_row(view, key, trials) for key, trials in groups.items()]
+    return "\n".join(
+        [table(headers, rows, text_columns=2), "", *_settings(view.plan), *_about_times(view), headline(view)]
+    )
+
+
+def as_json(view: Preview) -> str:
+    """The plan as one JSON object."""
+    content = {
+        "trials": [_entry(view, trial) for trial in view.plan.trials],
+        "seconds": view.seconds,
+        "slots": view.slots,
+        "measuring_seconds": view.measuring_seconds,
+    }
+    return msgspec.json.encode(content).decode()
+
+
+def command(plan: Plan, options: Options, *, timing: bool) -> int:
+    """Print the plan; returns the exit status 0."""
+    view = preview(plan, options, timing=timing)
+    print(as_json(view) if options.json else as_text(view))
+    return 0
+
+
+def launch_options(options: Options, plan: Plan) -> LaunchOptions:
+    """What the launcher needs to know of the options."""
+    return LaunchOptions(
+        results=options.results,
+        data_dir=options.data_dir,
+        datasets=plan.datasets,
+        launcher="inline" if options.launcher == "inline" else "local",
+        slots=options.slots,
+        threads=options.threads,
+        device=options.device,
+        retry_failed=options.retry == "failed",
+        quiet=options.json,
+    )
+
+
+def duration(seconds: float) -> str:
+    """Two significant parts: `45 s`, `12 min`, `3.5 h`, `2.1 days`."""
+    for unit, size in (("days", 86_400.0), ("h", 3600.0)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds / 60:.0f} min" if seconds >= 100 else f"{seconds:.3g} s"
+
+
+def _state(record: Record | None, retry: str | None) -> str:
+    if record is None:
+        return "to run"
+    if record.status in ("done", "skipped"):
+        return "done"
+    return "to run" if record.resumable or retry == "failed" else "failed"
+
+
+def _shares(plan: Plan, options: Options) -> tuple[int, int | None]:
+    """Trials at a time and CPU threads of each, as the launcher will have it; None is torch's own choice."""
+    if options.launcher == "inline":
+        return 1, options.threads
+    shares = layout(launch_options(options, plan), len(plan.trials))
+    return shares.slots, shares.threads
+
+
+def _row(view: Preview, key: str, trials: Sequence[Trial]) -> list[str]:
+    first = trials[0]
+    counts = Counter(view.states[trial.id] for trial in trials)
+    estimate = view.estimates.get(key)
+    return [
+        first.dataset,
+        first.method,
+        str(first.ipc),
+        ",".join(str(trial.seed) for trial in trials),
+        *(str(counts[state]) for state in STATES),
+        MISSING if estimate is None else duration(estimate.seconds),
+        MISSING if estimate is None else estimate.source,
+    ]
+
+
+def _settings(plan: Plan) -> list[str]:
+    """One line for each origin of settings: which methods, datasets and ipc take theirs from it."""
+    ipcs: dict[tuple[str, str, str], dict[int, None]] = {}
+    for trial in plan.trials:
+        ipcs.setdefault((trial.method, trial.dataset, trial.settings_source), {})[trial.ipc] = None
+    return [
+        f"settings of {method} on {dataset}, ipc {','.join(map(str, values))}: {source}"
+        for (method, dataset, source), values in ipcs.items()
+    ]
+
+
+def _about_times(view: Preview) -> list[str]:
+    shown = [estimate for trial in view.plan.trials if (estimate := view.estimates.get(cell(trial)))]
+    places = sorted(frozenset[str]().union(*(estimate.places for estimate in shown)))
+    lines = [f"records were made on {'; '.join(places)}"] if places else []
+    if view.measuring_seconds >= 0.1:
+        lines.append(f"timing steps took {duration(view.measuring_seconds)}")
+    if shown:
+        lines.append("times leave out the start of each process and the one look at the test split")
+    return lines
+
+
+def _entry(view: Preview, trial: Trial) -> dict[str, Any]:
+    estimate = view.estimates.get(cell(trial))
+    return {
+        "id": trial.id,
+        "state": view.states[trial.id],
+        "seconds": None if estimate is None else estimate.seconds,
+        "seconds_from": None if estimate is None else estimate.source,
+        "trial": msgspec.to_builtins(trial),
+    }

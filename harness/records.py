@@ -1,0 +1,182 @@
+"""What a trial is and what it left behind: typed, written aside and moved, read strictly.
+
+One trial is one JSON file at
+`<results>/<scale>/<dataset>/<method>/ipc<N>/<arch>-seed<S>-<id>.json`, the distilled set beside it as
+`.safetensors`. Accuracies are fractions in [0, 1]; units are in the names; what is not known is null.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from harness.errors import UserError
+
+SCHEMA = 1
+WORK_FOLDER = ".work"
+
+Status = Literal["done", "skipped", "failed", "timeout", "oom"]
+
+
+class Trial(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One cell of the plan in canonical form: two equal trials are the same work.
+
+    `config` is the method's resolved configuration as plain values; `settings_source` says where it comes
+    from ("paper: cifar10 ipc 10", ...) and is not part of the identity.
+    """
+
+    method: str
+    dataset: str
+    dataset_source: str
+    ipc: int
+    seed: int
+    scale: str
+    arch: str
+    protocol: str
+    protocol_version: str
+    evals: int
+    precision: str = "fp32"
+    config: dict[str, Any]
+    budget_flops: float | None = None
+    zca: bool = False
+    image_size: int | None = None
+    listing: str = ""
+    settings_source: str = ""
+
+    @property
+    def id(self) -> str:
+        """Ten hex digits of the SHA-256 of everything that decides the result."""
+        identity = msgspec.structs.asdict(self)
+        del identity["settings_source"]
+        return hashlib.sha256(msgspec.json.encode(identity, order="sorted")).hexdigest()[:10]
+
+    @property
+    def label(self) -> str:
+        """Name for people: `bacon · cifar10 · ipc 10 · seed 0`."""
+        return f"{self.method} · {self.dataset} · ipc {self.ipc} · seed {self.seed}"
+
+    def record_path(self, results: Path) -> Path:
+        """Where this trial's record lies under `results`."""
+        folder = results / self.scale / self.dataset / self.method / f"ipc{self.ipc}"
+        return folder / f"{self.arch}-seed{self.seed}-{self.id}.json"
+
+    def distilled_path(self, results: Path) -> Path:
+        """Where this trial's distilled set lies, beside the record."""
+        return self.record_path(results).with_suffix(".safetensors")
+
+    def work_folder(self, results: Path) -> Path:
+        """Where checkpoints, the log and progress of this trial lie while it is not done."""
+        return results / WORK_FOLDER / self.id
+
+
+class Cost(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one phase (distillation or evaluation) cost; the seconds of resumed runs are added up.
+
+    `warmup_seconds` (the first step and the first compiled one) are contained in `seconds`. FLOPs and
+    images forwarded are those of each loop's first step, counted once, times its number of steps.
+    """
+
+    seconds: float
+    warmup_seconds: float
+    steps: int
+    flops: float
+    images_forwarded: int
+    peak_host_bytes: int | None
+    peak_device_bytes: int | None
+    compiled: bool = False
+
+
+class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Facts about the run that a reader may need to repeat or doubt it; unknown facts are null."""
+
+    started_at: str
+    finished_at: str
+    resumed: int
+    device: str
+    cpu: str | None
+    threads: int
+    python: str
+    torch: str
+    torchvision: str
+    harness: str
+    git_commit: str | None
+    git_dirty: bool | None
+    code_digest: str
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Outcome of one trial. `accuracies` holds one test accuracy in [0, 1] per freshly trained network."""
+
+    schema: int = SCHEMA
+    id: str
+    status: Status
+    reason: str | None = None
+    resumable: bool = False
+    trial: Trial
+    accuracies: list[float] = []
+    train_losses: list[float] = []
+    test_looks: int = 0
+    distill: Cost | None = None
+    evaluate: Cost | None = None
+    stored_images: int | None = None
+    stored_bytes: int | None = None
+    decoded_images: int | None = None
+    images_digest: str | None = None
+    dataset_fingerprint: str | None = None
+    test_fingerprint: str | None = None
+    provenance: Provenance | None = None
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write `content` aside, flush it to disk and move it to `path`: readers see all of it or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with aside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_record(record: Record, results: Path) -> Path:
+    """Write a record to its place and return that; refuses to replace a finished record."""
+    path = record.trial.record_path(results)
+    if path.exists() and read_record(path).status == "done":
+        return path
+    write_atomically(path, msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
+    return path
+
+
+def read_record(path: Path) -> Record:
+    """Read one record strictly; a UserError says in one line why a file is not one."""
+    try:
+        record = msgspec.json.decode(path.read_bytes(), type=Record)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path} is not a record of this harness ({error}); move it away or delete it"
+        ) from None
+    if record.schema != SCHEMA:
+        raise UserError(f"{path} has record schema {record.schema}, this version reads {SCHEMA}")
+    if record.id != record.trial.id:
+        raise UserError(
+            f"{path} does not match its own id {record.id} (edited by hand?); move it away or delete it"
+        )
+    return record
+
+
+def record_files(results: Path) -> Iterator[Path]:
+    """Paths of all records under a results folder, sorted."""
+    yield from sorted(path for path in results.glob("*/*/*/ipc*/*.json") if not path.name.startswith("."))
+
+
+def read_records(results: Path) -> list[Record]:
+    """All records under a results folder, in the order of their paths."""
+    return [read_record(path) for path in record_files(results)]

@@ -1,0 +1,58 @@
+"""Accuracies that papers print, from `results/reported.csv`: facts about papers, never measured here."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+REPORTED_CSV = Path(__file__).resolve().parents[2] / "results" / "reported.csv"
+PREFERRED = "preferred"
+UNTRACED = "†"
+
+
+@dataclass(frozen=True)
+class ReportedFigure:
+    """One figure as printed: percent, with the network it was obtained with and where it is printed."""
+
+    accuracy_mean: str
+    accuracy_std: str
+    arch: str
+    source: str
+
+    @property
+    def traced(self) -> bool:
+        """Whether the source can be looked up."""
+        return self.source != "recalled"
+
+    @property
+    def text(self) -> str:
+        """As printed, with the network where it is not the plain ConvNet."""
+        spread = f" ± {self.accuracy_std}" if self.accuracy_std else ""
+        arch = "" if self.arch == "ConvNet" else f" ({self.arch})"
+        return f"{self.accuracy_mean}{spread}{arch}{'' if self.traced else UNTRACED}"
+
+
+ReportedFigures: TypeAlias = Mapping[tuple[str, str, int], ReportedFigure]
+
+
+def load_reported(path: Path = REPORTED_CSV) -> ReportedFigures:
+    """Preferred figures by (method, dataset, ipc) in this harness's names; empty where the file is absent."""
+    if not path.is_file():
+        return {}
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["note"].startswith(PREFERRED)]
+    return {
+        (_method(row["method"]), row["dataset"].lower(), int(row["ipc"])): ReportedFigure(
+            row["accuracy_mean"], row["accuracy_std"], row["arch"], row["source"]
+        )
+        for row in rows
+        if row["ipc"].isdigit()
+    }
+
+
+def _method(name: str) -> str:
+    """A method's name as its file is called here: k-center is kcenter."""
+    return name.replace("-", "")

@@ -1,0 +1,161 @@
+"""What may stand in one table: records of one track, gathered into cells of method x ipc."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+from harness.records import Record, Trial
+from harness.report.markdown import MISSING, count, plural
+from harness.scales import SCALES
+
+
+@dataclass(frozen=True)
+class Track:
+    """Everything that must be equal for two accuracies to be comparable; one table each, never mixed."""
+
+    scale: str
+    dataset: str
+    arch: str
+    protocol: str
+    protocol_version: str
+    precision: str
+    zca: bool
+    image_size: int | None
+    budget_flops: float | None
+    dataset_source: str
+    listing: str
+
+    @classmethod
+    def of(cls, trial: Trial) -> Track:
+        """The track that a trial belongs to."""
+        return cls(**{field.name: getattr(trial, field.name) for field in dataclasses.fields(cls)})
+
+    @property
+    def heading(self) -> str:
+        """`digits · cpu scale · dc-cpu 1.0 · ConvNetW32`, then whatever is not the default."""
+        extras = {
+            self.precision: self.precision != "fp32",
+            "ZCA": self.zca,
+            f"{self.image_size} px": self.image_size is not None,
+            f"equal compute: {count(self.budget_flops)}FLOPs a distillation": self.budget_flops is not None,
+        }
+        protocol = f"{self.protocol} {self.protocol_version}"
+        parts = [self.dataset, f"{self.scale} scale", protocol, self.arch]
+        return " · ".join(parts + [text for text, present in extras.items() if present])
+
+    @property
+    def order(self) -> tuple[object, ...]:
+        """Sorting key: scales as `harness.scales` lists them, then by name."""
+        scales = list(SCALES)
+        rank = scales.index(self.scale) if self.scale in SCALES else len(scales)
+        values = (getattr(self, field.name) for field in dataclasses.fields(self))
+        return rank, *(0 if value is None else value for value in values)
+
+
+class Row(NamedTuple):
+    """A row of a table: a method, and the settings that tell it from its other rows ("" if it has none)."""
+
+    method: str
+    settings: str
+
+    @property
+    def label(self) -> str:
+        """`dm`, or `dm (lr_img=10.0)`."""
+        return f"{self.method} ({self.settings})" if self.settings else self.method
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Records of one method (in one configuration) at one ipc, one for each distillation seed."""
+
+    done: tuple[Record, ...]
+    missed: tuple[Record, ...]
+
+    @property
+    def mean(self) -> float | None:
+        """Mean accuracy in percent over all networks of all seeds, rounded as it is shown."""
+        accuracies = self._accuracies()
+        return round(100 * statistics.fmean(accuracies), 1) if accuracies else None
+
+    def text(self, best: float | None) -> str:
+        """`41.3 ± 1.2 (2×3)`, bold if it is the best; a status word where nothing was measured."""
+        states = sorted({record.status for record in self.missed})
+        if self.mean is None:
+            return ", ".join(states) or MISSING
+        accuracies = self._accuracies()
+        spread = f" ± {100 * statistics.stdev(accuracies):.1f}" if len(accuracies) > 1 else ""
+        figure = f"{self.mean:.1f}{spread}"
+        figure = f"**{figure}**" if self.mean == best else figure
+        absent = "".join(f"; {sum(r.status == state for r in self.missed)} {state}" for state in states)
+        return f"{figure} ({self._counts()}{absent})"
+
+    def _accuracies(self) -> list[float]:
+        return [accuracy for record in self.done for accuracy in record.accuracies]
+
+    def _counts(self) -> str:
+        """`seeds×networks`, or both spelled out where seeds differ in their number of networks."""
+        networks = [len(record.accuracies) for record in self.done]
+        if len(set(networks)) == 1:
+            return f"{len(networks)}×{networks[0]}"
+        return f"{plural(len(networks), 'seed')}, {plural(sum(networks), 'network')}"
+
+
+EMPTY = Cell((), ())
+
+Grid: TypeAlias = Mapping[tuple[Row, int], Cell]
+
+
+def by_track(records: Iterable[Record]) -> dict[Track, list[Record]]:
+    """Records of each track, tracks in the order in which they are shown."""
+    tracks: dict[Track, list[Record]] = defaultdict(list)
+    for record in records:
+        tracks[Track.of(record.trial)].append(record)
+    return dict(sorted(tracks.items(), key=lambda item: item[0].order))
+
+
+def grid_of(records: Sequence[Record]) -> Grid:
+    """Cells of one track by row and ipc, sorted.
+
+    A method that ran in several configurations gets a row for each, labelled with the settings that differ:
+    averaging over them would show an accuracy that no configuration has.
+    """
+    differing = _differing_settings(records)
+    gathered: dict[tuple[Row, int], list[Record]] = defaultdict(list)
+    for record in records:
+        gathered[_row(record.trial, differing), record.trial.ipc].append(record)
+    return {key: _cell(gathered[key]) for key in sorted(gathered)}
+
+
+def _differing_settings(records: Iterable[Record]) -> Mapping[str, set[str]]:
+    """For each method, settings that take several values at one ipc."""
+    seen: dict[tuple[str, int, str], set[str]] = defaultdict(set)
+    for trial in (record.trial for record in records):
+        for name, value in trial.config.items():
+            seen[trial.method, trial.ipc, name].add(repr(value))
+    differing: dict[str, set[str]] = defaultdict(set)
+    for (method, _, name), values in seen.items():
+        if len(values) > 1:
+            differing[method].add(name)
+    return differing
+
+
+def _row(trial: Trial, differing: Mapping[str, set[str]]) -> Row:
+    names = sorted(differing.get(trial.method, ()))
+    return Row(trial.method, ", ".join(f"{name}={trial.config.get(name)}" for name in names))
+
+
+def _cell(records: Sequence[Record]) -> Cell:
+    """One record for each seed: where a seed was evaluated twice, that with the most networks."""
+    chosen: dict[int, Record] = {}
+    for record in sorted(records, key=lambda r: (r.status == "done", len(r.accuracies), r.id)):
+        chosen[record.trial.seed] = record
+    ordered = [chosen[seed] for seed in sorted(chosen)]
+    return Cell(
+        done=tuple(record for record in ordered if record.status == "done"),
+        missed=tuple(record for record in ordered if record.status != "done"),
+    )

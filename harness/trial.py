@@ -1,0 +1,311 @@
+"""One trial from start to record: distil, save, evaluate what was saved, write down what happened.
+
+Importing this module does not import torch, so that launchers stay light.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+from filelock import FileLock, Timeout
+
+from harness import meter
+from harness.errors import DataError, UserError
+from harness.protocol import protocol_named
+from harness.records import (
+    WORK_FOLDER,
+    Cost,
+    Provenance,
+    Record,
+    Status,
+    Trial,
+    read_record,
+    write_atomically,
+    write_record,
+)
+from harness.seeds import seed_for
+
+if TYPE_CHECKING:
+    from harness.data import Dataset
+    from harness.loop import Progress
+    from methods.api import Context
+
+LOG_NAME = "log.txt"
+
+# How torch words the want of memory where it does not raise OutOfMemoryError.
+OUT_OF_MEMORY_SIGNS = (
+    "not enough memory: you tried to allocate",
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+# Circumstances that pass: once they are mended, the same command goes on.
+PASSING_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where and how a trial runs: all that it needs and that does not decide its result.
+
+    dataset: what the user typed, "cifar10" or "folder:PATH".
+    threads: CPU threads of torch; None leaves torch's own choice.
+    checkpoint_seconds: least time between two checkpoints.
+    """
+
+    results: Path
+    data_dir: Path
+    dataset: str
+    device: str = "cpu"
+    threads: int | None = None
+    checkpoint_seconds: float = 30.0
+
+
+class BusyError(Exception):
+    """Another process is working on the trial."""
+
+
+def run_trial(
+    trial: Trial, settings: Settings, on_progress: Callable[[Progress], None] | None = None
+) -> Record:
+    """The record of a trial: the one that is there, done or failed, or else that of running it now.
+
+    An interrupted trial goes on from its checkpoints. What goes wrong in the trial becomes a failed record;
+    raised are BusyError, UserError for a file in the record's place that is none, and OSError when the record
+    cannot be written.
+    """
+    with claimed(trial, settings.results):
+        path = trial.record_path(settings.results)
+        if path.exists():
+            record = read_record(path)
+        else:
+            _sweep(path)
+            record = _attempt(_Run(trial, settings, on_progress))
+            write_record(record, settings.results)
+        if record.status == "done":
+            shutil.rmtree(trial.work_folder(settings.results), ignore_errors=True)
+        return record
+
+
+@contextmanager
+def claimed(trial: Trial, results: Path) -> Iterator[None]:
+    """Hold the trial's lock, which the kernel frees when the process dies; BusyError if another has it."""
+    folder = results / WORK_FOLDER / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / f"{trial.id}.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise BusyError(f"{trial.label} is being run by another process") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def failure(error: BaseException) -> tuple[Status, str, bool]:
+    """Status, reason in one line, and whether the same command should go on, for what ended a trial."""
+    text = " ".join(str(error).split())
+    out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if out_of_memory or any(sign in text for sign in OUT_OF_MEMORY_SIGNS):
+        return "oom", f"out of memory: {text}" if text else "out of memory", False
+    if isinstance(error, UserError):
+        return "failed", text, False
+    if isinstance(error, OSError) and error.errno in PASSING_ERRNOS:
+        return "failed", ": ".join(map(str, filter(None, (error.strerror, error.filename)))), True
+    return "failed", f"{type(error).__name__}: {text}", False
+
+
+class _Start(msgspec.Struct, frozen=True):
+    """What a work folder was begun with; what another code or device began is not gone on with."""
+
+    started_at: str
+    code_digest: str
+    torch: str
+    device: str
+
+
+class _Distillation(msgspec.Struct, frozen=True):
+    """Written once the distilled set is in its place: this phase need not be run again."""
+
+    cost: Cost
+    resumed: int
+    images_digest: str
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A trial under way."""
+
+    trial: Trial
+    settings: Settings
+    on_progress: Callable[[Progress], None] | None
+
+    @property
+    def work(self) -> Path:
+        return self.trial.work_folder(self.settings.results)
+
+    @property
+    def distilled_path(self) -> Path:
+        return self.trial.distilled_path(self.settings.results)
+
+    def context(self, phase: str) -> Context:
+        """Context of one phase. Evaluation measures: its precision and length are the protocol's alone."""
+        from methods.api import Context
+
+        distilling = phase == "distill"
+        return Context(
+            seed_for(self.trial.seed, phase),
+            arch=self.trial.arch,
+            data_dir=self.settings.data_dir,
+            device=self.settings.device,
+            precision=self.trial.precision if distilling else "fp32",
+            budget_flops=self.trial.budget_flops if distilling else None,
+            work=self.work / phase,
+            checkpoint_seconds=self.settings.checkpoint_seconds,
+            on_progress=self.on_progress,
+        )
+
+
+def _attempt(run: _Run) -> Record:
+    started_at = meter.now()
+    try:
+        start = _begin(run)
+        started_at = start.started_at
+        return _measured(run, start)
+    except Exception as error:  # noqa: BLE001 - whatever a method raises costs this trial only
+        _log_traceback(run, error)
+        status, reason, resumable = failure(error)
+        return Record(
+            id=run.trial.id,
+            status=status,
+            reason=reason,
+            resumable=resumable,
+            trial=run.trial,
+            provenance=_provenance(run, started_at, resumed=0),
+        )
+
+
+def _measured(run: _Run, start: _Start) -> Record:
+    from harness.evaluate import evaluate
+    from methods.api import Distilled
+
+    trial = run.trial
+    dataset = _dataset(run)
+    distillation = _distilled(run, dataset)
+    distilled = Distilled.load(run.distilled_path)
+    context = run.context("evaluate")
+    protocol = protocol_named(trial.protocol)
+    evaluation = evaluate(distilled, dataset, protocol, evals=trial.evals, context=context)
+    return Record(
+        id=trial.id,
+        status="done",
+        trial=trial,
+        accuracies=evaluation.accuracies,
+        train_losses=evaluation.train_losses,
+        test_looks=evaluation.test_looks,
+        distill=distillation.cost,
+        evaluate=context.cost(),
+        stored_images=len(distilled.images),
+        stored_bytes=distilled.stored_bytes,
+        decoded_images=evaluation.decoded_images,
+        images_digest=distillation.images_digest,
+        dataset_fingerprint=dataset.fingerprint,
+        test_fingerprint=evaluation.test_fingerprint,
+        provenance=_provenance(run, start.started_at, distillation.resumed + context.resumed),
+    )
+
+
+def _distilled(run: _Run, dataset: Dataset) -> _Distillation:
+    """Run the method, or skip that if an earlier, killed run got past it; the set is in its place then."""
+    from harness.data import sealed
+    from methods import config_from, load
+
+    finished = _finished_distillation(run)
+    if finished is not None:
+        return finished
+    context = run.context("distill")
+    config = config_from(run.trial.method, run.trial.config)
+    with sealed(f"distilling {run.trial.method}"):
+        distilled = load(run.trial.method).distill(dataset, run.trial.ipc, config=config, context=context)
+    distilled.save(run.distilled_path)
+    finished = _Distillation(context.cost(), context.resumed, distilled.digest())
+    write_atomically(_distillation_path(run), msgspec.json.encode(finished))
+    return finished
+
+
+def _finished_distillation(run: _Run) -> _Distillation | None:
+    """What an earlier run noted of its distilled set, if that still is the one it wrote."""
+    from methods.api import Distilled
+
+    try:
+        finished = msgspec.json.decode(_distillation_path(run).read_bytes(), type=_Distillation)
+        intact = Distilled.load(run.distilled_path).digest() == finished.images_digest
+    except (FileNotFoundError, msgspec.DecodeError, UserError):
+        return None
+    return finished if intact else None
+
+
+def _distillation_path(run: _Run) -> Path:
+    return run.work / "distillation.json"
+
+
+def _dataset(run: _Run) -> Dataset:
+    from harness.data import load, parse
+
+    trial, settings = run.trial, run.settings
+    spec = parse(settings.dataset, settings.data_dir, trial.image_size, trial.zca)
+    if (spec.name, spec.source, spec.listing) != (trial.dataset, trial.dataset_source, trial.listing):
+        raise DataError(f"{settings.dataset} changed since the run was planned; start the command again")
+    return load(spec, settings.data_dir, download=False, device=settings.device)
+
+
+def _begin(run: _Run) -> _Start:
+    """Open the work folder: an interrupted run's, or a fresh one where that ran other code or elsewhere."""
+    import torch
+
+    if run.settings.threads is not None:
+        torch.set_num_threads(run.settings.threads)
+    path = run.work / "start.json"
+    digest = meter.code_digest(run.trial.method)
+    start = _Start(meter.now(), digest, str(torch.__version__), run.settings.device)
+    try:
+        earlier = msgspec.json.decode(path.read_bytes(), type=_Start)
+    except (FileNotFoundError, msgspec.DecodeError):
+        earlier = None
+    if earlier is not None and msgspec.structs.replace(earlier, started_at=start.started_at) == start:
+        return earlier
+    for leftover in ("distill", "evaluate"):
+        shutil.rmtree(run.work / leftover, ignore_errors=True)
+    _distillation_path(run).unlink(missing_ok=True)
+    write_atomically(path, msgspec.json.encode(start))
+    return start
+
+
+def _sweep(path: Path) -> None:
+    """Remove what a write that was killed midway left beside the record."""
+    for aside in path.parent.glob(f".{path.stem}.*.tmp"):
+        aside.unlink(missing_ok=True)
+
+
+def _provenance(run: _Run, started_at: str, resumed: int) -> Provenance:
+    return meter.provenance(
+        run.trial.method, device=run.settings.device, started_at=started_at, resumed=resumed
+    )
+
+
+def _log_traceback(run: _Run, error: Exception) -> None:
+    try:
+        run.work.mkdir(parents=True, exist_ok=True)
+        with (run.work / LOG_NAME).open("a", encoding="utf-8") as log:
+            log.writelines(traceback.format_exception(error))
+    except OSError:
+        # The disk is full or gone: the record's reason, or the launcher's, has to do.
+        return

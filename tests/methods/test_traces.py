@@ -1,0 +1,171 @@
+"""DM, IDM and BACON against three iterations of the authors' own loops, through our `distill`.
+
+The dataset, the networks and every draw are scripted from the golden files; all else is what users run.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from support import assert_close, golden, golden_network, tensor
+from torch import Tensor
+
+from harness.data import ClassBatch, Normalization
+from methods import bacon, dm, idm, pool
+from methods.api import Context
+from methods.matching import ClassMatcher
+
+
+class ScriptedData:
+    """The golden images as a dataset whose draws are given in advance."""
+
+    def __init__(self, arrays: dict[str, Any]) -> None:
+        self._images = tensor(arrays["images"])
+        self.labels = tensor(arrays["labels"]).long()
+        self.num_classes = int(self.labels.max()) + 1
+        self.class_names = tuple(f"class{c}" for c in range(self.num_classes))
+        self.shape = tuple(self._images.shape[1:])
+        self.transform = Normalization.of([0.0] * self.shape[0], [1.0] * self.shape[0])
+        self.device, self.name = torch.device("cpu"), "golden"
+        init = arrays["init_idx"]
+        tiles = [init] if init.ndim == 2 else [init[:, k] for k in range(init.shape[1])]
+        initial = deque(tensor(tile).flatten() for tile in tiles)
+        real = deque(tensor(rows) for rows in arrays["real_idx"])
+
+        def draw(per_class: int, generator: object) -> ClassBatch:
+            rows = real.popleft()
+            return ClassBatch(rows.flatten(), (rows.shape[1],) * len(rows))
+
+        self.index = SimpleNamespace(balanced=lambda ipc, generator: initial.popleft(), draw=draw)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, indices: Tensor) -> Tensor:
+        return self._images[indices]
+
+    def to(self, device: object) -> ScriptedData:
+        return self
+
+
+class ScriptedContext(Context):
+    """A context whose fresh networks are the golden ones, in order."""
+
+    def __init__(self, networks: list[Any]) -> None:
+        super().__init__()
+        self.waiting = deque(networks)
+
+    def network(self, data: object, role: str = "net") -> Any:
+        return self.waiting.popleft()
+
+
+@pytest.fixture
+def watch(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor]]:
+    """Losses (C,) and image gradients of every iteration."""
+    seen: list[tuple[Tensor, Tensor]] = []
+    descend = ClassMatcher.descend
+
+    def spy(self: ClassMatcher, net: Any, images: Tensor, *rest: Any) -> Tensor:
+        losses = descend(self, net, images, *rest)
+        assert images.grad is not None
+        seen.append((losses, images.grad.clone()))
+        return losses
+
+    monkeypatch.setattr(ClassMatcher, "descend", spy)
+    return seen
+
+
+@pytest.mark.parametrize(("item", "arch"), [("trace_dm", "ConvNet"), ("trace_dm_bn", "ConvNetBN")])
+def test_dm(item: str, arch: str, watch: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    arrays = golden(item)
+    iterations = len(arrays["loss"])
+    fresh = [golden_network(arrays, f"w{k}_", f"w{k}_names", arch) for k in range(iterations)]
+    states = deque(net.state_dict() for net in fresh)
+    monkeypatch.setattr(dm, "reinitialise", lambda net, generator: net.load_state_dict(states.popleft()))
+
+    def run(steps: int) -> Tensor:
+        states.extend(net.state_dict() for net in fresh[len(states) :]) if steps < iterations else None
+        config = dm.Config(iterations=steps, lr_img=float(arrays["lr_img"]), strategy="")
+        context = ScriptedContext([golden_network(arrays, "w0_", "w0_names", arch)])
+        return dm.distill(ScriptedData(arrays), 2, config=config, context=context).images  # type: ignore[arg-type]
+
+    final = run(iterations)
+    assert_close(final, arrays[f"x{iterations}"])
+    assert_close(watch[0][1], arrays["grad0"])
+    for k, (losses, _) in enumerate(watch):
+        torch.testing.assert_close(float(losses.sum()), float(arrays["loss"][k]), rtol=2e-5, atol=0)
+
+
+def run_pooled(
+    method: Any, arrays: dict[str, Any], iterations: int, monkeypatch: pytest.MonkeyPatch
+) -> Tensor:
+    """IDM or BACON for some iterations with all draws scripted; the images as the authors leave them."""
+    full = "match_net" in arrays
+    if full:
+        networks = [golden_network(arrays, f"w{k}_", f"w{k}_names", "ConvNet") for k in range(5)]
+        picks = deque(
+            torch.tensor(choice)
+            for k in range(3)
+            for choice in ([int(arrays["match_net"][k])], arrays["train_nets"][k])
+        )
+        train = deque(tensor(rows) for rows in arrays["train_idx"].reshape(-1, arrays["train_idx"].shape[-1]))
+        monkeypatch.setattr(pool, "draw_uniform", lambda total, batch, generator: train.popleft())
+        settings = {"ce_weight": float(arrays["ce_weight"]), "factor": 2, "push_every": 2, "train_steps": 2}
+    else:
+        networks = [golden_network(arrays, "w0_", "w0_names", "ConvNet") for _ in range(6)]
+        picks = deque([torch.tensor([0]), torch.tensor([], dtype=torch.int64)] * 3)
+        settings = {"ce_weight": 0.0, "factor": 1, "train_steps": 0}
+    monkeypatch.setattr(pool.NetworkPool, "_draw", lambda self, n: picks.popleft())
+    config = method.Config(
+        iterations=iterations, lr_img=float(arrays["lr_img"]), meter_reset_every=0, strategy="", **settings
+    )
+    context = ScriptedContext(networks)
+    return method.distill(ScriptedData(arrays), 2, config=config, context=context).images
+
+
+@pytest.mark.parametrize(
+    ("item", "method"),
+    [("trace_idm", idm), ("trace_idm_full", idm), ("trace_bacon", bacon), ("trace_bacon_full", bacon)],
+)
+def test_idm_and_bacon(item: str, method: Any, watch: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    arrays = golden(item)
+    for iterations in (1, 2, 3):
+        watch.clear()
+        final = run_pooled(method, arrays, iterations, monkeypatch)
+        assert_close(final, arrays[f"x{iterations}"])
+    for k, (losses, _) in enumerate(watch):
+        torch.testing.assert_close(losses, tensor(arrays["loss_c"][k]), rtol=2e-5, atol=0)
+    if "grad0" in arrays:
+        assert_close(watch[0][1].view(arrays["grad0"].shape), arrays["grad0"])
+
+
+@pytest.mark.parametrize("item", ["trace_idm_full", "trace_bacon_full"])
+def test_trained_networks_and_meters(item: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    arrays = golden(item)
+    accuracies, losses, pools = [], [], []
+    pick, train_member = pool.NetworkPool.pick, pool.NetworkPool.train_member
+
+    def spy_pick(self: pool.NetworkPool) -> pool.Member:
+        member = pick(self)
+        accuracies.append(member.accuracy_percent)
+        pools.append(self)
+        return member
+
+    def spy_train(self: pool.NetworkPool, member: pool.Member, indices: Tensor) -> Tensor:
+        losses.append(train_member(self, member, indices))
+        return losses[-1]
+
+    monkeypatch.setattr(pool.NetworkPool, "pick", spy_pick)
+    monkeypatch.setattr(pool.NetworkPool, "train_member", spy_train)
+    run_pooled(bacon if "bacon" in item else idm, arrays, 3, monkeypatch)
+    torch.testing.assert_close(torch.tensor(accuracies), tensor(arrays["acc_percent"][:, 0]).float())
+    torch.testing.assert_close(torch.stack(losses), tensor(arrays["train_loss"]).flatten(), rtol=2e-5, atol=0)
+    trained = {name[2] for name in arrays if name.startswith("wf")}
+    assert trained
+    for k in trained:
+        for j, value in enumerate(pools[0].members[int(k)].net.parameters()):
+            assert_close(value, arrays[f"wf{k}_{j:02d}"])

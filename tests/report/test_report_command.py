@@ -1,0 +1,180 @@
+"""`report`: what it prints, writes, refuses, and that a changed digit in BENCHMARKS.md is caught."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.errors import UserError
+from harness.protocol import PROTOCOLS
+from harness.report import benchmarks_markdown, command, publish
+from harness.report.benchmarks import page
+from harness.scales import SCALES
+
+
+def report(results: Path, **options: Any) -> int:
+    return command(results, **({"check": False, "benchmarks": None, "as_json": False} | options))
+
+
+def test_prints_and_writes_the_tables(
+    make_record: Any, write_records: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = write_records(make_record("dm"), make_record("idm", scale="smoke"))
+    assert report(results) == 0
+    printed = capsys.readouterr().out
+    assert "| dm " in printed
+    assert "smoke scale" in printed
+    assert (results / "report" / "tables.md").read_text(encoding="utf-8") == printed
+    with (results / "report" / "tables.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["method"] for row in rows] == ["dm", "idm"]
+    assert json.loads(rows[0]["accuracies"]) == [0.80, 0.82, 0.81]
+    assert json.loads(rows[0]["config"]) == {"lr_img": 1.0}
+    assert not (results.parent / "BENCHMARKS.md").exists(), "a scratch folder gets no page of its own"
+
+
+def test_json_holds_the_flat_rows(
+    make_record: Any, write_records: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert report(write_records(make_record()), as_json=True) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["method"], row["n"], row["distill_peak_device_bytes"]) == ("dm", 3, None)
+
+
+def test_no_records_says_what_to_type(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no records under .*; run `python -m harness run \.\.\.` first"):
+        report(tmp_path)
+
+
+def test_a_corrupt_record_costs_its_row_only(
+    make_record: Any, write_records: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, bad = make_record("dm"), make_record("idm")
+    results = write_records(good, bad)
+    page_path = results.parent / "BENCHMARKS.md"
+    page_path.write_text("as it was")
+    bad.trial.record_path(results).write_text("{")
+    assert report(results) == 1
+    captured = capsys.readouterr()
+    assert "| dm " in captured.out
+    named, kept, _ = captured.err.splitlines()
+    assert "is not a record of this harness" in named
+    assert kept == "BENCHMARKS.md left alone: 1 file could not be read"
+    assert page_path.read_text() == "as it was"
+    with pytest.raises(UserError, match="is not a record"):
+        benchmarks_markdown(results)
+
+
+def test_only_corrupt_records(make_record: Any, write_records: Any) -> None:
+    record = make_record()
+    results = write_records(record)
+    record.trial.record_path(results).write_text("{")
+    with pytest.raises(UserError, match="no readable records"):
+        report(results)
+
+
+def test_a_page_beside_the_results_is_rewritten_and_checked(
+    make_record: Any, write_records: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = write_records(make_record("dm"), make_record("idm"))
+    target = results.parent / "BENCHMARKS.md"
+    target.touch()
+    assert report(results) == 0
+    assert target.read_text(encoding="utf-8") == benchmarks_markdown(results)
+    assert report(results, check=True) == 0
+
+    capsys.readouterr()
+    text = target.read_text(encoding="utf-8")
+    target.write_text(re.sub(r"81\.0", "81.1", text, count=1), encoding="utf-8")
+    assert report(results, check=True) == 1
+    difference = capsys.readouterr().err
+    assert re.search(r"^-\| dm +\| \*\*81\.1", difference, re.MULTILINE)
+    assert re.search(r"^\+\| dm +\| \*\*81\.0", difference, re.MULTILINE)
+    assert "stale; run `python -m harness report`" in difference
+
+
+def test_a_changed_line_end_is_stale(make_record: Any, write_records: Any) -> None:
+    results = write_records(make_record())
+    target = results.parent / "page.md"
+    assert report(results, benchmarks=target) == 0
+    target.write_bytes(target.read_bytes().replace(b"\n", b"\r\n"))
+    assert report(results, benchmarks=target, check=True) == 1
+
+
+def test_a_new_record_makes_the_page_stale(make_record: Any, write_records: Any) -> None:
+    target = (results := write_records(make_record("dm"))).parent / "page.md"
+    report(results, benchmarks=target)
+    write_records(make_record("idm"))
+    assert report(results, benchmarks=target, check=True) == 1
+
+
+def test_check_writes_nothing(make_record: Any, write_records: Any) -> None:
+    results = write_records(make_record())
+    target = results.parent / "BENCHMARKS.md"
+    target.write_text("old")
+    assert report(results, check=True) == 1
+    assert target.read_text() == "old"
+    assert not (results / "report").exists()
+
+
+def test_check_without_a_page_says_how_to_make_it(make_record: Any, write_records: Any) -> None:
+    with pytest.raises(UserError, match=r"report --benchmarks .*BENCHMARKS\.md"):
+        report(write_records(make_record()), check=True)
+
+
+def test_a_folder_that_cannot_be_written_is_one_line_after_the_tables(
+    make_record: Any,
+    write_records: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(publish, "write_atomically", full)
+    with pytest.raises(UserError, match=r"cannot write .*tables\.md: No space left on device"):
+        report(write_records(make_record()))
+    assert "| dm " in capsys.readouterr().out
+
+
+def test_page_shows_leaderboard_scales_only(make_record: Any) -> None:
+    text = page(
+        [make_record("dm"), make_record("idm", scale="smoke"), make_record("bacon", scale="later")], {}
+    )
+    assert "| dm " in text
+    assert "| idm " not in text
+    assert "| bacon " not in text
+    assert "\n1 record (1 done).\n" in text
+
+
+def test_page_is_a_function_of_the_records(make_record: Any) -> None:
+    records = [make_record("dm"), make_record("idm"), make_record("idm", scale="paper")]
+    assert page(records, {}) == page(records[::-1], {})
+
+
+def test_page_takes_scales_and_protocols_from_the_code(make_record: Any) -> None:
+    text = page([make_record(protocol_version="0.9")], {})
+    for scale in SCALES.values():
+        assert (f"| {scale.name} " in text) == scale.leaderboard
+        assert (scale.summary in text) == scale.leaderboard
+    used = [PROTOCOLS[scale.protocol] for scale in SCALES.values() if scale.leaderboard]
+    assert used
+    for protocol in used:
+        assert f"{protocol.epochs_run} epochs of SGD with learning rate {protocol.lr:g}" in text
+    assert "**dc-cpu 0.9**: not the version that this code runs" in text
+
+
+def test_page_says_where_the_figures_come_from(make_record: Any) -> None:
+    records = [make_record("dm"), make_record("idm"), make_record("idm", 10, status="oom", reason="killed")]
+    text = page(records, {}).partition("## Where the figures come from")[2]
+    assert "3 records (2 done, 1 oom)." in text
+    assert "| Some CPU @ 2.0 GHz with 1 thread | 2.9.0 | 3.11.2 | 0123456789 |       2 |" in text
+
+
+def test_page_without_records_says_so() -> None:
+    assert "No records yet." in page([], {})

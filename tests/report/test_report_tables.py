@@ -1,0 +1,249 @@
+"""Markdown tables from fixed records, byte for byte, and what may share a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from harness.report.markdown import count, memory, table
+from harness.report.reported import ReportedFigure, load_reported
+from harness.report.tables import sections, summary_markdown
+
+REPORTED = {
+    ("dm", "mnist", 1): ReportedFigure("89.7", "0.6", "ConvNet", "a paper"),
+    ("idm", "mnist", 10): ReportedFigure("96.26", "", "ConvNetD4", "recalled"),
+    ("dm", "cifar10", 1): ReportedFigure("26.0", "0.8", "ConvNet", "a paper"),
+}
+
+GOLDEN = Path(__file__).parent / "golden" / "tables.md"
+
+
+def fixed_records(make_record: Any) -> list[Any]:
+    return [
+        make_record("idm", seed=1, accuracies=[0.88, 0.86, 0.85]),
+        make_record("dm"),
+        make_record("idm", accuracies=[0.80, 0.82, 0.81]),
+        make_record("idm", 10, status="failed", reason="the loss\nis not  finite"),
+        make_record("random", accuracies=[0.4]),
+        make_record("random", 10, accuracies=[0.89, 0.90, 0.91], settings_source="no settings"),
+    ]
+
+
+def headings(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith("## ")]
+
+
+def row(text: str, start: str) -> list[str]:
+    """Cells of the first table row whose first cell is `start`."""
+    line = next(line for line in text.splitlines() if line.startswith(f"| {start} "))
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_tables_byte_for_byte(make_record: Any) -> None:
+    records = fixed_records(make_record)
+    assert sections(records, REPORTED) == GOLDEN.read_text(encoding="utf-8")
+    assert sections(records[::-1], REPORTED) == GOLDEN.read_text(encoding="utf-8"), "order must not matter"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"scale": "paper"},
+        {"scale": "from the future"},
+        {"protocol": "dc-1000"},
+        {"protocol_version": "1.1"},
+        {"arch": "ConvNet"},
+        {"precision": "bf16"},
+        {"dataset": "digits"},
+        {"zca": True},
+        {"image_size": 16},
+        {"budget_flops": 2e13},
+        {"dataset_source": "folder"},
+        {"listing": "feedbeef"},
+    ],
+)
+def test_what_is_not_comparable_never_shares_a_table(make_record: Any, change: dict[str, Any]) -> None:
+    text = sections([make_record("dm"), make_record("idm", **change)], {})
+    first, second = text.split("\n## ")
+    assert sorted((("| dm " in first, "| idm " in first), ("| dm " in second, "| idm " in second))) == [
+        (False, True),
+        (True, False),
+    ]
+
+
+def test_heading_says_what_is_not_the_default(make_record: Any) -> None:
+    record = make_record(precision="bf16", zca=True, image_size=16, budget_flops=2e13)
+    assert headings(sections([record], {})) == [
+        "## mnist · cpu scale · dc-cpu 1.0 · ConvNetW32 · bf16 · ZCA · 16 px"
+        " · equal compute: 20.0 TFLOPs a distillation"
+    ]
+
+
+def test_sections_stand_in_the_order_of_the_scales(make_record: Any) -> None:
+    records = [make_record(scale=scale, dataset=name) for scale in ("smoke", "cpu", "paper") for name in "ba"]
+    shown = [tuple(heading[3:].split(" · ")[:2]) for heading in headings(sections(records, {}))]
+    assert shown == [(name, f"{scale} scale") for scale in ("paper", "cpu", "smoke") for name in "ab"]
+
+
+def test_configurations_are_not_averaged(make_record: Any) -> None:
+    text = sections(
+        [
+            make_record("dm", 1, accuracies=[0.1, 0.1]),
+            make_record("dm", 10, accuracies=[0.2, 0.2]),
+            make_record("dm", 10, accuracies=[0.6, 0.6], config={"lr_img": 10.0}),
+        ],
+        REPORTED,
+    )
+    assert row(text, "dm (lr_img=1.0)")[1:4] == ["10.0 ± 0.0 (1×2)", "89.7 ± 0.6", "20.0 ± 0.0 (1×2)"]
+    assert row(text, "dm (lr_img=10.0)")[1:4] == ["–", "89.7 ± 0.6", "**60.0 ± 0.0** (1×2)"]
+
+
+def test_settings_that_differ_between_ipcs_are_one_method(make_record: Any) -> None:
+    text = sections([make_record("dm", 1), make_record("dm", 10, config={"lr_img": 10.0})], {})
+    assert row(text, "dm")[1:] == ["81.0 ± 1.0 (1×3)", "81.0 ± 1.0 (1×3)"]
+
+
+def test_a_seed_evaluated_twice_counts_once(make_record: Any) -> None:
+    records = [make_record(accuracies=[0.1, 0.1, 0.1]), make_record(accuracies=[0.5] * 5, evals=5)]
+    assert row(sections(records, {}), "dm")[1] == "50.0 ± 0.0 (1×5)"
+
+
+def test_counts_are_spelled_out_where_seeds_differ(make_record: Any) -> None:
+    records = [make_record(accuracies=[0.5, 0.5]), make_record(seed=1, accuracies=[0.5])]
+    assert row(sections(records, {}), "dm")[1] == "50.0 ± 0.0 (2 seeds, 3 networks)"
+
+
+def test_a_cell_says_which_of_its_seeds_are_missing_and_why(make_record: Any) -> None:
+    records = [
+        make_record(),
+        make_record(seed=1, status="oom", reason="killed"),
+        make_record(seed=2, status="oom"),
+    ]
+    text = sections(records, {})
+    assert row(text, "dm")[1] == "81.0 ± 1.0 (1×3; 2 oom)"
+    assert "- dm · ipc 1 · seed 1: oom: killed\n- dm · ipc 1 · seed 2: oom: no reason was recorded\n" in text
+
+
+def test_without_any_result_there_is_no_cost_table(make_record: Any) -> None:
+    text = sections([make_record(status="timeout", reason="after 60 s")], {})
+    assert row(text, "dm")[1] == "timeout"
+    assert "distillation (s)" not in text
+
+
+def test_equal_means_are_both_bold(make_record: Any) -> None:
+    text = sections([make_record("dm"), make_record("idm"), make_record("random", accuracies=[0.2])], {})
+    assert row(text, "dm")[1] == row(text, "idm")[1] == "**81.0 ± 1.0** (1×3)"
+    assert row(text, "random")[1] == "20.0 (1×1)"
+
+
+def test_seconds_of_two_machines_are_not_averaged(make_record: Any) -> None:
+    slow, fast = make_record(seed=0), make_record(seed=1)
+    gpu = msgspec.structs.replace(fast.provenance, device="Some GPU")
+    distill = msgspec.structs.replace(fast.distill, seconds=2.0, peak_device_bytes=3 * 2**30)
+    fast = msgspec.structs.replace(fast, provenance=gpu, distill=distill)
+    costs = sections([slow, fast], {}).split("| hardware ")[1].splitlines()[2:4]
+    assert ["12.0" in line and "Some CPU" in line for line in costs] == [True, False]
+    assert ["2.0 |" in line and "Some GPU" in line and "3.00 GiB" in line for line in costs] == [False, True]
+
+
+def test_costs_are_means_over_seeds_and_memory_the_highest(make_record: Any) -> None:
+    one, two = make_record(seed=0), make_record(seed=1)
+    distill = msgspec.structs.replace(two.distill, seconds=14.0, peak_host_bytes=2**30)
+    text = sections([one, msgspec.structs.replace(two, distill=distill)], {})
+    cells = row(text[text.index("distillation (s)") :], "dm")
+    assert (cells[3], cells[5]) == ("13.0", "1.00 GiB")
+
+
+def test_unknown_facts_are_dashes(make_record: Any) -> None:
+    text = sections([make_record(distill=None, stored_bytes=None, provenance=None)], {})
+    assert row(text[text.index("distillation (s)") :], "dm")[3:] == ["–", "3.5", *"–" * 5, "10"]
+    assert "unknown hardware" in text
+
+
+def test_cifar10_jpeg_is_not_cifar10(make_record: Any) -> None:
+    folder = {"dataset": "cifar10-jpeg", "dataset_source": "folder", "listing": "feed"}
+    text = sections([make_record(**folder)], REPORTED)
+    assert "26.0" not in text
+    assert " reported |" not in text
+    assert "cifar10-jpeg is not cifar10: what papers report for cifar10 does not apply to it" in text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dataset_source": "folder", "listing": "feed"},
+        {"image_size": 16},
+        {"zca": True},
+        {"budget_flops": 1e12},
+        {"arch": "VGG11"},
+        {"method": "dm@other"},
+    ],
+)
+def test_reported_figures_stand_only_beside_the_same_task(make_record: Any, change: dict[str, Any]) -> None:
+    assert "89.7" in sections([make_record("dm")], REPORTED)
+    text = sections([make_record(**{"method": "dm", **change})], REPORTED)
+    assert "89.7" not in text
+    assert "*Reported*" not in text
+
+
+def test_paper_scale_says_no_more_than_whose_settings(make_record: Any) -> None:
+    text = sections([make_record(scale="paper")], REPORTED)
+    assert "*Reported*: printed by papers and not measured here; each paper has its own settings." in text
+    assert "not comparable" not in text
+
+
+def test_summary_uses_the_committed_figures(make_record: Any) -> None:
+    text = summary_markdown([make_record("dm", dataset="cifar10", dataset_source="cifar10")])
+    assert "26.0 ± 0.8" in row(text, "dm")
+
+
+def test_committed_figures_are_unique_and_named_as_here() -> None:
+    figures = load_reported()
+    assert figures["kcenter", "cifar10", 10].accuracy_mean
+    assert figures["bacon", "cifar10", 10].text == "62.06"
+    assert {dataset for _, dataset, _ in figures} >= {"mnist", "cifar10", "cifar100", "tinyimagenet"}
+    assert not any("-" in method for method, _, _ in figures)
+
+
+def test_reported_figures_are_optional(tmp_path: Path) -> None:
+    assert load_reported(tmp_path / "absent.csv") == {}
+
+
+def test_pipes_and_line_ends_do_not_break_a_table() -> None:
+    assert table(["a|b", "c"], [["x\ny", "1"]]) == "| a\\|b |   c |\n| ---- | --: |\n| x y  |   1 |"
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (None, "–"),
+        (0, "0"),
+        (999, "999"),
+        (999.7, "1.00 k"),
+        (1234, "1.23 k"),
+        (256_000, "256 k"),
+        (99_960, "100 k"),
+        (999_999, "1.00 M"),
+        (2.5e13, "25.0 T"),
+    ],
+)
+def test_counts(number: float | None, text: str) -> None:
+    assert count(number) == text
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (None, "–"),
+        (12, "12 B"),
+        (1023, "1.00 KiB"),
+        (31_360, "30.6 KiB"),
+        (512 * 2**20, "512 MiB"),
+        (2**40, "1.00 TiB"),
+    ],
+)
+def test_bytes(size: float | None, text: str) -> None:
+    assert memory(size) == text

@@ -1,0 +1,297 @@
+"""Plans: canonical whatever the order of the wishes, validated as a whole before anything runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from harness.data.catalog import DatasetSpec
+from harness.errors import DataError, UnknownNameError, UserError
+from harness.estimate import cell, from_records, measure
+from harness.options import Options, Setting
+from harness.plan import DatasetFacts, expand, finished, make_plan
+from harness.preview import as_json, as_text, headline, preview
+from harness.records import Cost, Provenance, Record, Trial, write_record
+
+SMALL = DatasetFacts(DatasetSpec("digits", "digits"), (1, 8, 8), 10, 142, 1437)
+LARGE = DatasetFacts(DatasetSpec("cifar10", "cifar10"), (3, 32, 32), 10, 5000, 50_000)
+SETTINGS = (Setting("*", "batch_real", "16"), Setting("dm", "lr_img", "0.3"), Setting("idm", "lr_img", 0.4))
+
+
+def wishes(folder: Path, **changed: object) -> Options:
+    """Options for a small plan on digits."""
+    usual: dict[str, object] = {
+        "methods": ("random", "dm"),
+        "dataset": ("digits",),
+        "ipc": (1,),
+        "scale": "smoke",
+        "results": folder / "results",
+        "data": folder / "data",
+    }
+    return Options(**(usual | changed))  # type: ignore[arg-type]
+
+
+def folder_dataset(path: Path, size: int = 8, per_class: int = 3) -> str:
+    """An image folder with two classes, as `folder:PATH`."""
+    generator = random.Random(0)
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            (path / split / name).mkdir(parents=True)
+            for k in range(per_class):
+                colour = tuple(generator.randrange(256) for _ in range(3))
+                Image.new("RGB", (size, size), colour).save(path / split / name / f"{k}.png")
+    return f"folder:{path}"
+
+
+def record_of(trial: Trial, seconds: float, status: str = "done", device: str = "cpu") -> Record:
+    """A record whose two phases took `seconds` each."""
+    cost = Cost(
+        seconds=seconds,
+        warmup_seconds=0.0,
+        steps=1,
+        flops=1.0,
+        images_forwarded=1,
+        peak_host_bytes=None,
+        peak_device_bytes=None,
+    )
+    provenance = Provenance(
+        started_at="", finished_at="", resumed=0, device=device, cpu="a CPU", threads=1, python="", torch="",
+        torchvision="", harness="", git_commit=None, git_dirty=None, code_digest="old",
+    )  # fmt: skip
+    done = status == "done"
+    return Record(
+        id=trial.id,
+        status=status,  # type: ignore[arg-type]
+        trial=trial,
+        accuracies=[0.5] if done else [],
+        distill=cost if done else None,
+        evaluate=cost if done else None,
+        provenance=provenance,
+    )
+
+
+@given(data=st.data())
+@settings(max_examples=30, deadline=None)
+def test_order_and_repetition_of_wishes_change_nothing(data: st.DataObject) -> None:
+    def shuffled(values: tuple[object, ...]) -> tuple[object, ...]:
+        return tuple(data.draw(st.permutations(values)))
+
+    ordered = Options(
+        methods=("bacon", "dm", "idm", "random"), ipc=(1, 10), seeds=(0, 3), scale="smoke", set=SETTINGS
+    )
+    reordered = dataclasses.replace(
+        ordered,
+        **{name: shuffled(getattr(ordered, name)) for name in ("methods", "ipc", "seeds", "set")},
+    )
+    facts = data.draw(st.permutations([SMALL, LARGE]))
+    plan, other = expand(ordered, [SMALL, LARGE]), expand(reordered, facts)
+    assert other.trials == plan.trials
+    assert [trial.id for trial in other.trials] == [trial.id for trial in plan.trials]
+    assert other.datasets == plan.datasets
+    assert len({trial.id for trial in plan.trials}) == 4 * 2 * 2 * 2
+
+
+def test_trials_survive_json_with_their_id() -> None:
+    for trial in expand(Options(scale="paper"), [LARGE]).trials:
+        assert msgspec.json.decode(msgspec.json.encode(trial), type=Trial).id == trial.id
+
+
+def test_values_typed_and_from_a_file_are_the_same_work() -> None:
+    ids = [
+        [trial.id for trial in expand(Options(methods=("dm",), set=(Setting("dm", "lr_img", value),)), [SMALL]).trials]
+        for value in ("2", 2, 2.0)
+    ]
+    assert ids[0] == ids[1] == ids[2]
+    assert ids[0] != [trial.id for trial in expand(Options(methods=("dm",)), [SMALL]).trials]
+
+
+def test_cheap_trials_come_first_and_datasets_stand_together() -> None:
+    trials = expand(Options(methods=("bacon", "random"), seeds=(0,), scale="smoke"), [LARGE, SMALL]).trials
+    assert [trial.dataset for trial in trials] == ["digits"] * 6 + ["cifar10"] * 6
+    assert [(trial.method, trial.ipc) for trial in trials[:6]] == [
+        (method, ipc) for method in ("random", "bacon") for ipc in (1, 10, 50)
+    ]
+
+
+def test_the_scale_gives_what_is_not_asked_for() -> None:
+    (first, *_), wished = (
+        expand(Options(scale="cpu"), [SMALL]).trials,
+        expand(Options(scale="cpu", seeds=(7,), evals=1, arch="convnetd2"), [SMALL]).trials[0],
+    )
+    assert (first.seed, first.evals, first.arch, first.protocol) == (0, 3, "ConvNetW32", "dc-cpu")
+    assert (wished.seed, wished.evals, wished.arch) == (7, 1, "ConvNetD2")
+
+
+def test_settings_reach_their_method_and_stars_give_way() -> None:
+    options = Options(
+        methods=("dm", "idm", "random"),
+        seeds=(0,),
+        ipc=(1,),
+        set=(Setting("dm", "lr_img", "0.3"), Setting("*", "lr_img", "0.1")),
+    )
+    rates = {trial.method: trial.config.get("lr_img") for trial in expand(options, [SMALL]).trials}
+    assert rates == {"dm": 0.3, "idm": 0.1, "random": None}
+
+
+def test_a_plan_of_digits_needs_nothing_but_itself(tmp_path: Path) -> None:
+    plan = make_plan(wishes(tmp_path))
+    assert [trial.method for trial in plan.trials] == ["random", "dm"]
+    assert plan.datasets == {"digits": "digits"}
+    assert not (tmp_path / "results").exists(), "planning leaves nothing behind"
+
+
+def test_a_folder_is_found_again_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder_dataset(tmp_path / "pets")
+    monkeypatch.chdir(tmp_path)
+    plan = make_plan(wishes(tmp_path, dataset=("folder:pets", "folder:./pets")))
+    assert plan.datasets == {"pets": f"folder:{tmp_path / 'pets'}"}
+    assert {trial.listing for trial in plan.trials} != {""}
+
+
+def refused(options: Options) -> str:
+    with pytest.raises(UserError) as caught:
+        make_plan(options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changed", "fragment"),
+    [
+        ({"methods": ("dn",)}, "did you mean 'dm'"),
+        ({"dataset": ("digit",)}, "did you mean 'digits'"),
+        ({"arch": "ConvNot"}, "unknown network 'ConvNot'"),
+        ({"arch": "VGG11"}, "cannot take 8x8 images"),
+        ({"ipc": (1, 143)}, "no more than 142 training images"),
+        ({"dataset": ("cifar10",), "ipc": (5001,)}, "no more than 5000 training images"),
+        ({"launcher": "inline", "slots": 2}, "drop one"),
+        ({"budget": 1e9, "set": (Setting("dm", "iterations", "5"),)}, "--budget decides the number of steps"),
+        ({"image_size": 8}, "--image-size is for folder:PATH"),
+        ({"set": (Setting("idm", "lr_img", "1"),)}, "'idm' is not selected; expected one of random, dm or *"),
+        ({"set": (Setting("dm", "lr_imgs", "1"),)}, "did you mean 'lr_img'"),
+        ({"set": (Setting("*", "lr_imgs", "1"),)}, "did you mean 'lr_img'"),
+        ({"set": (Setting("dm", "lr_img", "fast"),)}, "dm.lr_img='fast' does not fit"),
+        ({"device": "cuda:99"}, "no such device"),
+        ({"dataset": ("folder:nowhere",)}, "no folder 'nowhere'"),
+    ],
+)
+def test_mistakes_are_refused_before_anything_runs(
+    changed: dict[str, object], fragment: str, tmp_path: Path
+) -> None:
+    assert fragment in refused(wishes(tmp_path, **changed))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_folders_of_one_name_are_refused(tmp_path: Path) -> None:
+    texts = tuple(folder_dataset(tmp_path / parent / "pets") for parent in ("a", "b"))
+    assert "would both be called 'pets'" in refused(wishes(tmp_path, dataset=texts))
+
+
+def test_an_ipc_above_the_smallest_class_of_a_folder_is_refused(tmp_path: Path) -> None:
+    text = folder_dataset(tmp_path / "pets", per_class=3)
+    assert "no more than 3 training images" in refused(wishes(tmp_path, dataset=(text,), ipc=(4,)))
+
+
+def test_tiles_that_do_not_fit_the_images_are_refused(tmp_path: Path) -> None:
+    text = folder_dataset(tmp_path / "pets", size=9)
+    options = wishes(tmp_path, dataset=(text,), methods=("idm",))
+    assert "--image-size 8 or --set idm.factor=1" in refused(options)
+    assert make_plan(dataclasses.replace(options, image_size=8)).trials[0].image_size == 8
+
+
+@pytest.mark.parametrize("place", ["a file", "below a file", "a folder without writing"])
+def test_results_that_cannot_be_written_are_refused(place: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    results = {
+        "a file": tmp_path / "file",
+        "below a file": tmp_path / "file" / "results",
+        "a folder without writing": Path("/proc/results"),
+    }[place]
+    assert "pass another folder with --results" in refused(wishes(tmp_path, results=results))
+
+
+def test_data_that_cannot_be_had_are_named_with_a_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr("urllib.request.urlopen", offline)
+    with pytest.raises(DataError, match="try --dataset digits"):
+        make_plan(wishes(tmp_path, dataset=("mnist",)))
+
+
+def test_an_image_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
+    text = folder_dataset(tmp_path / "pets")
+    damaged = tmp_path / "pets" / "train" / "cat" / "1.png"
+    damaged.write_bytes(damaged.read_bytes()[:40])
+    assert f"cannot decode {damaged}" in refused(wishes(tmp_path, dataset=(text,)))
+
+
+def test_a_broken_method_file_is_refused_with_its_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import methods
+
+    broken = methods.MethodInfo("odd", "methods.odd", "", "does not parse: line 3")
+    known = methods.discover()
+    monkeypatch.setattr(methods, "discover", lambda: {**known, "odd": broken})
+    assert "does not parse: line 3" in refused(wishes(tmp_path, methods=("odd",)))
+    assert make_plan(wishes(tmp_path)).trials, "the others still work"
+
+
+def test_records_that_are_there_are_not_run_again(tmp_path: Path) -> None:
+    options = wishes(tmp_path, seeds=(0, 1), methods=("random",))
+    plan = make_plan(options)
+    write_record(record_of(plan.trials[0], 1.5), options.results)
+    write_record(record_of(plan.trials[1], 1.5, status="failed"), options.results)
+    view = preview(plan, options, timing=False)
+    assert set(finished(plan.trials, options.results)) == {trial.id for trial in plan.trials}
+    assert view.waiting == []
+    assert headline(view) == "2 trials: 1 done, 1 failed (again with --retry failed), 0 to run"
+    retrying = preview(plan, dataclasses.replace(options, retry="failed"), timing=False)
+    assert [trial.seed for trial in retrying.waiting] == [1]
+
+
+def test_estimates_come_from_records_of_the_same_work(tmp_path: Path) -> None:
+    trials = expand(Options(methods=("dm",), ipc=(1,), seeds=(0, 1, 2), scale="smoke"), [SMALL]).trials
+    records = [record_of(trials[0], 2.0), record_of(trials[1], 4.0), record_of(trials[2], 99.0, device="GPU")]
+    estimate = from_records(records, "cpu")[cell(trials[2])]
+    assert (estimate.seconds, estimate.source) == (6.0, "2 records")
+    assert estimate.places == {"a CPU with 1 thread"}
+    changed = msgspec.structs.replace(trials[0], config={**trials[0].config, "lr_img": 9.0})
+    assert cell(changed) not in from_records(records, "cpu")
+
+
+def test_estimates_without_records_are_timed(tmp_path: Path) -> None:
+    options = wishes(tmp_path, methods=("dm",), slots=2, seeds=(0, 1), launcher="local", threads=1)
+    plan = make_plan(options)
+    view = preview(plan, options, timing=True)
+    assert view.seconds is not None
+    assert view.seconds == pytest.approx(2 * view.estimates[cell(plan.trials[0])].seconds)
+    assert view.measuring_seconds > 0
+    text = as_text(view)
+    assert "3 steps timed" in text
+    assert "timing steps took" in text
+    assert "if 2 at a time do not slow one another" in text
+    entries = msgspec.json.decode(as_json(view))["trials"]
+    assert [entry["state"] for entry in entries] == ["to run", "to run"]
+
+
+def test_timing_grows_with_the_number_of_steps(tmp_path: Path) -> None:
+    def seconds(iterations: str) -> float:
+        options = wishes(tmp_path, methods=("dm",), set=(Setting("dm", "iterations", iterations),), threads=1)
+        plan = make_plan(options)
+        return measure(plan.trials, plan, options, threads=1)[cell(plan.trials[0])].seconds
+
+    assert seconds("100000") > 20 * seconds("100")
+
+
+def test_unknown_star_settings_list_what_there_is() -> None:
+    with pytest.raises(UnknownNameError, match=r"lr_img.*momentum"):
+        expand(Options(methods=("dm", "random"), set=(Setting("*", "nonsense", "1"),)), [SMALL])

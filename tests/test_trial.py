@@ -1,0 +1,277 @@
+"""One trial from start to record, and all that may go wrong on the way."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+
+import methods
+from harness import meter
+from harness.errors import UserError
+from harness.evaluate import evaluate
+from harness.protocol import protocol_named
+from harness.records import Record, Trial, read_record, write_record
+from harness.seeds import seed_for
+from harness.trial import LOG_NAME, BusyError, Settings, claimed, failure, run_trial
+from methods.api import Context, Distilled
+from trials import digits_trial, dm_trial
+
+Distill = Callable[..., Distilled]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(results=tmp_path / "results", data_dir=tmp_path / "data", dataset="digits")
+
+
+@pytest.fixture
+def replace_distill(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Distill], Distill]], None]:
+    """Wrap `distill` of the random method in a function of the real one."""
+
+    def replace(wrap: Callable[[Distill], Distill]) -> None:
+        module: ModuleType = methods.load("random")
+        monkeypatch.setattr(module, "distill", wrap(module.distill))
+
+    return replace
+
+
+def raising(error: BaseException) -> Callable[[Distill], Distill]:
+    def distill(*_: Any, **__: Any) -> Distilled:
+        raise error
+
+    return lambda _: distill
+
+
+def test_done_trial_leaves_record_and_set_and_no_work(settings: Settings) -> None:
+    trial = digits_trial(evals=2)
+    record = run_trial(trial, settings)
+    assert record.status == "done"
+    assert read_record(trial.record_path(settings.results)) == record
+    distilled = Distilled.load(trial.distilled_path(settings.results))
+    assert record.images_digest == distilled.digest()
+    assert (record.stored_images, record.stored_bytes) == (10, 10 * 64 * 4 + 10 * 8)
+    assert len(record.accuracies) == len(record.train_losses) == 2
+    assert record.test_looks == 1
+    assert record.distill is not None
+    assert record.evaluate is not None
+    assert record.evaluate.steps == 2 * 21
+    assert not trial.work_folder(settings.results).exists()
+
+
+def test_accuracies_are_those_of_the_saved_file(settings: Settings) -> None:
+    trial = digits_trial()
+    record = run_trial(trial, settings)
+    context = Context(seed_for(trial.seed, "evaluate"), arch=trial.arch)
+    saved = Distilled.load(trial.distilled_path(settings.results))
+    again = evaluate(
+        saved, context.dataset("digits"), protocol_named("dc-smoke"), evals=trial.evals, context=context
+    )
+    assert again.accuracies == record.accuracies
+
+
+def test_finished_record_is_returned_and_nothing_runs(
+    settings: Settings, replace_distill: Callable[..., None]
+) -> None:
+    record = run_trial(digits_trial(), settings)
+    replace_distill(raising(AssertionError("ran again")))
+    assert run_trial(digits_trial(), settings) == record
+
+
+def test_failed_record_never_replaces_a_done_one(settings: Settings) -> None:
+    done = run_trial(digits_trial(), settings)
+    failed = msgspec.structs.replace(done, status="failed", accuracies=[])
+    write_record(failed, settings.results)
+    assert read_record(done.trial.record_path(settings.results)) == done
+
+
+def test_method_that_looks_at_the_test_split_fails(
+    settings: Settings, replace_distill: Callable[..., None]
+) -> None:
+    def cheating(real: Distill) -> Distill:
+        def distill(dataset: Any, ipc: int, **keywords: Any) -> Distilled:
+            dataset.test()
+            return real(dataset, ipc, **keywords)
+
+        return distill
+
+    replace_distill(cheating)
+    record = run_trial(digits_trial(), settings)
+    assert record.status == "failed"
+    assert record.reason is not None
+    assert record.reason.startswith("FirewallError: ")
+    assert "distilling random" in record.reason
+
+
+def test_diverged_trial_says_so_in_one_line(settings: Settings) -> None:
+    record = run_trial(dm_trial(20, config={"lr_img": 1e38}), settings)
+    assert record.status == "failed"
+    assert record.reason is not None
+    assert "nan" in record.reason or "not finite" in record.reason
+    assert "\n" not in record.reason
+    assert not record.resumable
+    assert not record.trial.distilled_path(settings.results).exists()
+
+
+def test_traceback_goes_to_the_log_only(settings: Settings, replace_distill: Callable[..., None]) -> None:
+    replace_distill(raising(ValueError("two\nlines")))
+    record = run_trial(digits_trial(), settings)
+    assert record.reason == "ValueError: two lines"
+    log = (record.trial.work_folder(settings.results) / LOG_NAME).read_text()
+    assert "Traceback" in log
+    assert "ValueError: two" in log
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "reason", "resumable"),
+    [
+        (MemoryError(), "oom", "out of memory", False),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried"),
+            "oom",
+            "out of memory: CUDA out of memory.",
+            False,
+        ),
+        (
+            RuntimeError("not enough memory: you tried to allocate 8 bytes"),
+            "oom",
+            "out of memory: not",
+            False,
+        ),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "failed", "No space left on device", True),
+        (OSError(errno.ENOENT, "No such file", "x"), "failed", "FileNotFoundError: ", False),
+        (UserError("type this"), "failed", "type this", False),
+        (RuntimeError("shapes differ"), "failed", "RuntimeError: shapes differ", False),
+    ],
+)
+def test_errors_become_statuses(error: Exception, status: str, reason: str, resumable: bool) -> None:
+    got_status, got_reason, got_resumable = failure(error)
+    assert (got_status, got_resumable) == (status, resumable)
+    assert got_reason.startswith(reason)
+
+
+def test_real_want_of_memory_is_told_as_such(
+    settings: Settings, replace_distill: Callable[..., None]
+) -> None:
+    def greedy(_: Distill) -> Distill:
+        return lambda *_, **__: torch.empty(2**60)
+
+    replace_distill(greedy)
+    assert run_trial(digits_trial(), settings).status == "oom"
+
+
+def test_interrupted_trial_keeps_no_record(settings: Settings, replace_distill: Callable[..., None]) -> None:
+    replace_distill(raising(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        run_trial(digits_trial(), settings)
+    assert not digits_trial().record_path(settings.results).exists()
+
+
+def interrupt_evaluation(trial: Trial, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a trial up to the end of its distillation."""
+    with monkeypatch.context() as patch:
+        patch.setattr("harness.evaluate.evaluate", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run_trial(trial, settings)
+
+
+def test_resumed_trial_does_not_distil_twice(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, replace_distill: Callable[..., None]
+) -> None:
+    interrupt_evaluation(digits_trial(), settings, monkeypatch)
+    replace_distill(raising(AssertionError("distilled twice")))
+    assert run_trial(digits_trial(), settings).status == "done"
+
+
+def test_damaged_distilled_set_is_made_again(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = digits_trial()
+    interrupt_evaluation(trial, settings, monkeypatch)
+    path = trial.distilled_path(settings.results)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    assert run_trial(trial, settings).status == "done"
+    assert path.read_bytes() == whole
+
+
+def test_changed_code_starts_afresh(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = digits_trial()
+    interrupt_evaluation(trial, settings, monkeypatch)
+    calls: list[int] = []
+    module = methods.load("random")
+    real = module.distill
+    monkeypatch.setattr(module, "distill", lambda *a, **k: (calls.append(1), real(*a, **k))[1])
+    monkeypatch.setattr(meter, "code_digest", lambda _: "0" * 12)
+    assert run_trial(trial, settings).status == "done"
+    assert calls == [1]
+
+
+def test_trial_of_another_process_is_left_alone(settings: Settings) -> None:
+    with claimed(digits_trial(), settings.results), pytest.raises(BusyError, match="another process"):
+        run_trial(digits_trial(), settings)
+
+
+def test_foreign_file_in_the_records_place_is_left_alone(settings: Settings) -> None:
+    path = digits_trial().record_path(settings.results)
+    path.parent.mkdir(parents=True)
+    path.write_text("{not json")
+    with pytest.raises(UserError, match="is not a record"):
+        run_trial(digits_trial(), settings)
+    assert path.read_text() == "{not json"
+
+
+def test_leftovers_of_a_killed_write_are_swept(settings: Settings) -> None:
+    path = digits_trial().record_path(settings.results)
+    path.parent.mkdir(parents=True)
+    leftover = path.with_name(f".{path.name}.4711.tmp")
+    leftover.write_text("half")
+    run_trial(digits_trial(), settings)
+    assert not leftover.exists()
+
+
+def test_changed_folder_is_refused(settings: Settings) -> None:
+    record = run_trial(digits_trial(listing="0123456789abcdef"), settings)
+    assert record.status == "failed"
+    assert record.reason is not None
+    assert "changed since the run was planned" in record.reason
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_full_disk_while_the_set_is_noted(settings: Settings) -> None:
+    trial = digits_trial()
+    work = trial.work_folder(settings.results)
+    work.mkdir(parents=True)
+    # The note that distillation is finished is written here first.
+    (work / f".distillation.json.{os.getpid()}.tmp").symlink_to("/dev/full")
+    record = run_trial(trial, settings)
+    assert (record.status, record.reason, record.resumable) == ("failed", "No space left on device", True)
+
+
+def test_record_of_a_failure_is_honest_about_what_is_not_known(
+    settings: Settings, replace_distill: Callable[..., None]
+) -> None:
+    replace_distill(raising(UserError("no")))
+    record = run_trial(digits_trial(), settings)
+    unknown = (record.distill, record.evaluate, record.images_digest, record.stored_bytes)
+    assert unknown == (None, None, None, None)
+    assert record.accuracies == []
+
+
+def test_same_trial_elsewhere_gives_the_same_bytes(settings: Settings, tmp_path: Path) -> None:
+    trial = dm_trial(3)
+    elsewhere = dataclasses.replace(settings, results=tmp_path / "elsewhere")
+    one, two = run_trial(trial, settings), run_trial(trial, elsewhere)
+    assert facts(one) == facts(two)
+    paths = [trial.distilled_path(place.results) for place in (settings, elsewhere)]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def facts(record: Record) -> tuple[Any, ...]:
+    return record.status, record.images_digest, record.accuracies, record.train_losses
