@@ -92,6 +92,14 @@ def measure(
     return estimates
 
 
+def duration(seconds: float) -> str:
+    """Two significant parts: `45 s`, `12 min`, `3.5 h`, `2.1 days`."""
+    for unit, size in (("days", 86_400.0), ("h", 3600.0)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds / 60:.0f} min" if seconds >= 100 else f"{seconds:.3g} s"
+
+
 def _time_trial(trial: Trial, data: Dataset, options: Options) -> Estimate:
     from harness.data import sealed
 

@@ -48,6 +48,7 @@ def reset_peaks(device: str | torch.device) -> None:
     if _is_cuda(device):
         import torch
 
+        torch.cuda.init()  # there are no statistics to reset before the first use of CUDA
         torch.cuda.reset_peak_memory_stats(device)
 
 

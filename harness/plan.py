@@ -125,7 +125,7 @@ def settings_by_method(selected: Sequence[str], settings: Iterable[Setting]) -> 
         if method == "*":
             takers = [name for name in selected if key in keys[name]]
             if not takers:
-                raise UnknownNameError("setting of the selected methods", key, {}.fromkeys(*keys.values()))
+                raise UnknownNameError("setting of the selected methods", key, set().union(*keys.values()))
             for name in takers:
                 general[name][key] = value
         elif method in own:

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from harness.estimate import Estimate, cell, from_records, measure
+from harness.estimate import Estimate, cell, duration, from_records, measure
 from harness.launch.base import LaunchOptions, layout
 from harness.options import Options
 from harness.plan import Plan, finished
@@ -112,14 +112,6 @@ def launch_options(options: Options, plan: Plan) -> LaunchOptions:
         retry_failed=options.retry == "failed",
         quiet=options.json,
     )
-
-
-def duration(seconds: float) -> str:
-    """Two significant parts: `45 s`, `12 min`, `3.5 h`, `2.1 days`."""
-    for unit, size in (("days", 86_400.0), ("h", 3600.0)):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds / 60:.0f} min" if seconds >= 100 else f"{seconds:.3g} s"
 
 
 def _state(record: Record | None, retry: str | None) -> str:

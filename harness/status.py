@@ -13,7 +13,7 @@ import msgspec
 
 from harness import meter
 from harness.errors import UserError
-from harness.preview import duration
+from harness.estimate import duration
 from harness.records import WORK_FOLDER, Record
 from harness.report.frames import collect, print_problems
 from harness.report.markdown import plural, table

@@ -42,7 +42,7 @@ LOG_NAME = "log.txt"
 
 # How torch words the want of memory where it does not raise OutOfMemoryError.
 OUT_OF_MEMORY_SIGNS = (
-    "not enough memory: you tried to allocate",
+    "memory: you tried to allocate",  # "not enough ..." or "can't allocate ...", by platform
     "CUDA out of memory",
     "CUDA error: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",

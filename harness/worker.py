@@ -82,6 +82,8 @@ def main() -> int:
 
 
 def _run(job: Job, work: Path) -> int:
+    if job.trial.record_path(job.settings.results).exists():
+        return BUSY  # launchers send no trial that has a record: another run was quicker
     record = run_trial(job.trial, job.settings, _progress_writer(work / PROGRESS_NAME))
     print(f"{meter.now()} {record.status} {record.reason or ''}".rstrip(), flush=True)
     return DONE if record.status == "done" else FAILED

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 import torch
+from trials import digits_trial, dm_trial
 
 import methods
 from harness import meter
@@ -23,7 +24,6 @@ from harness.records import Record, Trial, read_record, write_record
 from harness.seeds import seed_for
 from harness.trial import LOG_NAME, BusyError, Settings, claimed, failure, run_trial
 from methods.api import Context, Distilled
-from trials import digits_trial, dm_trial
 
 Distill = Callable[..., Distilled]
 

@@ -35,9 +35,7 @@ class KnownDataset:
 
 # Mean and std: the tables of the DC/DM line of code (and of MTT for TinyImageNet).
 KNOWN = {
-    "digits": KnownDataset(
-        (1, 8, 8), 10, 1437, 360, "handwritten digits of scikit-learn; needs no download (the default)"
-    ),
+    "digits": KnownDataset((1, 8, 8), 10, 1437, 360, "handwritten digits of scikit-learn; needs no download"),
     "mnist": KnownDataset((1, 28, 28), 10, 60_000, 10_000, "handwritten digits", (0.1307,), (0.3081,)),
     "fashionmnist": KnownDataset(
         (1, 28, 28), 10, 60_000, 10_000, "articles of clothing", (0.2861,), (0.3530,)

@@ -129,5 +129,6 @@ def test_clip_prior_is_what_the_paper_variant_adds() -> None:
     assert not torch.equal(images["code"], images["paper"])
     real, synthetic = torch.randn(2, 5, 4), torch.randn(2, 3, 4)
     torch.testing.assert_close(
-        bacon.clip_prior(real.flatten(0, 1), (5, 5), synthetic, slice(0, 2)), kernels.clip_prior(real, synthetic)
+        bacon.clip_prior(real.flatten(0, 1), (5, 5), synthetic, slice(0, 2)),
+        kernels.clip_prior(real, synthetic),
     )

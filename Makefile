@@ -1,0 +1,41 @@
+# `make demo` runs the main job on embedded data, `make test` passes the tests; both set up what they need.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := build/demo
+
+.PHONY: demo test fast-test lint perf benchmarks clean
+
+demo: $(VENV)/installed
+	$(BIN)/python -m harness run --scale cpu --dataset digits --methods random,herding,dm,idm,bacon \
+	    --ipc 1,10 --seeds 2 --results $(DEMO)
+
+test: lint
+	$(BIN)/python -m pytest
+	$(BIN)/python -m harness report --check
+	$(BIN)/python -m harness perf check
+
+fast-test: $(VENV)/installed
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+perf: $(VENV)/installed
+	$(BIN)/python -m harness perf step
+
+# The records behind BENCHMARKS.md; needs the datasets, see README. Goes on where it stopped.
+benchmarks: $(VENV)/installed
+	$(BIN)/python -m harness run --scale cpu --methods random,herding,kcenter,dm,idm,bacon --ipc 1,10 \
+	    --dataset digits,fashionmnist,folder:cifar10-jpeg
+	$(BIN)/python -m harness report
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build

@@ -1,0 +1,30 @@
+"""A launch for tests to kill: `python fault_driver.py RESULTS < trials.json`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import msgspec
+
+from harness.launch import LaunchOptions, launch
+from harness.records import Trial
+
+
+def main() -> int:
+    """Run the trials on stdin two at a time, with checkpoints as often as they are affordable."""
+    results = Path(sys.argv[1])
+    trials = msgspec.json.decode(sys.stdin.buffer.read(), type=list[Trial])
+    options = LaunchOptions(
+        results=results,
+        data_dir=results,
+        datasets={"digits": "digits"},
+        slots=2,
+        threads=1,
+        checkpoint_seconds=0.05,
+    )
+    return launch(trials, options).exit_status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,266 @@
+"""Real processes, really killed: nothing finished is lost, and what was cut off ends with the same bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+import psutil
+import pytest
+from trials import digits_trial, dm_trial
+
+from harness.meter import ROOT
+from harness.records import Record, Trial, read_record
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="kills processes as Linux does"),
+]
+
+DRIVER = Path(__file__).with_name("fault_driver.py")
+PATIENCE = 120.0  # seconds until a test gives up waiting
+
+
+class Run:
+    """One driver process and its workers."""
+
+    def __init__(self, results: Path, trials: Sequence[Trial], stderr: Path) -> None:
+        self._stderr = stderr
+        with stderr.open("wb") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, str(DRIVER), str(results)],
+                stdin=subprocess.PIPE,
+                stderr=file,
+                env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)},
+            )
+        assert self.process.stdin is not None
+        with self.process.stdin as pipe:
+            pipe.write(msgspec.json.encode(trials))
+
+    @property
+    def stderr(self) -> str:
+        """What it said so far."""
+        return self._stderr.read_text()
+
+    def ends(self) -> int:
+        """Wait for the end; returns the exit status."""
+        return self.process.wait(PATIENCE)
+
+    def workers(self) -> list[psutil.Process]:
+        """The worker processes that live now."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return psutil.Process(self.process.pid).children(recursive=True)
+        return []
+
+    def kill_tree(self) -> None:
+        """SIGKILL to the driver, then to what is left of its workers; waits until all are gone."""
+        workers = self.workers()
+        self.process.kill()
+        for worker in workers:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                worker.kill()
+        self.process.wait()
+        psutil.wait_procs(workers, timeout=PATIENCE)
+
+
+Start = Callable[[Path, Sequence[Trial]], Run]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start runs, and leave none behind."""
+    runs: list[Run] = []
+
+    def begin(results: Path, trials: Sequence[Trial]) -> Run:
+        runs.append(Run(results, trials, tmp_path / f"stderr-{len(runs)}.txt"))
+        return runs[-1]
+
+    yield begin
+    for run in runs:
+        run.kill_tree()
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def checkpoint(trial: Trial, results: Path) -> Path:
+    return trial.work_folder(results) / "distill" / "checkpoint.pt"
+
+
+def written_at(path: Path) -> int:
+    """Time of the last change in nanoseconds; 0 for no file."""
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
+def record_of(trial: Trial, results: Path) -> Record:
+    return read_record(trial.record_path(results))
+
+
+def distilled_bytes(trials: Sequence[Trial], results: Path) -> list[bytes]:
+    return [trial.distilled_path(results).read_bytes() for trial in trials]
+
+
+def test_trees_killed_at_random_moments_end_with_the_same_bytes(tmp_path: Path, start: Start) -> None:
+    trials = [dm_trial(900, evals=2), dm_trial(150, seed=1, protocol="dc-cpu", evals=4)]
+    undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
+    assert start(undisturbed, trials).ends() == 0
+
+    draw = random.Random(20)
+    hits = 0
+    for _ in range(10):
+        before = [written_at(checkpoint(trial, disturbed)) for trial in trials]
+        run = start(disturbed, trials)
+        if draw.random() < 0.8:
+            # Let it get past its start and work for a while; else it dies somewhere in its start.
+            wait_until(
+                lambda run=run, before=before: (
+                    run.process.poll() is not None
+                    or [written_at(checkpoint(trial, disturbed)) for trial in trials] != before
+                )
+            )
+        time.sleep(0.6 * draw.random())
+        hits += run.process.poll() is None
+        run.kill_tree()
+    assert hits >= 5, "most runs were over before they could be killed"
+
+    assert start(disturbed, trials).ends() == 0
+    assert distilled_bytes(trials, disturbed) == distilled_bytes(trials, undisturbed)
+    for trial in trials:
+        ours, theirs = record_of(trial, disturbed), record_of(trial, undisturbed)
+        assert ours.accuracies == theirs.accuracies
+        assert ours.images_digest == theirs.images_digest
+    assert any(
+        provenance is not None and provenance.resumed > 0
+        for provenance in (record_of(trial, disturbed).provenance for trial in trials)
+    )
+
+
+def test_killed_worker_costs_one_trial(tmp_path: Path, start: Start) -> None:
+    victim, other = dm_trial(400), digits_trial()
+    run = start(tmp_path / "results", [victim, other])
+    wait_until(lambda: checkpoint(victim, tmp_path / "results").exists())
+    next(worker for worker in run.workers() if works_on(worker, victim)).kill()
+    assert run.ends() == 1
+    assert "1 of 2 trials failed:" in run.stderr
+    assert "killed by SIGKILL, perhaps by the kernel for want of memory" in run.stderr
+    assert "the same command goes on" in run.stderr
+    killed = record_of(victim, tmp_path / "results")
+    assert (killed.status, killed.resumable) == ("failed", True)
+    finished = record_of(other, tmp_path / "results")
+    assert finished.status == "done"
+
+    again = start(tmp_path / "results", [victim, other])
+    assert again.ends() == 0
+    assert record_of(other, tmp_path / "results") == finished
+    provenance = record_of(victim, tmp_path / "results").provenance
+    assert provenance is not None
+    assert provenance.resumed == 1
+
+
+def works_on(worker: psutil.Process, trial: Trial) -> bool:
+    return any(trial.id in file.path for file in worker.open_files())
+
+
+def test_two_runs_at_once_do_no_trial_twice(tmp_path: Path, start: Start) -> None:
+    trials = [dm_trial(60, seed=seed) for seed in range(3)]
+    runs = [start(tmp_path / "results", trials) for _ in range(2)]
+    assert [run.ends() for run in runs] == [0, 0]
+    said = "".join(run.stderr for run in runs)
+    for trial in trials:
+        assert record_of(trial, tmp_path / "results").status == "done"
+        lines = [line for line in said.splitlines() if trial.label in line]
+        assert [line.endswith("by another run") for line in sorted(lines, key=len)] == [False, True], said
+
+
+def test_run_takes_over_what_a_killed_one_left(tmp_path: Path, start: Start) -> None:
+    trial = dm_trial(600)
+    first = start(tmp_path / "results", [trial])
+    wait_until(lambda: checkpoint(trial, tmp_path / "results").exists())
+    second = start(tmp_path / "results", [trial])
+    wait_until(lambda: "waiting for 1 trial that another process is running" in second.stderr)
+    first.kill_tree()
+    assert second.ends() == 0
+    provenance = record_of(trial, tmp_path / "results").provenance
+    assert provenance is not None
+    assert provenance.resumed == 1
+
+
+def test_workers_die_with_the_driver(tmp_path: Path, start: Start) -> None:
+    trial = dm_trial(100_000)
+    run = start(tmp_path / "results", [trial])
+    wait_until(lambda: checkpoint(trial, tmp_path / "results").exists())
+    workers = run.workers()
+    assert len(workers) == 1
+    run.process.kill()
+    _, alive = psutil.wait_procs(workers, timeout=10)
+    assert alive == []
+
+
+def test_ctrl_c_stops_the_workers_and_says_how_to_go_on(tmp_path: Path, start: Start) -> None:
+    trial = dm_trial(100_000)
+    run = start(tmp_path / "results", [trial])
+    wait_until(lambda: checkpoint(trial, tmp_path / "results").exists())
+    workers = run.workers()
+    run.process.send_signal(signal.SIGINT)
+    assert run.ends() == 130
+    assert not any(worker.is_running() for worker in workers)
+    assert "stopped: 0 of 1 trial done; the same command goes on from there" in run.stderr
+    assert "Traceback" not in run.stderr
+    assert checkpoint(trial, tmp_path / "results").exists()
+    assert not trial.record_path(tmp_path / "results").exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one megabyte."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("needs the right to mount")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def test_full_disk_loses_nothing_that_is_finished(small_disk: Path, start: Start) -> None:
+    results, finished, cut_off = small_disk / "results", digits_trial(), digits_trial(seed=1)
+    assert start(results, [finished]).ends() == 0
+    before = record_of(finished, results)
+    ballast = small_disk / "ballast"
+    fill(ballast)
+
+    run = start(results, [finished, cut_off])
+    assert run.ends() == 1
+    assert "No space left on device" in run.stderr
+    assert "Traceback" not in run.stderr
+    assert record_of(finished, results) == before
+
+    ballast.unlink()
+    assert start(results, [finished, cut_off]).ends() == 0
+    assert record_of(finished, results) == before
+
+
+def fill(path: Path) -> None:
+    """Write to a file until the disk is full to the last byte."""
+    with path.open("wb", buffering=0) as file:
+        for size in (4096, 1):
+            try:
+                while file.write(b"\0" * size):
+                    pass
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise

@@ -1,0 +1,264 @@
+"""The course of a launch in this process: what is kept, what is run, what is said."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from trials import digits_trial, dm_trial
+
+import methods
+from harness.errors import UserError
+from harness.launch import LaunchOptions, Summary, launch
+from harness.launch import base as launch_base
+from harness.launch.base import failed_record, layout
+from harness.launch.display import SilentDisplay
+from harness.launch.local import LocalLauncher, cause_of_death, outcome
+from harness.records import Record, Trial, read_record, write_record
+from harness.trial import claimed
+from harness.worker import BUSY, Job
+
+DIVERGES = {"lr_img": 1e38}
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> LaunchOptions:
+    return LaunchOptions(
+        results=tmp_path / "results",
+        data_dir=tmp_path / "data",
+        datasets={"digits": "digits"},
+        launcher="inline",
+    )
+
+
+@pytest.fixture
+def count_runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Collects a 1 for each call of the random method."""
+    calls: list[int] = []
+    module = methods.load("random")
+    real = module.distill
+
+    def distill(*arguments: Any, **keywords: Any) -> Any:
+        calls.append(1)
+        return real(*arguments, **keywords)
+
+    monkeypatch.setattr(module, "distill", distill)
+    return calls
+
+
+def failed(trial: Trial, *, resumable: bool) -> Record:
+    return msgspec.structs.replace(failed_record(trial, "some reason"), resumable=resumable)
+
+
+def statuses(summary: Summary) -> list[str]:
+    return [record.status for record in summary.records]
+
+
+def test_all_done(options: LaunchOptions, capsys: pytest.CaptureFixture[str]) -> None:
+    summary = launch([digits_trial(seed=0), digits_trial(seed=1)], options)
+    assert (statuses(summary), summary.exit_status) == (["done", "done"], 0)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "[1/2] done random · digits · ipc 1 · seed 0: " in err
+    assert "% (n=1) in " in err
+
+
+def test_done_trials_are_kept(options: LaunchOptions, count_runs: list[int]) -> None:
+    launch([digits_trial()], options)
+    summary = launch([digits_trial(), digits_trial(seed=1)], options)
+    assert len(count_runs) == 2
+    assert [record.trial.seed for record in summary.records] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("resumable", "retry_failed", "status"),
+    [(True, False, "done"), (False, False, "failed"), (False, True, "done"), (True, True, "done")],
+)
+def test_which_failures_are_run_again(
+    options: LaunchOptions, resumable: bool, retry_failed: bool, status: str
+) -> None:
+    trial = digits_trial()
+    write_record(failed(trial, resumable=resumable), options.results)
+    summary = launch([trial], dataclasses.replace(options, retry_failed=retry_failed))
+    assert statuses(summary) == [status]
+    assert summary.exit_status == (0 if status == "done" else 1)
+    assert read_record(trial.record_path(options.results)).status == status
+
+
+def test_one_failure_costs_one_trial_and_is_explained(
+    options: LaunchOptions, capsys: pytest.CaptureFixture[str]
+) -> None:
+    summary = launch([dm_trial(5, config=DIVERGES), digits_trial()], options)
+    assert (statuses(summary), summary.exit_status) == (["failed", "done"], 1)
+    err = capsys.readouterr().err
+    assert "1 of 2 trials failed:" in err
+    assert "dm · digits · ipc 1 · seed 0: failed: " in err
+    assert "log.txt" in err
+    assert "add --retry failed to the command" in err
+    assert "Traceback" not in err
+
+
+def test_earlier_failure_is_listed_as_such(
+    options: LaunchOptions, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_record(failed(digits_trial(), resumable=False), options.results)
+    assert launch([digits_trial()], options).exit_status == 1
+    assert "failed, in an earlier run: some reason" in capsys.readouterr().err
+
+
+def test_quiet_says_nothing(options: LaunchOptions, capsys: pytest.CaptureFixture[str]) -> None:
+    launch([dm_trial(5, config=DIVERGES), digits_trial()], dataclasses.replace(options, quiet=True))
+    assert capsys.readouterr() == ("", "")
+
+
+def test_corrupt_record_stops_the_launch_before_anything_runs(
+    options: LaunchOptions, count_runs: list[int]
+) -> None:
+    path = digits_trial(seed=1).record_path(options.results)
+    path.parent.mkdir(parents=True)
+    path.write_text('{"schema": 1')
+    with pytest.raises(UserError, match="move it away or delete it") as caught:
+        launch([digits_trial(), digits_trial(seed=1)], options)
+    assert str(path) in str(caught.value)
+    assert path.read_text() == '{"schema": 1'
+    assert count_runs == []
+
+
+def test_results_folder_that_cannot_be_written(options: LaunchOptions) -> None:
+    options.results.write_text("a file, so that not even root can write below it")
+    with pytest.raises(UserError, match=r"cannot write to the results folder .*--results"):
+        launch([digits_trial()], options)
+
+
+def test_ctrl_c_ends_with_130_and_how_to_go_on(
+    options: LaunchOptions, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    launch([digits_trial()], options)
+    monkeypatch.setattr(methods.load("random"), "distill", interrupt)
+    summary = launch([digits_trial(), digits_trial(seed=1)], options)
+    assert summary.interrupted
+    assert (statuses(summary), summary.exit_status) == (["done"], 130)
+    assert "stopped: 1 of 2 trials done; the same command goes on from there" in capsys.readouterr().err
+
+
+def test_waits_for_a_trial_that_another_process_has(
+    options: LaunchOptions, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trial = digits_trial()
+    other = claimed(trial, options.results)
+    other.__enter__()
+
+    def other_finishes(_: float) -> None:
+        write_record(failed(trial, resumable=False), options.results)
+        other.__exit__(None, None, None)
+
+    monkeypatch.setattr("harness.launch.driver.time.sleep", other_finishes)
+    summary = launch([trial], options)
+    assert statuses(summary) == ["failed"]
+    err = capsys.readouterr().err
+    assert "waiting for 1 trial that another process is running" in err
+    assert "by another run" in err
+
+
+def test_takes_over_from_a_process_that_died(options: LaunchOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = claimed(digits_trial(), options.results)
+    other.__enter__()
+    monkeypatch.setattr("harness.launch.driver.time.sleep", lambda _: other.__exit__(None, None, None))
+    assert statuses(launch([digits_trial()], options)) == ["done"]
+
+
+@pytest.mark.parametrize(
+    ("returncode", "log", "reason"),
+    [
+        (-signal.SIGKILL, "", "killed by SIGKILL, perhaps by the kernel for want of memory"),
+        (-signal.SIGSEGV, "", "killed by SIGSEGV"),
+        (3, "first\nlast words\n\n", "the worker ended with exit status 3: last words"),
+        (3, "", "the worker ended with exit status 3: its log is empty"),
+    ],
+)
+def test_cause_of_death(tmp_path: Path, returncode: int, log: str, reason: str) -> None:
+    (tmp_path / "log.txt").write_text(log)
+    assert cause_of_death(returncode, tmp_path / "log.txt") == reason
+
+
+def test_outcome_of_a_killed_worker_is_recorded(tmp_path: Path) -> None:
+    record = outcome(digits_trial(), tmp_path, -signal.SIGKILL)
+    assert record is not None
+    assert (record.status, record.resumable) == ("failed", True)
+    assert read_record(digits_trial().record_path(tmp_path)) == record
+
+
+def test_outcome_is_left_to_the_process_that_has_the_trial(tmp_path: Path) -> None:
+    assert outcome(digits_trial(), tmp_path, BUSY) is None
+    with claimed(digits_trial(), tmp_path):
+        assert outcome(digits_trial(), tmp_path, -signal.SIGKILL) is None
+
+
+def test_job_survives_the_way_to_the_worker(options: LaunchOptions) -> None:
+    job = Job(dm_trial(5), options.settings(dm_trial(5), 2), 4711)
+    assert Job.decode(job.encode()) == job
+
+
+@pytest.mark.parametrize(
+    ("trials", "changes", "slots", "threads"),
+    [
+        (20, {}, 8, 1),
+        (3, {}, 3, 2),
+        (1, {}, 1, 8),
+        (20, {"slots": 2}, 2, 4),
+        (20, {"threads": 4}, 2, 4),
+        (20, {"slots": 3, "threads": 1}, 3, 1),
+        (20, {"device": "cuda"}, 2, 4),
+        (20, {"device": "cuda:1"}, 1, 8),
+    ],
+)
+def test_layout_shares_out_the_machine(
+    options: LaunchOptions,
+    monkeypatch: pytest.MonkeyPatch,
+    trials: int,
+    changes: dict[str, Any],
+    slots: int,
+    threads: int,
+) -> None:
+    monkeypatch.setattr(launch_base, "_cores", lambda: 8)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    got = layout(dataclasses.replace(options, **changes), trials)
+    assert (got.slots, got.threads) == (slots, threads)
+    assert got.gpus == (("2", "3") if changes.get("device") == "cuda" else ())
+
+
+def test_each_slot_has_its_gpu_and_threads(options: LaunchOptions) -> None:
+    launcher = LocalLauncher(options, launch_base.Layout(3, 4, ("2", "3")))
+    environments = [launcher._environment(slot) for slot in range(3)]
+    assert [env["CUDA_VISIBLE_DEVICES"] for env in environments] == ["2", "3", "2"]
+    assert {env["OMP_NUM_THREADS"] for env in environments} == {"4"}
+
+
+def test_worker_leaves_a_trial_that_another_run_finished_meanwhile(options: LaunchOptions) -> None:
+    record = failed(digits_trial(), resumable=False)
+    write_record(record, options.results)
+    launcher = LocalLauncher(options, launch_base.Layout(1, 1))
+    assert launcher.run([digits_trial()], SilentDisplay()) == [digits_trial()]
+    assert read_record(digits_trial().record_path(options.results)) == record
+
+
+def test_no_gpu_is_a_users_error(options: LaunchOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(UserError, match="--device cpu"):
+        layout(dataclasses.replace(options, device="cuda"), 1)
+
+
+def test_launch_may_be_called_from_a_thread(options: LaunchOptions) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    call: Callable[..., Summary] = launch
+    with ThreadPoolExecutor() as pool:
+        assert pool.submit(call, [digits_trial()], options).result().exit_status == 0

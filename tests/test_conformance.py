@@ -1,0 +1,164 @@
+"""The check of methods: all that keep the contract pass it, and each way of breaking it is found."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import methods
+from harness.conformance import POINTS, command
+from harness.data import Dataset
+from methods.api import Context, Distilled, class_labels
+
+Distill = Callable[..., Distilled]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the made-up methods."""
+
+    iterations: int = 8
+
+
+def honest(
+    dataset: str | Dataset, ipc: int, *, config: Config | None = None, context: Context | None = None
+) -> Distilled:
+    """Noise that is stirred at every step."""
+    assert context is not None
+    data, settings = context.dataset(dataset), config or Config()
+    noise = context.generator("noise")
+    images = torch.randn((data.num_classes * ipc, *data.shape), generator=noise)
+    for _ in context.steps(settings.iterations, {"images": images}):
+        images.mul_(0.5).add_(torch.randn(images.shape, generator=noise))
+    labels = class_labels(data.num_classes, ipc, data.device)
+    return Distilled(images, labels, ipc, data.name, data.class_names, data.transform, "made-up")
+
+
+def constant(dataset: Dataset, ipc: int, *, config: Config, context: Context) -> Distilled:
+    """Deterministic by nature: the first images of each class."""
+    rows = context.dataset(dataset).index.table[:, :ipc].flatten()
+    labels = class_labels(dataset.num_classes, ipc, dataset.device)
+    return Distilled(
+        dataset.batch(rows), labels, ipc, dataset.name, dataset.class_names, dataset.transform, "made-up"
+    )
+
+
+def changed(**fields: Callable[[Distilled], object]) -> Distill:
+    """The honest method, with fields of its result replaced."""
+
+    def distill(*args: object, **kwargs: object) -> Distilled:
+        distilled = honest(*args, **kwargs)  # type: ignore[arg-type]
+        return dataclasses.replace(distilled, **{name: make(distilled) for name, make in fields.items()})  # type: ignore[arg-type]
+
+    return distill
+
+
+def after(disturb: Callable[[Dataset], object]) -> Distill:
+    """The honest method, which first does something that it should not."""
+
+    def distill(dataset: Dataset, ipc: int, **rest: object) -> Distilled:
+        disturb(dataset)
+        return honest(dataset, ipc, **rest)  # type: ignore[arg-type]
+
+    return distill
+
+
+def forgetful(dataset: Dataset, ipc: int, *, config: Config, context: Context) -> Distilled:
+    """Keeps its images out of the checkpoint."""
+    made = honest(dataset, ipc, config=Config(iterations=0), context=context)
+    images = made.images
+    for step in context.steps(config.iterations, {}, name="second"):
+        images = images * 0.5 + step
+    return dataclasses.replace(made, images=images)
+
+
+def deaf(dataset: Dataset, ipc: int, *, config: Config, context: Context) -> Distilled:
+    """Draws, but from a seed of its own."""
+    context.generator("noise").manual_seed(0)
+    return honest(dataset, ipc, config=config, context=context)
+
+
+def clocked(dataset: Dataset, ipc: int, *, config: Config, context: Context) -> Distilled:
+    """Seeds itself from the machine."""
+    context.generator("noise").seed()
+    return honest(dataset, ipc, config=config, context=context)
+
+
+def check(distill: Distill, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Exit status of the check of a made-up method."""
+    module = SimpleNamespace(distill=distill, Config=Config)
+    monkeypatch.setattr(methods, "load", lambda name: module)
+    return command("made-up")
+
+
+@pytest.mark.parametrize("method", ["random", "herding", "dm"])
+def test_our_methods_keep_the_contract(method: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(method) == 0, capsys.readouterr().out
+    assert capsys.readouterr().out.splitlines()[-1] == f"{method}: {len(POINTS)} of {len(POINTS)} points kept"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", sorted(set(methods.discover()) - {"random", "herding", "dm"}))
+def test_all_methods_keep_the_contract(method: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(method) == 0, capsys.readouterr().out
+
+
+@pytest.mark.parametrize("distill", [honest, constant])
+def test_a_method_may_be_deterministic(distill: Distill, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert check(distill, monkeypatch) == 0
+
+
+@pytest.mark.parametrize(
+    ("distill", "complaint"),
+    [
+        (lambda *_, **__: None, "not Distilled"),
+        (
+            changed(images=lambda d: d.images[:, :, :4]),
+            "images are (3, 3, 4, 8) at ipc 1, expected (3, 3, 8, 8)",
+        ),
+        (changed(images=lambda d: d.images.double()), "expected torch.float32"),
+        (changed(images=lambda d: d.images.clone().requires_grad_()), "still require gradients"),
+        (changed(images=lambda d: d.images / 0), "DivergedError"),
+        (changed(labels=lambda d: d.labels.flip(0)), "expected int64 [0, 1, 2]"),
+        (changed(labels=lambda d: d.labels[:, None].expand(-1, 2).float()), "soft labels are (3, 2)"),
+        (changed(dataset=lambda _: "other"), "expected (1, 'toy'"),
+        (clocked, "two runs with seed 0 differ"),
+        (deaf, "seeds 0 and 1 give the same set"),
+        (forgetful, "a resumed run ends in other bytes"),
+        (after(lambda dataset: dataset.test()), "FirewallError"),
+        (after(lambda _: torch.rand(1)), "the global generator of torch was used"),
+        (after(lambda _: np.random.rand()), "the global generator of numpy was used"),
+        (after(lambda _: random.random()), "the global generator of random was used"),
+    ],
+)
+def test_each_way_of_breaking_the_contract_is_found(
+    distill: Distill, complaint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check(distill, monkeypatch) == 1
+    failed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("failed")]
+    assert any(complaint in line for line in failed), failed
+
+
+def test_each_point_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def raising(*_: object, **__: object) -> Distilled:
+        raise ValueError("two\nlines")
+
+    assert check(raising, monkeypatch) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(POINTS) + 1
+    assert lines[0].endswith("ValueError: two lines")
+
+
+def test_settings_that_are_let_through_are_found(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(methods, "resolve", lambda *_: methods.Resolved(Config(), ""))
+    assert check(honest, monkeypatch) == 1
+    assert "no_such_setting was accepted" in capsys.readouterr().out

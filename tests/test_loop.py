@@ -1,0 +1,141 @@
+"""Loops: resuming gives the same bytes, budgets buy steps, costs are counted, divergence is caught."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from harness.data.toy import toy
+from harness.errors import DivergedError
+from harness.loop import Progress, Runtime, StoppedEarly
+from methods import bacon, dm
+from methods.api import Context, Distilled
+
+SETTINGS = dm.Config(iterations=6, batch_real=8)
+
+
+def run_dm(work: Path | None = None, **named: object) -> tuple[Distilled, Context]:
+    context = Context(arch="ConvNetW8", work=work, checkpoint_seconds=0.0, **named)
+    return dm.distill(toy(), 2, config=SETTINGS, context=context), context
+
+
+@pytest.mark.parametrize("stop", [1, 3, 5])
+@pytest.mark.parametrize("method", [dm, bacon])
+def test_resumed_run_ends_with_the_same_bytes(method: object, stop: int, tmp_path: Path) -> None:
+    config = (
+        SETTINGS if method is dm else bacon.Config(iterations=6, batch_real=8, train_steps=1, train_batch=8)
+    )
+    data = toy()
+    whole = method.distill(data, 2, config=config, context=Context(arch="ConvNetW8"))
+    named = {"arch": "ConvNetW8", "work": tmp_path, "checkpoint_seconds": 0.0}
+    with pytest.raises(StoppedEarly):
+        method.distill(data, 2, config=config, context=Context(**named, stop_after=stop))
+    context = Context(**named)
+    resumed = method.distill(data, 2, config=config, context=context)
+    assert resumed.digest() == whole.digest()
+    # The checkpoint of the step at which it was stopped had not been written.
+    assert context.resumed == (1 if stop > 1 else 0)
+
+
+def test_costs_of_a_killed_run_are_carried_on(tmp_path: Path) -> None:
+    _, whole = run_dm()
+    with pytest.raises(StoppedEarly):
+        run_dm(tmp_path, stop_after=4)
+    _, resumed = run_dm(tmp_path)
+    assert resumed.cost().steps == whole.cost().steps == 6
+    assert resumed.cost().flops == whole.cost().flops > 0
+    assert resumed.cost().images_forwarded == whole.cost().images_forwarded == 6 * (3 * 8 + 6)
+
+
+def test_budget_buys_steps() -> None:
+    _, whole = run_dm()
+    per_step = whole.cost().flops / 6
+    _, bought = run_dm(budget_flops=10.5 * per_step)
+    assert bought.cost().steps == 10
+    _, poor = run_dm(budget_flops=0.1 * per_step)
+    assert poor.cost().steps == 1
+
+
+def test_unreadable_checkpoint_starts_afresh(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.pt").write_bytes(b"not a checkpoint")
+    resumed, context = run_dm(tmp_path)
+    assert context.resumed == 0
+    assert resumed.digest() == run_dm()[0].digest()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_loss_that_is_not_finite_stops_the_loop(bad: float) -> None:
+    runtime = Runtime()
+    with pytest.raises(DivergedError, match=r"the loss of distill is (nan|inf) at step 5 of 5"):
+        for _ in runtime.steps(5, {}):
+            runtime.log(torch.tensor(bad))
+
+
+def test_exploding_images_are_one_clear_error() -> None:
+    config = dm.Config(iterations=6, batch_real=8, lr_img=1e30)
+    with pytest.raises(DivergedError, match="lr"):
+        dm.distill(toy(), 1, config=config, context=Context(arch="ConvNetW8NN"))
+
+
+def test_progress_is_told() -> None:
+    seen: list[Progress] = []
+    run_dm(on_progress=seen.append)
+    assert seen[-1].step == seen[-1].total == 6
+    assert seen[-1].loss is not None
+
+
+def test_seeds_are_named_and_the_global_generator_is_left_alone() -> None:
+    before = torch.get_rng_state()
+    first, _ = run_dm(seed=0)
+    again, _ = run_dm(seed=0)
+    other, _ = run_dm(seed=1)
+    assert first.digest() == again.digest() != other.digest()
+    assert torch.equal(before, torch.get_rng_state())
+    a, b = Runtime(0), Runtime(0)
+    b.generator("another role")
+    assert torch.equal(torch.rand(3, generator=a.generator("x")), torch.rand(3, generator=b.generator("x")))
+
+
+def test_loop_names_must_differ() -> None:
+    runtime = Runtime()
+    list(runtime.steps(1, {}))
+    with pytest.raises(ValueError, match="two loops named"):
+        list(runtime.steps(1, {}))
+
+
+def test_finished_loops_are_not_run_again(tmp_path: Path) -> None:
+    def run(stop: bool) -> list[str]:
+        runtime = Runtime(work=tmp_path, checkpoint_seconds=0.0)
+        done = []
+        total: Tensor = torch.zeros(())
+        for name in ("first", "second"):
+            for step in runtime.steps(3, {"total": total}, name=name):
+                total += torch.rand((), generator=runtime.generator("x"))
+                done.append(f"{name} {step}")
+                if stop and name == "second" and step == 2:
+                    raise KeyboardInterrupt
+        done.append(f"{float(total):.6f}")
+        return done
+
+    with pytest.raises(KeyboardInterrupt):
+        run(stop=True)
+    resumed = run(stop=False)
+    assert resumed[:-1] == ["second 2"]
+    for file in tmp_path.iterdir():
+        file.unlink()
+    assert run(stop=False)[-1] == resumed[-1]
+
+
+@pytest.mark.slow
+def test_compiled_loops_agree_with_plain_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.loop.COMPILE_PAYS_FLOPS", {"cpu": 0.0})
+    config = bacon.Config(iterations=3, batch_real=8, train_steps=1, train_batch=8)
+    images = {}
+    for compiled in (False, True):
+        context = Context(arch="ConvNetW8", compile_loops=compiled)
+        images[compiled] = bacon.distill(toy(), 2, config=config, context=context).images
+        assert context.cost().compiled == compiled
+    torch.testing.assert_close(images[True], images[False], rtol=1e-4, atol=1e-4)

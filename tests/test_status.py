@@ -1,0 +1,122 @@
+"""Status: counts, stale code, trials under way, and files that are no records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from harness import meter
+from harness.errors import UserError
+from harness.records import Provenance, Record, Status, Trial, write_record
+from harness.status import command, in_progress, summarise
+
+PROVENANCE = Provenance(
+    started_at="2026-01-01T00:00:00+00:00",
+    finished_at="2026-01-01T00:00:01+00:00",
+    resumed=0,
+    device="cpu",
+    cpu=None,
+    threads=1,
+    python="3.11",
+    torch="2.9",
+    torchvision="0.24",
+    harness="0.1",
+    git_commit=None,
+    git_dirty=None,
+    code_digest="",
+)
+
+
+def record(method: str = "dm", seed: int = 0, status: Status = "done", digest: str | None = None) -> Record:
+    """A record of that trial, by today's code unless another digest is given."""
+    trial = Trial(
+        method=method,
+        dataset="digits",
+        dataset_source="digits",
+        ipc=1,
+        seed=seed,
+        scale="smoke",
+        arch="ConvNetW16",
+        protocol="dc-smoke",
+        protocol_version="1.0",
+        evals=1,
+        config={},
+    )
+    code = meter.code_digest(method) if digest is None else digest
+    provenance = msgspec.structs.replace(PROVENANCE, code_digest=code)
+    return Record(id=trial.id, status=status, trial=trial, provenance=provenance)
+
+
+def progress(results: Path, trial_id: str, content: bytes) -> None:
+    """What a worker leaves of its progress."""
+    folder = results / ".work" / trial_id
+    folder.mkdir(parents=True)
+    (folder / "progress.json").write_bytes(content)
+
+
+def test_records_are_counted_by_method_and_status() -> None:
+    rows = summarise([record(seed=0), record(seed=1, status="oom"), record("random"), record("random", 1)])
+    assert [(row.method, row.counts) for row in rows] == [
+        ("dm", {"done": 1, "oom": 1}),
+        ("random", {"done": 2}),
+    ]
+    assert [row.stale for row in rows] == [0, 0]
+
+
+def test_records_of_older_code_are_counted_apart() -> None:
+    rows = summarise([record(seed=0), record(seed=1, digest="0123456789ab")])
+    assert [row.stale for row in rows] == [1]
+
+
+def test_trials_under_way_are_those_without_a_record(tmp_path: Path) -> None:
+    line = b'{"phase": "distill", "step": 12, "total": 300, "loss": 0.5, "host_bytes": 1}'
+    progress(tmp_path, "aaaaaaaaaa", line)
+    progress(tmp_path, "bbbbbbbbbb", line)
+    progress(tmp_path, "cccccccccc", b"{half of")
+    (found,) = in_progress(tmp_path, {"bbbbbbbbbb"})
+    assert (found.id, found.phase, found.step, found.total) == ("aaaaaaaaaa", "distill", 12, 300)
+    assert 0 <= found.seconds_ago < 60
+
+
+def test_the_table_is_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_record(record(), tmp_path)
+    write_record(record(seed=1, status="failed", digest="old"), tmp_path)
+    progress(tmp_path, "aaaaaaaaaa", b'{"phase": "distill", "step": 12, "total": 300}')
+    assert command(tmp_path, as_json=False) == 0
+    printed = capsys.readouterr().out
+    assert f"{tmp_path}: 2 records, 1 done, 1 failed; 1 unfinished" in printed
+    assert "| smoke | digits  | dm     |    1 |      1 |          1 |" in printed
+    assert "aaaaaaaaaa  distill 12 of 300, last sign of life" in printed
+
+
+def test_json_holds_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_record(record(), tmp_path)
+    assert command(tmp_path, as_json=True) == 0
+    content = msgspec.json.decode(capsys.readouterr().out)
+    assert content["rows"] == [
+        {"scale": "smoke", "dataset": "digits", "method": "dm", "counts": {"done": 1}, "stale": 0}
+    ]
+    assert content["unfinished"] == content["unreadable"] == []
+
+
+def test_each_file_that_is_no_record_is_named_in_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_record(record(), tmp_path)
+    corrupt, foreign = path.with_name("corrupt.json"), path.with_name("foreign.json")
+    corrupt.write_bytes(path.read_bytes()[:100])
+    foreign.write_text('{"name": "something else"}')
+    assert command(tmp_path, as_json=False) == 1
+    printed = capsys.readouterr()
+    assert "1 record, 1 done" in printed.out
+    lines = printed.err.splitlines()
+    assert len(lines) == 2
+    assert str(corrupt) in lines[0]
+    assert str(foreign) in lines[1]
+
+
+def test_no_folder_is_a_mistake(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no results folder"):
+        command(tmp_path / "nowhere", as_json=False)
