@@ -140,7 +140,12 @@ def _show_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _perf_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", metavar="check|step", help="gate of the kernels, or speed of whole steps")
+    parser.add_argument(
+        "what",
+        metavar="check|step|baseline",
+        help="gate of the kernels, speed of whole steps, or a new baseline for the gate",
+    )
+    parser.add_argument("--device", default="cpu", help="cpu or cuda, for whole steps (default cpu)")
 
 
 def _add_results(parser: argparse.ArgumentParser) -> None:
@@ -208,7 +213,7 @@ def _show(arguments: argparse.Namespace) -> int:
 def _perf(arguments: argparse.Namespace) -> int:
     from harness.perf import command
 
-    return command(arguments.what)
+    return command(arguments.what, device=arguments.device)
 
 
 METAVARS = {

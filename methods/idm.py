@@ -45,6 +45,7 @@ class Config:
     factor: int = 2  # multi-formation: each stored image is a grid of factor x factor tiles
     batch_real: int = 256  # real images per class and iteration
     ce_weight: float = 0.5  # weight of the cross entropy, times the network's accuracy in percent
+    ce_reference: int | None = None  # if given, ce_weight is for so many features and scaled to the network's
     push_every: int = 30  # iterations between fresh networks
     pool_capacity: int = 100  # networks in the full pool
     train_steps: int = 10  # SGD steps of each trained network after each iteration
@@ -70,12 +71,15 @@ PAPER = {
     for ipc, row in rows.items()
 }
 # Tiles of 4x4 pixels show no digit any more: 8x8 images are stored whole.
-UNPUBLISHED = {"digits": {"factor": 1}}
+UNPUBLISHED = {"digits": {"factor": 1, "ce_reference": 2048}}
 PAPER |= {("*", ipc): row for ipc, row in _COMMANDS["cifar10"].items()}
 
+# The distance is a sum over features and shrinks with the network, the cross entropy does not: the balance
+# that was published for ConvNet's 2048 features asks for a smaller weight in smaller networks.
+_SMALL = {"ce_reference": 2048, "push_every": 5}
 SCALED = {
-    "cpu": {"iterations": 200, "batch_real": 32, "push_every": 5, "train_steps": 2, "train_batch": 64},
-    "smoke": {"iterations": 20, "batch_real": 16, "push_every": 5, "train_steps": 1, "train_batch": 32},
+    "cpu": _SMALL | {"iterations": 200, "batch_real": 32, "train_steps": 2, "train_batch": 64},
+    "smoke": _SMALL | {"iterations": 20, "batch_real": 16, "train_steps": 1, "train_batch": 32},
 }
 
 # Distance of each class, (k,), of its synthetic embeddings (k, m, D) to the real ones of a class slice.
@@ -113,7 +117,7 @@ def condense(
         siamese = Siamese.draw(strategy, data, context)
         batch = data.index.draw(config.batch_real, context.generator("real"))
         distance = distance_to(matcher.real_features(member.net, batch, siamese), batch.sizes)
-        ce_weight = config.ce_weight * member.accuracy_percent
+        ce_weight = cross_entropy_weight(config, member.net.feature_dim) * member.accuracy_percent
         losses = matcher.descend(member.net, images, siamese, class_loss(distance, ce_weight))
         optimizer.step()
         pool.train()
@@ -148,6 +152,11 @@ def pool_settings(config: Config) -> PoolSettings:
         train_steps=config.train_steps,
         train_batch=config.train_batch,
     )
+
+
+def cross_entropy_weight(config: Config, features: int) -> float:
+    """Weight of the cross entropy for a network with so many features."""
+    return config.ce_weight * features / (config.ce_reference or features)
 
 
 def mean_distance_to(real: Tensor, sizes: tuple[int, ...]) -> Distance:

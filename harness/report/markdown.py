@@ -1,12 +1,10 @@
-"""Markdown tables and numbers with units.
-
-The tables are written here and not by a library because BENCHMARKS.md is compared byte for byte: its bytes
-must not depend on which release of a formatter is installed.
-"""
+"""Markdown tables and numbers with units."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+from tabulate import tabulate
 
 MISSING = "–"
 
@@ -14,19 +12,8 @@ MISSING = "–"
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> str:
     """A padded pipe table; the first `text_columns` columns are aligned left, the others right."""
     cells = [[one_line(cell).replace("|", "\\|") for cell in row] for row in (headers, *rows)]
-    widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
-    lefts = [index < text_columns for index in range(len(widths))]
-    rule = [
-        "-" * width if left else "-" * (width - 1) + ":" for width, left in zip(widths, lefts, strict=True)
-    ]
-    padded = [
-        [
-            cell.ljust(width) if left else cell.rjust(width)
-            for cell, width, left in zip(row, widths, lefts, strict=True)
-        ]
-        for row in cells
-    ]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (padded[0], rule, *padded[1:]))
+    sides = ["left" if column < text_columns else "right" for column in range(len(headers))]
+    return tabulate(cells[1:], cells[0], tablefmt="pipe", colalign=sides, disable_numparse=True)
 
 
 def one_line(text: str) -> str:

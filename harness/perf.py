@@ -1,0 +1,167 @@
+"""Speed: the gate on the loss kernels, and whole steps beside plain loops.
+
+Both measure ratios within one run on one machine; seconds of different machines are never compared. The
+benchmarks and the plain loops live in `tests/perf` of a checkout.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tabulate import tabulate
+
+from harness.errors import UnknownNameError, UserError
+
+FOLDER = Path(__file__).resolve().parent.parent / "tests" / "perf"
+BASELINE = FOLDER / "baseline.json"
+TOLERANCE = 0.15  # how much worse than the baseline a ratio may be
+RUNS = 3  # medians of a case, and again as many if it looks worse
+STEPS = 5
+THREADS = 2
+
+COMMANDS = ("check", "baseline", "step")
+Ratios = Mapping[str, Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Ratio of a kernel's time to its plain loop's, now (median over runs) and in the baseline."""
+
+    case: str
+    ratio: float
+    baseline: float
+
+    @property
+    def worse(self) -> bool:
+        """Whether the kernel lost more than the tolerance."""
+        return self.ratio > self.baseline * (1 + TOLERANCE)
+
+
+def command(what: str, *, device: str = "cpu") -> int:
+    """Run `perf check`, `perf baseline` or `perf step`; returns the exit status."""
+    if what not in COMMANDS:
+        raise UnknownNameError("perf command", what, COMMANDS)
+    if not FOLDER.is_dir():
+        raise UserError(f"no benchmarks at {FOLDER}; run this in a checkout of the repository")
+    if what == "step":
+        print(step_table(device))
+        return 0
+    if what == "baseline":
+        ratios = measure(RUNS)
+        medians = {case: round(statistics.median(values), 4) for case, values in sorted(ratios.items())}
+        BASELINE.write_text(json.dumps(medians, indent=1) + "\n")
+        print(f"wrote {len(medians)} ratios to {BASELINE}")
+        return 0
+    return check()
+
+
+def check(options: Sequence[str] = ()) -> int:
+    """Compare the kernels with the committed baseline; prints a table, returns 1 if one got slower.
+
+    `options` are passed on to pytest, for example `-k` to select cases.
+    """
+    baseline = json.loads(BASELINE.read_text())
+    ratios = measure(RUNS, options)
+    if any(verdict.worse for verdict in judge(ratios, baseline)):
+        again = measure(RUNS, options)
+        ratios = {case: [*values, *again[case]] for case, values in ratios.items()}
+    verdicts = judge(ratios, baseline)
+    print(check_table(verdicts))
+    slower = [verdict.case for verdict in verdicts if verdict.worse]
+    if slower:
+        print(f"slower than the baseline by more than {TOLERANCE:.0%}: {', '.join(slower)}")
+        return 1
+    print(f"{len(verdicts)} kernels within {TOLERANCE:.0%} of the baseline")
+    return 0
+
+
+def judge(ratios: Ratios, baseline: Mapping[str, float]) -> list[Verdict]:
+    """A verdict for each measured case; a case without a baseline is an error."""
+    unknown = sorted(set(ratios) - set(baseline))
+    if unknown:
+        raise UserError(
+            f"no baseline for {unknown[0]!r}; run `python -m harness perf baseline` and commit it"
+        )
+    return [
+        Verdict(case, statistics.median(values), baseline[case]) for case, values in sorted(ratios.items())
+    ]
+
+
+def measure(runs: int, options: Sequence[str] = ()) -> dict[str, list[float]]:
+    """Ratio batched / looped of each case, once per run of the benchmarks in a process of their own."""
+    ratios: dict[str, list[float]] = defaultdict(list)
+    for _ in range(runs):
+        medians: dict[str, dict[str, float]] = defaultdict(dict)
+        for benchmark in _run_benchmarks(options):
+            info = benchmark["extra_info"]
+            medians[info["case"]][info["form"]] = benchmark["stats"]["median"]
+        for case, times in medians.items():
+            ratios[case].append(times["batched"] / times["looped"])
+    return dict(ratios)
+
+
+def check_table(verdicts: Sequence[Verdict]) -> str:
+    """The gate's table for people."""
+    rows = [
+        (v.case, v.ratio, v.baseline, f"{v.ratio / v.baseline - 1:+.0%}", "SLOWER" if v.worse else "ok")
+        for v in verdicts
+    ]
+    headers = ("kernel, forward and backward", "time / plain loop", "baseline", "change", "")
+    return tabulate(rows, headers, floatfmt=".3f")
+
+
+def step_table(device: str) -> str:
+    """Seconds and peak memory of a step of DM and BACON at CIFAR-10 ipc 10 settings beside plain loops."""
+    rows = []
+    for method in ("dm", "bacon"):
+        measured = {variant: _measure_step(method, variant, device) for variant in ("plain", "fp32", "bf16")}
+        plain = measured["plain"]
+        for variant, own in measured.items():
+            faster = plain["seconds"] / own["seconds"]
+            memory = own["peak_bytes"] / plain["peak_bytes"]
+            warmup, mib = own["warmup_seconds"], own["peak_bytes"] / 2**20
+            rows.append((method, variant, own["seconds"], f"{faster:.2f}x", mib, f"{memory:.2f}x", warmup))
+    headers = ("method", "loop", "s / step", "speed", "peak MiB", "memory", "first two steps, s")
+    return tabulate(rows, headers, floatfmt=("", "", ".2f", "", ".0f", "", ".1f"))
+
+
+def _measure_step(method: str, variant: str, device: str) -> dict[str, float]:
+    arguments = [method, variant, str(STEPS), str(THREADS), device]
+    output = _python([str(FOLDER / "measure_step.py"), *arguments])
+    measured: dict[str, float] = json.loads(output.splitlines()[-1])
+    return measured
+
+
+def _run_benchmarks(options: Sequence[str]) -> list[dict[str, dict[str, float]]]:
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "benchmarks.json"
+        selected = ["-m", "pytest", str(FOLDER / "test_kernels.py"), "-q", "-p", "no:cacheprovider"]
+        _python([*selected, "--benchmark-only", f"--benchmark-json={report}", *options])
+        benchmarks: list[dict[str, dict[str, float]]] = json.loads(report.read_text())["benchmarks"]
+        return benchmarks
+
+
+def _python(arguments: Sequence[str]) -> str:
+    paths = [str(FOLDER.parent.parent), str(FOLDER), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=FOLDER.parent.parent,
+        check=False,
+    )
+    if done.returncode != 0:
+        lines = (done.stderr or done.stdout).strip().splitlines()
+        raise UserError(f"a benchmark failed: {lines[-1] if lines else 'it printed nothing'}")
+    return done.stdout

@@ -1,0 +1,77 @@
+"""NAME: what it does, in a line (this line is shown by `python -m harness list methods`).
+
+Authors, "Title", venue year (arXiv ...). The idea in two sentences, and the objective as a formula:
+
+    minimise  sum_c || mean of real images of c - mean of S_c ||^2
+
+over the synthetic images S. Reported on CIFAR-10 (ConvNet): ... % at ipc 1, 10, 50.
+
+Departures from the authors' code (owner/repository `file.py`): each one, and why; or "none".
+
+This template is a working method under test: it pulls synthetic images towards the mean image of their class.
+Copy it to `methods/<name>.py` (a name without a leading underscore is found by itself) and fill it in.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+
+from harness.data import Dataset
+from methods import kernels, resolve
+from methods.api import Context, Distilled, class_labels
+from methods.augment import usual_strategy
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every setting with its default and one line on its meaning."""
+
+    iterations: int = 1000  # image updates
+    lr_img: float = 0.1  # learning rate of the images
+    batch_real: int = 256  # real images per class and iteration
+
+
+# What the authors' own commands set for (dataset, ipc), where it differs from the defaults; "*" stands for
+# datasets they do not name. The nearest ipc below the wanted one is taken, and the record says so.
+PAPER = {("cifar10", 1): {}, ("cifar10", 50): {"lr_img": 0.05}, ("*", 1): {}}
+
+# Shortened settings for the scales that need no GPU.
+SCALED = {"cpu": {"iterations": 200, "batch_real": 32}, "smoke": {"iterations": 20, "batch_real": 16}}
+
+
+def distill(
+    dataset: str | Dataset, ipc: int, *, config: Config | None = None, context: Context | None = None
+) -> Distilled:
+    """Distil `ipc` images per class."""
+    context = context or Context()
+    data = context.dataset(dataset)
+    config = config or resolve("NAME", data.name, ipc).config
+
+    # Randomness comes from named generators only: the run is repeatable, and goes on after a kill.
+    images = data.batch(data.index.balanced(ipc, context.generator("init"))).requires_grad_()
+    optimizer = torch.optim.SGD([images], lr=config.lr_img)
+
+    # `steps` keeps progress, checkpoints, budget and cost; name all that changes from step to step.
+    for _ in context.steps(config.iterations, {"images": images, "optimizer": optimizer}):
+        batch = data.index.draw(config.batch_real, context.generator("real"))
+        real_mean = kernels.class_means(data.batch(batch.indices).flatten(1), batch.sizes)
+        own_mean = kernels.class_means(images.flatten(1), (ipc,) * data.num_classes)
+        loss = kernels.mean_distance(real_mean, own_mean).sum()
+        (images.grad,) = torch.autograd.grad(loss, images)
+        optimizer.step()
+        context.log(loss)
+
+    return Distilled(
+        images=images.detach(),
+        labels=class_labels(data.num_classes, ipc, data.device),
+        ipc=ipc,
+        dataset=data.name,
+        class_names=data.class_names,
+        transform=data.transform,
+        method="NAME",
+        config=dataclasses.asdict(config),
+        augmentation=usual_strategy(data.name),
+    )
