@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -322,7 +323,7 @@ class Runtime:
             return None
         try:
             saved: dict[str, Any] = torch.load(self._checkpoint, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, OSError, ValueError) as error:
+        except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
             logger.warning("checkpoint %s is unreadable (%s); starting afresh", self._checkpoint, error)
             return None
         self.resumed = saved["resumed"] + 1

@@ -33,6 +33,15 @@ Ratios = Mapping[str, Sequence[float]]
 
 
 @dataclass(frozen=True)
+class Benchmark:
+    """Median seconds of one form, "batched" or "looped", of one case in one run."""
+
+    case: str
+    form: str
+    median: float
+
+
+@dataclass(frozen=True)
 class Verdict:
     """Ratio of a kernel's time to its plain loop's, now (median over runs) and in the baseline."""
 
@@ -102,8 +111,7 @@ def measure(runs: int, options: Sequence[str] = ()) -> dict[str, list[float]]:
     for _ in range(runs):
         medians: dict[str, dict[str, float]] = defaultdict(dict)
         for benchmark in _run_benchmarks(options):
-            info = benchmark["extra_info"]
-            medians[info["case"]][info["form"]] = benchmark["stats"]["median"]
+            medians[benchmark.case][benchmark.form] = benchmark.median
         for case, times in medians.items():
             ratios[case].append(times["batched"] / times["looped"])
     return dict(ratios)
@@ -141,13 +149,15 @@ def _measure_step(method: str, variant: str, device: str) -> dict[str, float]:
     return measured
 
 
-def _run_benchmarks(options: Sequence[str]) -> list[dict[str, dict[str, float]]]:
+def _run_benchmarks(options: Sequence[str]) -> list[Benchmark]:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "benchmarks.json"
         selected = ["-m", "pytest", str(FOLDER / "test_kernels.py"), "-q", "-p", "no:cacheprovider"]
         _python([*selected, "--benchmark-only", f"--benchmark-json={report}", *options])
-        benchmarks: list[dict[str, dict[str, float]]] = json.loads(report.read_text())["benchmarks"]
-        return benchmarks
+        return [
+            Benchmark(found["extra_info"]["case"], found["extra_info"]["form"], found["stats"]["median"])
+            for found in json.loads(report.read_text())["benchmarks"]
+        ]
 
 
 def _python(arguments: Sequence[str]) -> str:

@@ -17,6 +17,11 @@ from methods.api import Context, Distilled
 SETTINGS = dm.Config(iterations=6, batch_real=8)
 
 
+@pytest.fixture(autouse=True)
+def _checkpoint_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.loop.CHECKPOINT_SHARE", 1e9)
+
+
 def run_dm(work: Path | None = None, **named: object) -> tuple[Distilled, Context]:
     context = Context(arch="ConvNetW8", work=work, checkpoint_seconds=0.0, **named)
     return dm.distill(toy(), 2, config=SETTINGS, context=context), context
@@ -68,10 +73,13 @@ def test_unreadable_checkpoint_starts_afresh(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_loss_that_is_not_finite_stops_the_loop(bad: float) -> None:
-    runtime = Runtime()
-    with pytest.raises(DivergedError, match=r"the loss of distill is (nan|inf) at step 5 of 5"):
+    def run() -> None:
+        runtime = Runtime()
         for _ in runtime.steps(5, {}):
             runtime.log(torch.tensor(bad))
+
+    with pytest.raises(DivergedError, match=r"the loss of distill is (nan|inf) at step 5 of 5"):
+        run()
 
 
 def test_exploding_images_are_one_clear_error() -> None:

@@ -2,8 +2,8 @@
 
     python tests/perf/measure_step.py dm|bacon plain|fp32|bf16 STEPS THREADS [DEVICE]
 
-Prints one JSON object: seconds per step (median) and the peak of resident memory during these steps above what
-the process held before its first one (on a GPU, the peak of its memory).
+Prints one JSON object: seconds per step (median) and the peak of resident memory during these steps above
+what the process held before its first one (on a GPU, the peak of its memory).
 """
 
 from __future__ import annotations
