@@ -173,7 +173,8 @@ def test_page_says_where_the_figures_come_from(make_record: Any) -> None:
     records = [make_record("dm"), make_record("idm"), make_record("idm", 10, status="oom", reason="killed")]
     text = page(records, {}).partition("## Where the figures come from")[2]
     assert "3 records (2 done, 1 oom)." in text
-    assert "| Some CPU @ 2.0 GHz with 1 thread | 2.9.0 | 3.11.2 | 0123456789 |       2 |" in text
+    cells = ["Some CPU @ 2.0 GHz with 1 thread", "2.9.0", "3.11.2", "0123456789", "2"]
+    assert cells in [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
 
 
 def test_page_without_records_says_so() -> None:

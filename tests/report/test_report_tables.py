@@ -213,7 +213,7 @@ def test_reported_figures_are_optional(tmp_path: Path) -> None:
 
 
 def test_pipes_and_line_ends_do_not_break_a_table() -> None:
-    assert table(["a|b", "c"], [["x\ny", "1"]]) == "| a\\|b |   c |\n| ---- | --: |\n| x y  |   1 |"
+    assert table(["a|b", "c"], [["x\ny", "1"]]) == "| a\\|b   |   c |\n|:-------|----:|\n| x y    |   1 |"
 
 
 @pytest.mark.parametrize(

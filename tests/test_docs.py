@@ -1,0 +1,47 @@
+"""The documents: links lead somewhere, commands parse, the README's table is the generated one."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from harness.cli import build_parser
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = sorted(path for path in ROOT.glob("*.md")) + sorted((ROOT / "results").glob("*.md"))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_to_files(document: Path) -> None:
+    targets = re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", document.read_text(encoding="utf-8"))
+    local = [target for target in targets if "://" not in target]
+    assert [target for target in local if not (document.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_parse(document: Path) -> None:
+    text = document.read_text(encoding="utf-8").replace("\\\n", " ")
+    for line in re.findall(r"^\s*python -m harness (.+)$", text, flags=re.MULTILINE):
+        arguments = shlex.split(line.partition("  #")[0])
+        parser, _ = build_parser()
+        parser.parse_args(arguments)
+
+
+def test_readme_shows_a_generated_table() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = [line for line in readme.splitlines() if re.match(r"\| (bacon|random) ", line)]
+    benchmarks = (ROOT / "BENCHMARKS.md").read_text(encoding="utf-8")
+    assert len(rows) >= 2
+    assert [row for row in rows if row not in benchmarks] == []
+
+
+def test_readme_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example of training on a distilled set is real code."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.+?)```", readme, flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, "README.md", "exec"), {})
+    assert (tmp_path / "digits.safetensors").exists()
