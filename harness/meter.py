@@ -176,12 +176,23 @@ def _status_bytes(field: str) -> int | None:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:")), None)
 
 
+def multiplies_bf16_matrices() -> bool | None:
+    """Whether this CPU has matrix instructions for bfloat16 (AMX); None where that cannot be told."""
+    flags = _cpu_fact("flags")
+    return None if flags is None else "amx_bf16" in flags.split()
+
+
 def _cpu_model() -> str | None:
+    return _cpu_fact("model name") or platform.processor() or None
+
+
+def _cpu_fact(name: str) -> str | None:
+    """What Linux says of the first core under `name`."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return platform.processor() or None
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), None)
+        return None
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(name)), None)
 
 
 def _checkout() -> tuple[str | None, bool | None]:

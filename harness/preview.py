@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from harness import meter
 from harness.estimate import Estimate, cell, duration, from_records, measure
 from harness.launch.base import LaunchOptions, layout
 from harness.options import Options
@@ -69,6 +71,16 @@ def headline(view: Preview) -> str:
     return f"{line}, about {duration(view.seconds)} one after another{shared if slots > 1 else ''}"
 
 
+def advice(options: Options) -> list[str]:
+    """Lines about wishes that can be had but will disappoint on this machine."""
+    if options.precision == "bf16" and options.device == "cpu" and meter.multiplies_bf16_matrices() is False:
+        return [
+            "note: this CPU has no matrix instructions for bfloat16 (AMX), so --precision bf16 may well be "
+            "slower than fp32; `python -m harness perf step` tells"
+        ]
+    return []
+
+
 def as_text(view: Preview) -> str:
     """The plan for people: a row for each cell, where settings and times come from, the headline."""
     groups: dict[str, list[Trial]] = {}
@@ -95,6 +107,8 @@ def as_json(view: Preview) -> str:
 def command(plan: Plan, options: Options, *, timing: bool) -> int:
     """Print the plan; returns the exit status 0."""
     view = preview(plan, options, timing=timing)
+    for line in advice(options):
+        print(line, file=sys.stderr)
     print(as_json(view) if options.json else as_text(view))
     return 0
 

@@ -159,7 +159,7 @@ def read_record(path: Path) -> Record:
     """Read one record strictly; a UserError says in one line why a file is not one."""
     try:
         record = msgspec.json.decode(path.read_bytes(), type=Record)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, IsADirectoryError) as error:
         raise UserError(
             f"{path} is not a record of this harness ({error}); move it away or delete it"
         ) from None

@@ -9,7 +9,7 @@ import msgspec
 from harness.launch import Summary, launch
 from harness.options import Options
 from harness.plan import make_plan
-from harness.preview import headline, launch_options, preview
+from harness.preview import advice, headline, launch_options, preview
 from harness.report import summary_markdown
 
 
@@ -17,7 +17,8 @@ def command(options: Options) -> int:
     """Run the trials that are not done yet; returns 0 only if all of the plan's trials are done."""
     plan = make_plan(options)
     if not options.json:
-        print(headline(preview(plan, options, timing=False)), file=sys.stderr)
+        for line in (headline(preview(plan, options, timing=False)), *advice(options)):
+            print(line, file=sys.stderr)
     summary = launch(plan.trials, launch_options(options, plan))
     print(as_json(summary, options) if options.json else as_text(summary, options))
     return summary.exit_status

@@ -37,6 +37,7 @@ class Unfinished:
     """A trial without a record: the last it wrote of its progress, and how many seconds ago."""
 
     id: str
+    label: str
     phase: str
     step: int
     total: int
@@ -49,6 +50,7 @@ class _Progress(msgspec.Struct, frozen=True):
     phase: str
     step: int
     total: int
+    label: str = ""
 
 
 def command(results: Path, *, as_json: bool) -> int:
@@ -98,7 +100,8 @@ def in_progress(results: Path, recorded: set[str]) -> Iterator[Unfinished]:
         except (OSError, msgspec.DecodeError):
             # Moved or finished while this looked at it.
             continue
-        yield Unfinished(path.parent.name, progress.phase, progress.step, progress.total, max(0.0, age))
+        name, seconds_ago = path.parent.name, max(0.0, age)
+        yield Unfinished(name, progress.label, progress.phase, progress.step, progress.total, seconds_ago)
 
 
 def _is_stale(record: Record, current: str) -> bool:
@@ -132,7 +135,7 @@ def _as_text(results: Path, rows: Sequence[Row], unfinished: Sequence[Unfinished
     if unfinished:
         lines.append("\nunfinished, running or to be gone on with by the same command:")
         lines += [
-            f"  {trial.id}  {trial.phase} {trial.step} of {trial.total}, "
+            f"  {trial.id}  {trial.label}: {trial.phase} {trial.step} of {trial.total}, "
             f"last sign of life {duration(trial.seconds_ago)} ago"
             for trial in unfinished
         ]

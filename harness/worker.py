@@ -51,18 +51,20 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """How far a trial is: the content of `progress.json`."""
+    """How far a trial is: the content of `progress.json`. `label` is the trial's name for people."""
 
     phase: str
     step: int
     total: int
     loss: float | None
     host_bytes: int | None
+    label: str = ""
 
     @classmethod
-    def of(cls, progress: Progress) -> Snapshot:
+    def of(cls, progress: Progress, trial: Trial) -> Snapshot:
         """Progress as a loop reports it, with this process's memory."""
-        return cls(progress.phase, progress.step, progress.total, progress.loss, meter.host_bytes())
+        host_bytes = meter.host_bytes()
+        return cls(progress.phase, progress.step, progress.total, progress.loss, host_bytes, trial.label)
 
 
 def main() -> int:
@@ -84,18 +86,18 @@ def main() -> int:
 def _run(job: Job, work: Path) -> int:
     if job.trial.record_path(job.settings.results).exists():
         return BUSY  # launchers send no trial that has a record: another run was quicker
-    record = run_trial(job.trial, job.settings, _progress_writer(work / PROGRESS_NAME))
+    record = run_trial(job.trial, job.settings, _progress_writer(work / PROGRESS_NAME, job.trial))
     print(f"{meter.now()} {record.status} {record.reason or ''}".rstrip(), flush=True)
     return DONE if record.status == "done" else FAILED
 
 
-def _progress_writer(path: Path) -> Callable[[Progress], None]:
+def _progress_writer(path: Path, trial: Trial) -> Callable[[Progress], None]:
     aside = path.with_suffix(".tmp")
 
     def write(progress: Progress) -> None:
         # A full disk must not end a trial for the sake of its progress bar.
         with contextlib.suppress(OSError):
-            aside.write_bytes(msgspec.json.encode(Snapshot.of(progress)))
+            aside.write_bytes(msgspec.json.encode(Snapshot.of(progress, trial)))
             aside.replace(path)
 
     return write

@@ -131,3 +131,20 @@ def test_provenance_tells_a_dirty_checkout_from_a_clean_one(
     assert clean.git_commit is not None
     assert len(clean.git_commit) == 40
     assert [clean.git_dirty, still_clean.git_dirty, dirty.git_dirty] == [False, False, True]
+
+
+def test_bf16_on_a_cpu_without_matrix_instructions_is_advised_against(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from harness.options import parse_options
+    from harness.preview import advice
+
+    for has, lines in ((False, 1), (True, 0), (None, 0)):
+        monkeypatch.setattr(meter, "multiplies_bf16_matrices", lambda has=has: has)
+        assert len(advice(parse_options({"precision": "bf16"}))) == lines
+        assert advice(parse_options({"precision": "fp32"})) == []
+
+
+def test_cpu_facts_come_from_the_kernel() -> None:
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    assert meter.multiplies_bf16_matrices() in ((None,) if "flags" not in flags else ("amx_bf16" in flags,))

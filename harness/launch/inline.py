@@ -45,4 +45,4 @@ class InlineLauncher:
 
 
 def _pass_on(watcher: Watcher, trial: Trial, progress: Progress) -> None:
-    watcher.progressed(trial, Snapshot.of(progress))
+    watcher.progressed(trial, Snapshot.of(progress, trial))

@@ -19,7 +19,8 @@ def test_gate_judges_the_median_of_several_runs() -> None:
 
 
 def test_table_names_what_got_slower() -> None:
-    text = check_table([Verdict("bacon 10 classes ipc 1", 0.30, 0.20), Verdict("dm 10 classes ipc 1", 0.5, 0.5)])
+    slower, same = Verdict("bacon 10 classes ipc 1", 0.30, 0.20), Verdict("dm 10 classes ipc 1", 0.5, 0.5)
+    text = check_table([slower, same])
     rows = {line.split("  ")[0]: line for line in text.splitlines()}
     assert rows["bacon 10 classes ipc 1"].split()[-2:] == ["+50%", "SLOWER"]
     assert rows["dm 10 classes ipc 1"].split()[-2:] == ["+0%", "ok"]
@@ -56,3 +57,13 @@ def test_a_slower_kernel_fails_the_gate(capsys: pytest.CaptureFixture[str]) -> N
     select = ["-k", "bacon and 10-10"]
     assert perf.check([*select, "-p", "slow_kernels"]) == 1
     assert "SLOWER" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["plain", "fp32"])
+def test_steps_are_measured(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(perf, "STEPS", 1)
+    monkeypatch.setattr(perf, "THREADS", 1)
+    measured = perf._measure_step("dm", variant, "cpu")
+    assert set(measured) == {"seconds", "warmup_seconds", "peak_bytes"}
+    assert measured["seconds"] > 0
