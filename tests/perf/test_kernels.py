@@ -88,11 +88,11 @@ def test_kernel(benchmark: pytest.FixtureRequest, kernel: str, classes: int, ipc
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        rounds = 15 if classes == 10 else 3
+        rounds = 15 if classes == 10 else 5
         benchmark.pedantic(forward_and_backward, rounds=rounds, warmup_rounds=1)
     finally:
         torch.set_num_threads(threads)
-    benchmark.extra_info["case"] = f"{kernel} {classes} classes ipc {ipc}"
+    benchmark.extra_info["case"] = f"{classes}-{ipc}-{kernel}"
     benchmark.extra_info["form"] = form
 
 

@@ -19,11 +19,11 @@ def test_gate_judges_the_median_of_several_runs() -> None:
 
 
 def test_table_names_what_got_slower() -> None:
-    slower, same = Verdict("bacon 10 classes ipc 1", 0.30, 0.20), Verdict("dm 10 classes ipc 1", 0.5, 0.5)
+    slower, same = Verdict("10-1-bacon", 0.30, 0.20), Verdict("10-1-dm", 0.5, 0.5)
     text = check_table([slower, same])
     rows = {line.split("  ")[0]: line for line in text.splitlines()}
-    assert rows["bacon 10 classes ipc 1"].split()[-2:] == ["+50%", "SLOWER"]
-    assert rows["dm 10 classes ipc 1"].split()[-2:] == ["+0%", "ok"]
+    assert rows["10-1-bacon"].split()[-2:] == ["+50%", "SLOWER"]
+    assert rows["10-1-dm"].split()[-2:] == ["+0%", "ok"]
 
 
 def test_suspects_are_measured_again_before_they_are_blamed(
@@ -31,9 +31,15 @@ def test_suspects_are_measured_again_before_they_are_blamed(
 ) -> None:
     monkeypatch.setattr(perf, "BASELINE", tmp_path / "baseline.json")
     perf.BASELINE.write_text(json.dumps({"a": 1.0}))
-    noisy = iter([[2.0, 2.0, 1.0], [1.0, 1.0, 1.0]])
-    monkeypatch.setattr(perf, "measure", lambda runs, options=(): {"a": next(noisy)})
+    asked: list[tuple[int, list[str]]] = []
+
+    def noisy(runs: int, options: list[str] = ()) -> dict[str, list[float]]:
+        asked.append((runs, list(options)))
+        return {"a": [2.0] * runs} if len(asked) == 1 else {"a": [1.0] * runs}
+
+    monkeypatch.setattr(perf, "measure", noisy)
     assert perf.check() == 0
+    assert asked == [(perf.RUNS, []), (perf.SUSPECT_RUNS, ["-k", "a"])]
     monkeypatch.setattr(perf, "measure", lambda runs, options=(): {"a": [2.0] * runs})
     assert perf.check() == 1
     assert "slower than the baseline by more than 15%: a" in capsys.readouterr().out
@@ -53,9 +59,13 @@ def test_unknown_command_names_the_choices() -> None:
 
 
 @pytest.mark.slow
-def test_a_slower_kernel_fails_the_gate(capsys: pytest.CaptureFixture[str]) -> None:
-    select = ["-k", "bacon and 10-10"]
-    assert perf.check([*select, "-p", "slow_kernels"]) == 1
+def test_a_slower_kernel_fails_the_gate(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measure = perf.measure
+    only = ["-p", "slow_kernels", "-k", "10-10-bacon"]
+    monkeypatch.setattr(perf, "measure", lambda runs, options=(): measure(1, only))
+    assert perf.check() == 1
     assert "SLOWER" in capsys.readouterr().out
 
 
