@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from harness.records import Trial
 
 def main() -> int:
     """Run the trials on stdin two at a time, with checkpoints as often as they are affordable."""
+    # A shell that starts tests in the background makes its children deaf to Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     results = Path(sys.argv[1])
     trials = msgspec.json.decode(sys.stdin.buffer.read(), type=list[Trial])
     options = LaunchOptions(
