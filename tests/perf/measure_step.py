@@ -8,6 +8,7 @@ what the process held before its first one (on a GPU, the peak of its memory).
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 import sys
@@ -36,19 +37,20 @@ def main() -> None:
     timed = plain_steps(method, data) if variant == "plain" else our_steps(method, data, variant, device)
     held = meter.host_bytes() or 0
     warmup_seconds = sum(next(timed) for _ in range(WARMUP_STEPS))
-    meter.reset_peaks(device)
     seconds = statistics.median(next(timed) for _ in range(steps))
     peak = meter.peak_device_bytes(device) or (meter.peak_host_bytes() or 0) - held
     print(json.dumps({"seconds": seconds, "warmup_seconds": warmup_seconds, "peak_bytes": peak}))
 
 
 def our_steps(method: str, data: object, precision: str, device: str) -> Iterator[float]:
-    """Seconds of each step of the method as users run it; the first two warm up and compile."""
+    """Seconds of each step of the method as users run it; all run before the first one is told."""
     clocks: list[float] = []
 
     class Timed(Context):
         def steps(self, *arguments: object, **named: object) -> Iterator[int]:
             for step in super().steps(*arguments, **named):
+                if step == WARMUP_STEPS:
+                    meter.reset_peaks(device)
                 clocks.append(meter.clock(device))
                 yield step
                 clocks.append(meter.clock(device))
@@ -82,7 +84,9 @@ def plain_steps(method: str, data: object) -> Iterator[float]:
             for net in nets[1:]
         ]
         step = lambda: bacon.step(nets[0], trained)  # noqa: E731
-    while True:
+    for done in itertools.count():
+        if done == WARMUP_STEPS:
+            meter.reset_peaks(data.device)
         start = time.perf_counter()
         step()
         yield time.perf_counter() - start
