@@ -107,7 +107,7 @@ def _plan_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _list_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", metavar="methods|datasets|archs", help="what to list")
+    parser.add_argument("what", metavar="methods|datasets|archs|protocols", help="what to list")
     _add_json(parser)
 
 
@@ -129,7 +129,10 @@ def _report_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _check_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("method", metavar="METHOD", help="name of a method, see `list methods`")
+    parser.add_argument(
+        "method", nargs="?", metavar="METHOD", help="name of a method, see `list methods`; all without one"
+    )
+    parser.add_argument("--quick", action="store_true", help="leave out the shapes of the real datasets")
 
 
 def _show_arguments(parser: argparse.ArgumentParser) -> None:
@@ -146,6 +149,8 @@ def _perf_arguments(parser: argparse.ArgumentParser) -> None:
         help="gate of the kernels, speed of whole steps, or a new baseline for the gate",
     )
     parser.add_argument("--device", default="cpu", help="cpu or cuda, for whole steps (default cpu)")
+    parser.add_argument("--methods", default="", metavar="NAMES", help="whose steps, comma-separated")
+    parser.add_argument("--keep", action="store_true", help="keep the figures of steps for BENCHMARKS.md")
 
 
 def _add_results(parser: argparse.ArgumentParser) -> None:
@@ -201,7 +206,7 @@ def _report(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> int:
     from harness.conformance import command
 
-    return command(arguments.method)
+    return command(arguments.method, quick=arguments.quick)
 
 
 def _show(arguments: argparse.Namespace) -> int:
@@ -213,7 +218,8 @@ def _show(arguments: argparse.Namespace) -> int:
 def _perf(arguments: argparse.Namespace) -> int:
     from harness.perf import command
 
-    return command(arguments.what, device=arguments.device)
+    methods = tuple(filter(None, arguments.methods.split(",")))
+    return command(arguments.what, device=arguments.device, methods=methods, keep=arguments.keep)
 
 
 METAVARS = {
@@ -223,6 +229,7 @@ METAVARS = {
     "seeds": "N",
     "evals": "N",
     "arch": "NAME",
+    "protocol": "NAME",
     "budget": "FLOPS",
     "set": "METHOD.KEY=VALUE",
     "image_size": "PIXELS",
@@ -241,7 +248,7 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Comman
         _run,
     ),
     "plan": ("Say what a run would do, what is done already and how long it takes.", _plan_arguments, _plan),
-    "list": ("List methods, datasets or networks.", _list_arguments, _list),
+    "list": ("List methods, datasets, networks or protocols.", _list_arguments, _list),
     "status": ("Say what lies under a results folder.", _status_arguments, _status),
     "report": ("Print and write the tables; rewrite or check BENCHMARKS.md.", _report_arguments, _report),
     "check": ("Check that a method keeps its contract, on made-up data.", _check_arguments, _check),

@@ -1,12 +1,17 @@
-"""`python -m harness check METHOD`: does a method keep its contract? On made-up data, in seconds."""
+"""`python -m harness check METHOD`: does a method keep its contract? On made-up data, in seconds.
+
+The contract is checked point by point on data of one small family with the whole of the smoke settings; then
+the points that depend on shapes once more on the families of the real datasets, in a few steps.
+"""
 
 from __future__ import annotations
 
+import math
 import random
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,75 +21,193 @@ import torch
 from torch import Generator
 
 import methods
-from harness.data import Dataset, sealed
+from harness.data import Dataset, Samples, sealed
 from harness.data.toy import toy
 from harness.errors import UserError
-from harness.loop import StoppedEarly
+from harness.evaluate import evaluate
+from harness.loop import State
+from harness.protocol import Protocol
 from methods.api import Context, Distilled
 
-ARCH = "ConvNetW16D2"
 SCALE = "smoke"
-IPCS = (1, 2)
+ALL = "all"
+TRAINING = Protocol("check", "one epoch, to see that a network can train on a set", epochs=0)
 
 
 class Nonconformity(Exception):
     """A point of the contract that the method breaks, in one line."""
 
 
-class WatchedContext(Context):
-    """A context that notes whether the method draws anything at random."""
+class Killed(BaseException):
+    """The end of a run that is to be resumed; no Exception, so that no method catches it."""
 
-    def __init__(self, seed: int, **runtime: Any) -> None:
-        super().__init__(seed, arch=ARCH, **runtime)
+    def __init__(self, loop: str) -> None:
+        super().__init__(loop)
+        self.loop = loop
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kind of dataset, (C, H, W) and number of classes, with the ipc, network and steps it is tried with.
+
+    The first class has one image fewer than the `per_class` of the others. `limit_steps` cuts the loops.
+    """
+
+    shape: tuple[int, int, int]
+    classes: int
+    ipc: int
+    per_class: int
+    arch: str
+    limit_steps: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Shape, classes and ipc, for people."""
+        return f"{'x'.join(map(str, self.shape))}, {self.classes} classes, ipc {self.ipc}"
+
+    def data(self) -> Dataset:
+        """Made-up data of the family; a single test image for each class."""
+        whole = toy(self.classes, self.shape, self.per_class, test_per_class=1)
+        train = Samples(whole.images[1:], whole.labels[1:], whole.class_names)
+
+        def open_test() -> Samples:
+            test = whole.test()
+            return Samples(test.images, test.labels, whole.class_names)
+
+        return Dataset(whole.spec, train, whole.transform, open_test)
+
+
+SMALL = Family((3, 8, 8), 3, ipc=1, per_class=20, arch="ConvNetW16D2")
+# Classes smaller than a batch; every shape, number of classes and ipc of the real datasets occurs once.
+FAMILIES = (
+    Family((3, 32, 32), 10, ipc=10, per_class=12, arch="ConvNetW8", limit_steps=3),
+    Family((1, 28, 28), 200, ipc=1, per_class=3, arch="ConvNetW8", limit_steps=2),
+    Family((3, 64, 64), 100, ipc=1, per_class=2, arch="ConvNetW4D4", limit_steps=2),
+)
+
+
+@dataclass
+class Watch:
+    """What the loops of a method do, by name, those of contexts apart included.
+
+    kills: step before which a loop's run is to end with `Killed`.
+    steps: number of steps when the loop was last seen.
+    entered: highest step that a run began the loop with.
+    """
+
+    kills: dict[str, int] = field(default_factory=dict)
+    steps: dict[str, int] = field(default_factory=dict)
+    entered: dict[str, int] = field(default_factory=dict)
+
+
+class WatchedContext(Context):
+    """A context that notes whether the method draws anything at random, and whose loops are watched."""
+
+    def __init__(self, seed: int, watch: Watch, **named: Any) -> None:
+        super().__init__(seed, **named)
         self.draws = False
+        self.watch = watch
+        self._named = named
+
+    def apart(self, seed: int, work: Path | None) -> WatchedContext:
+        """A context of work that runs share, watched as well."""
+        return WatchedContext(seed, self.watch, **(self._named | {"work": work}))
 
     def generator(self, role: str, *, on_cpu: bool = False) -> Generator:
         """The named source of randomness; asking for one counts as drawing."""
         self.draws = True
         return super().generator(role, on_cpu=on_cpu)
 
+    def steps(
+        self, total: int, state: State, *, name: str = "distill", budgeted: bool = True
+    ) -> Iterator[int]:
+        """The steps of a loop, noted in the watch, up to where it is to be killed."""
+        watch, entering = self.watch, True
+        for step in super().steps(total, state, name=name, budgeted=budgeted):
+            if entering:
+                watch.entered[name] = max(step, watch.entered.get(name, 0))
+                entering = False
+            if watch.kills.get(name) == step:
+                raise Killed(name)
+            watch.steps[name] = step + 1
+            yield step
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """A distilled set and the context it was made in."""
+    """A distilled set, the context it was made in, and how often the test split was opened meanwhile."""
 
     distilled: Distilled
     context: WatchedContext
+    test_looks: int
 
 
 class Subject:
-    """The method under check, with the outcomes that several points look at, made at their first use."""
+    """The method under check on one family, with the outcome that several points look at."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, family: Family) -> None:
         self.name = name
+        self.family = family
         self.module = methods.load(name)
-        self.data = toy(num_classes=3, shape=(3, 8, 8))
+        self.data = family.data()
 
-    def run(self, ipc: int = 1, context: WatchedContext | None = None) -> Outcome:
-        """Distil the toy data, as a trial does: at smoke scale, with the test split sealed."""
-        context = context or WatchedContext(seed=0)
-        config = methods.resolve(self.name, self.data.name, ipc, SCALE).config
+    def run(
+        self, ipc: int | None = None, seed: int = 0, watch: Watch | None = None, **runtime: Any
+    ) -> Outcome:
+        """Distil the data, as a trial does: at smoke scale, with the test split sealed."""
+        family = self.family
+        named = {"arch": family.arch, "limit_steps": family.limit_steps, **runtime}
+        context = WatchedContext(seed, watch or Watch(), **named)
+        config = methods.resolve(self.name, self.data.name, ipc or family.ipc, SCALE).config
+        looks = self.data.test_looks
         with sealed(f"distilling {self.name}"):
-            distilled = self.module.distill(self.data, ipc, config=config, context=context)
-        return Outcome(distilled, context)
+            distilled = self.module.distill(self.data, ipc or family.ipc, config=config, context=context)
+        return Outcome(distilled, context, self.data.test_looks - looks)
 
     @cached_property
     def first(self) -> Outcome:
-        """Outcome of seed 0 at ipc 1, undisturbed."""
+        """Outcome of seed 0, undisturbed."""
         return self.run()
 
 
-def command(method: str) -> int:
-    """Print one line for each point of the contract; returns 0 if the method keeps all of them."""
-    subject = Subject(method)
-    failures = 0
+Point = Callable[[Subject], None]
+# Which points are checked on which families, in this order.
+Plan = Mapping[Family, Mapping[str, Point]]
+
+
+def command(method: str | None, *, quick: bool = False) -> int:
+    """Check one method, or every one for None and "all"; returns 0 if all points of the contract are kept.
+
+    Prints one line for each point; `quick` leaves out the families of the real datasets.
+    """
+    plan = QUICK if quick else FULL
+    if method is not None and method != ALL:
+        return int(not check(method, plan))
+    kept = [_check_if_possible(info, plan) for info in methods.discover().values()]
+    print(f"{sum(kept)} of {len(kept)} methods keep the contract")
+    return int(not all(kept))
+
+
+def check(method: str, plan: Plan) -> bool:
+    """Check a method point by point, printing a line for each; returns whether it keeps them all."""
+    kept, total = 0, 0
     with _one_thread():
-        for title, point in POINTS.items():
-            problem = _problem(point, subject)
-            failures += problem is not None
-            print(f"ok      {title}" if problem is None else f"failed  {title}: {problem}", flush=True)
-    print(f"{method}: {len(POINTS) - failures} of {len(POINTS)} points kept")
-    return int(failures > 0)
+        for family, points in plan.items():
+            subject = Subject(method, family)
+            for title, point in points.items():
+                problem = _problem(point, subject)
+                kept, total = kept + (problem is None), total + 1
+                what = f"{family.name}: {title}"
+                print(f"ok      {what}" if problem is None else f"failed  {what}: {problem}", flush=True)
+    print(f"{method}: {kept} of {total} points kept")
+    return kept == total
+
+
+def _check_if_possible(info: methods.MethodInfo, plan: Plan) -> bool:
+    if info.broken is None:
+        return check(info.name, plan)
+    print(f"failed  {info.name}: its file {info.broken}")
+    return False
 
 
 @contextmanager
@@ -98,7 +221,7 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _problem(point: Callable[[Subject], None], subject: Subject) -> str | None:
+def _problem(point: Point, subject: Subject) -> str | None:
     """What is wrong at one point, in one line; None if nothing is."""
     try:
         point(subject)
@@ -117,14 +240,20 @@ def require(condition: bool, complaint: str) -> None:
 
 def returns_a_distilled_set(subject: Subject) -> None:
     """Images (C * ipc, C, H, W) float32, finite, cut off from autograd, and what is needed to use them."""
-    for ipc in IPCS:
-        distilled = subject.first.distilled if ipc == 1 else subject.run(ipc).distilled
-        require(
-            isinstance(distilled, Distilled), f"distill returned {type(distilled).__name__}, not Distilled"
-        )
-        _check_images(distilled, subject.data, ipc)
-        _check_labels(distilled, subject.data, ipc)
-        _check_description(distilled, subject.data, ipc)
+    _check_set(subject, subject.first.distilled, subject.family.ipc)
+
+
+def returns_more_at_a_larger_ipc(subject: Subject) -> None:
+    """The same with twice as many images per class."""
+    ipc = 2 * subject.family.ipc
+    _check_set(subject, subject.run(ipc).distilled, ipc)
+
+
+def _check_set(subject: Subject, distilled: Distilled, ipc: int) -> None:
+    require(isinstance(distilled, Distilled), f"distill returned {type(distilled).__name__}, not Distilled")
+    _check_images(distilled, subject.data, ipc)
+    _check_labels(distilled, subject.data, ipc)
+    _check_description(distilled, subject.data, ipc)
 
 
 def _check_images(distilled: Distilled, data: Dataset, ipc: int) -> None:
@@ -177,7 +306,7 @@ def repeats_itself(subject: Subject) -> None:
 
 def heeds_its_seed(subject: Subject) -> None:
     """Another seed gives another set, unless the method draws nothing."""
-    other = subject.run(context=WatchedContext(seed=1))
+    other = subject.run(seed=1)
     same = other.distilled.digest() == subject.first.distilled.digest()
     require(
         not (same and other.context.draws),
@@ -185,29 +314,45 @@ def heeds_its_seed(subject: Subject) -> None:
     )
 
 
-def survives_a_kill(subject: Subject) -> None:
-    """Stopped midway and gone on with from its checkpoint, it ends in the bytes of an undisturbed run."""
-    steps = subject.first.context.cost().steps
-    if steps < 3:
-        # Such a run is over before its first checkpoint would be of use.
-        return
+def survives_kills(subject: Subject) -> None:
+    """Killed in the middle of each loop and resumed each time, it ends in the bytes of an undisturbed run."""
+    # A loop of one step is over before anything of it would be saved.
+    kills = {name: steps // 2 for name, steps in subject.first.context.watch.steps.items() if steps > 1}
+    watch = Watch(dict(kills))
     with tempfile.TemporaryDirectory() as work:
-        settings: dict[str, Any] = {"work": Path(work), "checkpoint_seconds": 0.0}
-        try:
-            subject.run(context=WatchedContext(seed=0, stop_after=steps // 2, **settings))
-            raise Nonconformity("a run cannot be stopped; loop over context.steps(...)")
-        except StoppedEarly:
-            resumed = subject.run(context=WatchedContext(seed=0, **settings))
-    require(resumed.context.resumed == 1, "the stopped run left no checkpoint to go on from")
+        resumed = _killed_in_turn(subject, watch, Path(work))
+    for loop, step in kills.items():
+        require(
+            watch.entered[loop] == step,
+            f"killed before step {step} of the loop {loop!r}, it went on from step {watch.entered[loop]}",
+        )
     require(
         resumed.distilled.digest() == subject.first.distilled.digest(),
         "a resumed run ends in other bytes; give context.steps(..., state) all that changes between steps",
     )
 
 
+def _killed_in_turn(subject: Subject, watch: Watch, work: Path) -> Outcome:
+    """Outcome of a run that is killed and resumed once for each of the watch's `kills`, using them up."""
+    while True:
+        try:
+            return subject.run(watch=watch, work=work / "run", cache=work / "cache", checkpoint_seconds=0.0)
+        except Killed as killed:
+            del watch.kills[killed.loop]
+
+
+def trains_a_network(subject: Subject) -> None:
+    """The evaluation accepts the set, whichever labels it has, and a network's loss stays finite."""
+    context = Context(arch=subject.family.arch)
+    result = evaluate(subject.first.distilled, subject.data, TRAINING, evals=1, context=context)
+    require(
+        all(map(math.isfinite, result.train_losses)), f"a network trained on it has {result.train_losses}"
+    )
+
+
 def leaves_the_test_split_alone(subject: Subject) -> None:
     """The test split, sealed during each run here, was never opened."""
-    looks = subject.first.context.dataset(subject.data).test_looks
+    looks = subject.first.test_looks
     require(looks == 0, f"the test split was opened {looks} times")
 
 
@@ -234,7 +379,7 @@ def _global_generators() -> dict[str, object]:
 def refuses_unknown_settings(subject: Subject) -> None:
     """A misspelt setting is an error, and not ignored."""
     try:
-        methods.resolve(subject.name, subject.data.name, 1, SCALE, {"no_such_setting": 1})
+        methods.resolve(subject.name, subject.data.name, subject.family.ipc, SCALE, {"no_such_setting": 1})
     except UserError:
         return
     raise Nonconformity("the unknown setting no_such_setting was accepted")
@@ -255,13 +400,21 @@ def saves_and_loads(subject: Subject) -> None:
     require(not changed, f"{', '.join(changed)} change when saved and loaded")
 
 
-POINTS: dict[str, Callable[[Subject], None]] = {
-    "right shapes and labels, finite values at ipc 1 and 2": returns_a_distilled_set,
+# Points that shapes, classes and ipc may break.
+SHAPE_POINTS: dict[str, Point] = {
+    "right shapes and labels, finite values": returns_a_distilled_set,
+    "killed in each loop and resumed equals undisturbed": survives_kills,
+    "a network trains on it": trains_a_network,
+}
+POINTS: dict[str, Point] = {
+    **SHAPE_POINTS,
+    "right shapes and labels at twice the ipc": returns_more_at_a_larger_ipc,
     "the same seed gives the same bytes": repeats_itself,
     "another seed gives another set, unless nothing is drawn": heeds_its_seed,
-    "killed and resumed equals undisturbed": survives_a_kill,
     "the test split is never touched": leaves_the_test_split_alone,
     "global random generators are left alone": leaves_global_randomness_alone,
     "unknown settings are refused": refuses_unknown_settings,
     "saved and loaded, it is the same bit for bit": saves_and_loads,
 }
+QUICK: Plan = {SMALL: POINTS}
+FULL: Plan = {SMALL: POINTS, **dict.fromkeys(FAMILIES, SHAPE_POINTS)}

@@ -131,15 +131,15 @@ def _distillation_seconds(trial: Trial, data: Dataset, device: str) -> float:
 
 
 def _evaluation_seconds(trial: Trial, data: Dataset, device: str) -> float:
-    from harness.evaluate import TrainingSet, train_network
+    from harness.evaluate import train_network, training_set_of
     from harness.loop import StoppedEarly
     from methods.api import Context
 
-    distilled = _stand_in(trial, data, device)
+    protocol = protocol_named(trial.protocol)
     context = Context(trial.seed, arch=trial.arch, device=device, stop_after=EPOCHS)
-    training_set = TrainingSet(*distilled.decoded(), distilled.augmentation)
+    training_set = training_set_of(_stand_in(trial, data, device), protocol, context.device)
     try:
-        train_network(context.network(data), training_set, protocol_named(trial.protocol), context)
+        train_network(context.network(data), training_set, protocol, context)
     except StoppedEarly as stopped:
         return trial.evals * stopped.seconds_per_step * stopped.total
     raise AssertionError("a protocol without epochs")

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from harness.data import Dataset, Split, sealed
 from harness.errors import UserError
 from harness.loop import State
 from harness.nets import Network
-from harness.protocol import Protocol
-from methods.augment import augment, operations, sample_draws
+from harness.protocol import Protocol, Schedule
+from methods import dc_augment
+from methods.augment import DIGIT_DATASETS, STAGE, augment, cutmix, operations, sample_draws
 from methods.passes import pieces, rows_per_piece, train_step
 from methods.pool import logits_forward
 
@@ -24,15 +26,27 @@ if TYPE_CHECKING:
 # Index batches of one epoch.
 Batches = Callable[[], Iterable[Tensor]]
 Augment = Callable[[Tensor], Tensor]
+# Changes images and labels of a batch together.
+Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Images (n, C, H, W) and labels (n,) or (n, classes), with the DSA strategy to train under."""
+    """Images (n, C, H, W) and labels (n,) or (n, classes), and what to train under.
+
+    strategy: augmentation, of `methods.augment` or, with the prefix "dc:", of `methods.dc_augment`.
+    lr: learning rate that was distilled along; None: the protocol's.
+    """
 
     images: Tensor
     labels: Tensor
     strategy: str = ""
+    lr: float | None = None
+
+    @property
+    def augmented(self) -> bool:
+        """Whether the strategy holds any operation; UnknownNameError for one that does not exist."""
+        return bool(dc_augment.operations(self.strategy) or operations(self.strategy))
 
 
 @dataclass(frozen=True)
@@ -55,8 +69,7 @@ def evaluate(
     """
     data = dataset.to(context.device)
     check_fits(distilled, data)
-    images, labels = (tensor.to(context.device) for tensor in distilled.decoded())
-    training_set = TrainingSet(images, labels, distilled.augmentation)
+    training_set = training_set_of(distilled, protocol, context.device)
     networks, losses = [], []
     with sealed("evaluation: networks are still being trained"):
         for k in range(evals):
@@ -66,7 +79,20 @@ def evaluate(
     looks_before = data.test_looks
     test = data.test()
     accuracies = [accuracy(net, test, context) for net in networks]
-    return Evaluation(accuracies, losses, test.fingerprint, data.test_looks - looks_before, len(images))
+    return Evaluation(
+        accuracies, losses, test.fingerprint, data.test_looks - looks_before, len(training_set.images)
+    )
+
+
+def training_set_of(distilled: Distilled, protocol: Protocol, device: torch.device) -> TrainingSet:
+    """The decoded images on `device`, with the augmentation and the rate that set and protocol call for."""
+    images, labels = (tensor.to(device) for tensor in distilled.decoded())
+    strategy = distilled.augmentation
+    if protocol.augmentation is not None:
+        strategy = protocol.augmentation
+        if distilled.dataset in DIGIT_DATASETS:
+            strategy = STAGE.join(stage for stage in strategy.split(STAGE) if stage != "flip")
+    return TrainingSet(images, labels, strategy, distilled.learned_lr)
 
 
 def check_fits(distilled: Distilled, data: Dataset) -> None:
@@ -101,16 +127,17 @@ def train_network(
     images, labels = training_set.images, training_set.labels
     rows_at_once = rows_per_piece(net, (images.shape[1], images.shape[2], images.shape[3]))
     draw_batches = batches or _shuffled(len(images), protocol.batch, context)
-    distort = _augmenter(training_set, context)
-    optimizer = _Schedule(net, protocol)
+    distort, mix = _augmenter(training_set, context), _mixer(net, protocol, context)
+    schedule = protocol.schedule(augmented=training_set.augmented, lr=training_set.lr)
+    optimizer = _Optimizer(net, protocol, schedule)
     mean_loss = images.new_zeros(())
     net.train()
     state: State = {"net": net, "optimizer": optimizer, "loss": mean_loss}
-    for epoch in context.steps(protocol.epochs_run, state, name=name, budgeted=False):
+    for epoch in context.steps(schedule.epochs, state, name=name, budgeted=False):
         total = images.new_zeros(())
         for batch in draw_batches():
-            distorted = distort(images[batch])
-            loss, _ = train_step(forward, net, optimizer.current, distorted, labels[batch], rows_at_once)
+            mixed, targets = mix(distort(images[batch]), labels[batch])
+            loss, _ = train_step(forward, net, optimizer.current, mixed, targets, rows_at_once)
             total += loss * len(batch)
         mean_loss.copy_(total / len(images))
         context.log(mean_loss)
@@ -131,20 +158,25 @@ def accuracy(net: Network, test: Split, context: Context) -> float:
     return int(hits) / len(test)
 
 
-class _Schedule:
-    """The protocol's optimiser: SGD whose rate falls once, rebuilt then, so that the momentum restarts."""
+class _Optimizer:
+    """SGD whose rate follows a schedule; where that says so, rebuilt at each drop."""
 
-    def __init__(self, net: Network, protocol: Protocol) -> None:
+    def __init__(self, net: Network, protocol: Protocol, schedule: Schedule) -> None:
         self._net = net
         self._protocol = protocol
+        self._schedule = schedule
         self._epochs_done = 0
-        self.current = self._build(0)
+        self.current = self._build()
 
     def after_epoch(self, epoch: int) -> None:
-        """Rebuild the optimiser once the protocol's epoch is over."""
+        """Lower the rate if the schedule drops after this epoch."""
         self._epochs_done = epoch + 1
-        if epoch == self._protocol.decay_after:
-            self.current = self._build(epoch + 1)
+        if self._epochs_done not in self._schedule.drops:
+            return
+        if self._schedule.restarts:
+            self.current = self._build()
+        else:
+            self.current.param_groups[0]["lr"] = self._schedule.lr_in(self._epochs_done)
 
     def state_dict(self) -> dict[str, object]:
         """Momentum and the number of epochs done."""
@@ -153,13 +185,13 @@ class _Schedule:
     def load_state_dict(self, state: dict[str, object]) -> None:
         """Rebuild the optimiser of that epoch and restore its momentum."""
         self._epochs_done = state["epochs_done"]  # type: ignore[assignment]
-        self.current = self._build(self._epochs_done)
+        self.current = self._build()
         self.current.load_state_dict(state["sgd"])  # type: ignore[arg-type]
 
-    def _build(self, epoch: int) -> torch.optim.SGD:
+    def _build(self) -> torch.optim.SGD:
         return torch.optim.SGD(
             self._net.parameters(),
-            lr=self._protocol.lr_in(epoch),
+            lr=self._schedule.lr_in(self._epochs_done),
             momentum=self._protocol.momentum,
             weight_decay=self._protocol.weight_decay,
         )
@@ -175,15 +207,51 @@ def _shuffled(count: int, batch: int, context: Context) -> Batches:
 
 
 def _augmenter(training_set: TrainingSet, context: Context) -> Augment:
-    """DSA as in the authors' evaluation: one operation for the batch, parameters for each image."""
+    """Augmentation as in the authors' evaluations.
+
+    DSA and IDC draw one operation for the batch and its parameters for each image, DC both for each image.
+    """
     strategy = training_set.strategy
-    if not operations(strategy):
+    if not training_set.augmented:
         return lambda images: images
-    size = (training_set.images.shape[2], training_set.images.shape[3])
+    _, channels, height, width = training_set.images.shape
     generator = context.generator("augment", on_cpu=True)
 
     def distort(images: Tensor) -> Tensor:
-        draws = sample_draws(strategy, len(images), size, generator, one_operation=True)
+        draws = sample_draws(strategy, len(images), (height, width), generator, one_operation=True)
         return augment(images, strategy, draws)
 
-    return distort
+    def distort_as_dc(images: Tensor) -> Tensor:
+        shape = (len(images), channels, height, width)
+        return dc_augment.augment(images, strategy, dc_augment.sample_draws(strategy, shape, generator))
+
+    return distort_as_dc if dc_augment.operations(strategy) else distort
+
+
+def _mixer(net: Network, protocol: Protocol, context: Context) -> Mix:
+    """CutMix in the protocol's share of the batches: one window and one pairing for each, as in IDC."""
+    if protocol.cutmix == 0:
+        return lambda images, labels: (images, labels)
+    classes = net.classifier.out_features
+    generator = context.generator("cutmix", on_cpu=True)
+
+    def mix(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        if float(torch.rand((), generator=generator)) >= protocol.cutmix:
+            return images, labels
+        window = _draw_window((images.shape[2], images.shape[3]), generator)
+        partner = torch.randperm(len(images), generator=generator).to(images.device)
+        rows = F.one_hot(labels, classes).to(images.dtype) if labels.ndim == 1 else labels
+        return cutmix(images, rows, partner, window)
+
+    return mix
+
+
+def _draw_window(size: tuple[int, int], generator: torch.Generator) -> tuple[slice, slice]:
+    """Rows and columns of a window whose share of the area is uniform, before the border clips it."""
+    side_share = float(torch.rand((), generator=generator)) ** 0.5
+    centres = torch.rand(2, generator=generator).tolist()
+    window = []
+    for length, centre in zip(size, centres, strict=True):
+        middle, reach = int(centre * length), int(length * side_share) // 2
+        window.append(slice(max(0, middle - reach), min(length, middle + reach)))
+    return window[0], window[1]

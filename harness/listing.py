@@ -1,4 +1,4 @@
-"""`python -m harness list`: what can be typed for methods, datasets and networks; free of torch."""
+"""`python -m harness list`: names that can be typed for methods, datasets and so on; free of torch."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import methods
 from harness.data import catalog
 from harness.errors import UnknownNameError
 from harness.nets import names
+from harness.protocol import PROTOCOLS
 
 
 def command(what: str, *, as_json: bool) -> int:
@@ -19,15 +20,32 @@ def command(what: str, *, as_json: bool) -> int:
         raise UnknownNameError("list", what, LISTS)
     entries = LISTS[what]()
     print(msgspec.json.encode(entries).decode() if as_json else _as_text(entries))
+    if what == "methods" and not as_json:
+        print(compositions())
     return 0
 
 
 def method_entries() -> list[dict[str, Any]]:
-    """Methods and variants; `broken` says why one cannot be used."""
+    """Methods and variants; `broken` says why one cannot be used, the flags what it gives to compositions."""
     return [
-        {"name": info.name, "summary": info.summary, "broken": info.broken}
+        {
+            "name": info.name,
+            "summary": info.summary,
+            "broken": info.broken,
+            "loop": info.loop,
+            "distance": info.distance,
+        }
         for info in methods.discover().values()
     ]
+
+
+def compositions() -> str:
+    """The rule by which loops and distances make further methods, in a line."""
+    loops, distances = methods.composable(methods.discover().values())
+    return (
+        f"LOOP{methods.JOIN}DISTANCE, e.g. dm+bacon: a loop of {', '.join(loops)} "
+        f"with a distance of {', '.join(distances)}"
+    )
 
 
 def dataset_entries() -> list[dict[str, Any]]:
@@ -40,10 +58,16 @@ def arch_entries() -> list[dict[str, Any]]:
     return [{"name": name, "summary": summary} for name, summary in names.describe()]
 
 
+def protocol_entries() -> list[dict[str, Any]]:
+    """Evaluation protocols."""
+    return [{"name": protocol.name, "summary": protocol.summary} for protocol in PROTOCOLS.values()]
+
+
 LISTS: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "methods": method_entries,
     "datasets": dataset_entries,
     "archs": arch_entries,
+    "protocols": protocol_entries,
 }
 
 

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import reduce
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 
@@ -57,13 +58,22 @@ State = Mapping[str, "Tensor | Stateful"]
 
 
 class StoppedEarly(Exception):
-    """Raised inside a loop after `stop_after` steps: the caller wanted a few real steps only."""
+    """Raised inside a loop after `stop_after` steps: the caller wanted a few real steps only.
 
-    def __init__(self, seconds_per_step: float, step: int, total: int) -> None:
+    `charged_seconds` is what work that is charged to the phase took or would take.
+    """
+
+    def __init__(self, seconds_per_step: float, step: int, total: int, charged_seconds: float = 0.0) -> None:
         super().__init__(f"stopped after {step} of {total} steps")
         self.seconds_per_step = seconds_per_step
         self.step = step
         self.total = total
+        self.charged_seconds = charged_seconds
+
+    @property
+    def seconds(self) -> float:
+        """What all steps of the loop and the charged work would take."""
+        return self.seconds_per_step * self.total + self.charged_seconds
 
 
 @dataclass(frozen=True)
@@ -114,9 +124,10 @@ class Runtime:
         precision: "fp32", or "bf16" for autocast of the networks' forward passes.
         budget_flops: compute that the loops may spend; it replaces their own number of steps.
         work: folder for the checkpoint; None keeps none.
-        checkpoint_seconds: least time between two checkpoints.
+        checkpoint_seconds: least time between two checkpoints; 0 writes one after every step.
         on_progress: called with a `Progress` about once a second.
         stop_after: raise `StoppedEarly` after so many steps of the first loop (to time real steps).
+        limit_steps: most steps of any loop that a budget may cut (to try a method out).
         compile_loops: whether long loops may be compiled.
     """
 
@@ -131,6 +142,7 @@ class Runtime:
         checkpoint_seconds: float = 30.0,
         on_progress: Callable[[Progress], None] | None = None,
         stop_after: int | None = None,
+        limit_steps: int | None = None,
         compile_loops: bool = True,
     ) -> None:
         self.seed = seed
@@ -143,6 +155,7 @@ class Runtime:
         self._checkpoint_seconds = checkpoint_seconds
         self._on_progress = on_progress
         self._stop_after = stop_after
+        self._limit_steps = limit_steps
         self._may_compile = compile_loops and _can_compile(self.device)
         self._generators: dict[str, torch.Generator] = {}
         self._loops: dict[str, LoopState] = {}
@@ -151,6 +164,7 @@ class Runtime:
         self._carried_seconds = 0.0
         self._warmup_seconds = 0.0
         self._carried_peaks: tuple[int | None, int | None] = (None, None)
+        self._charged: list[Cost] = []
         self._saved = self._read_checkpoint()
         meter.reset_peaks(self.device)
         self._start = self._reported = self._checkpointed = meter.clock(self.device)
@@ -184,7 +198,7 @@ class Runtime:
         The first step is counted (FLOPs, images through networks); with a budget, the number of steps of a
         `budgeted` loop is what the budget buys.
         """
-        loop = self._enter(name, total, state)
+        loop = self._enter(name, self._limited(total) if budgeted else total, state)
         while loop.step < loop.total:
             first, first_compiled = loop.step == 0, self.compiling and not loop.compiled
             warming_up = first or first_compiled
@@ -204,19 +218,50 @@ class Runtime:
             self._after_step(name, loop)
         self._leave(name, loop)
 
+    @property
+    def rehearsing(self) -> bool:
+        """Whether a few steps are timed and nothing is kept of them: stand-ins may then replace results."""
+        return self._stop_after is not None and self._checkpoint is None
+
+    @contextmanager
+    def off_the_clock(self) -> Iterator[None]:
+        """Keep the seconds and peaks of the work inside out of this phase; `charge` says what it costs."""
+        self._carried_peaks = self._peaks()
+        started = meter.clock(self.device)
+        try:
+            yield
+        finally:
+            self._start += meter.clock(self.device) - started
+            meter.reset_peaks(self.device)
+
+    def charge(self, cost: Cost) -> None:
+        """Add the cost of work done off the clock, now or in an earlier run whose result is used again.
+
+        A resumed run charges anew: checkpoints hold the cost of the loops alone.
+        """
+        self._charged.append(cost)
+
     def cost(self) -> Cost:
-        """What this phase has cost so far, runs before a kill included."""
-        host, on_device = meter.peak_host_bytes(), meter.peak_device_bytes(self.device)
+        """What this phase has cost so far, runs before a kill and charged work included."""
+        return reduce(_plus, self._charged, self._own_cost())
+
+    def _own_cost(self) -> Cost:
+        peak_host_bytes, peak_device_bytes = self._peaks()
         return Cost(
             seconds=self._carried_seconds + meter.clock(self.device) - self._start,
             warmup_seconds=self._warmup_seconds,
             steps=sum(loop.step for loop in self._loops.values()),
             flops=sum(loop.flops_per_step * loop.step for loop in self._loops.values()),
             images_forwarded=sum(loop.images_per_step * loop.step for loop in self._loops.values()),
-            peak_host_bytes=_larger(host, self._carried_peaks[0]),
-            peak_device_bytes=_larger(on_device, self._carried_peaks[1]),
+            peak_host_bytes=peak_host_bytes,
+            peak_device_bytes=peak_device_bytes,
             compiled=any(loop.compiled for loop in self._loops.values()),
         )
+
+    def _peaks(self) -> tuple[int | None, int | None]:
+        """Peak bytes on the host and on the device so far, runs before a kill included."""
+        host, on_device = meter.peak_host_bytes(), meter.peak_device_bytes(self.device)
+        return _larger(host, self._carried_peaks[0]), _larger(on_device, self._carried_peaks[1])
 
     def _enter(self, name: str, total: int, state: State) -> LoopState:
         if name in self._loops:
@@ -261,9 +306,13 @@ class Runtime:
         """After the first step: how many steps the budget buys, and whether compiling them pays."""
         if budgeted and self.budget_flops is not None and loop.flops_per_step > 0:
             spent = sum(other.flops_per_step * other.step for other in self._loops.values())
+            spent += sum(cost.flops for cost in self._charged)
             left = self.budget_flops - spent + loop.flops_per_step * loop.step
-            loop.total = max(1, int(left // loop.flops_per_step))
+            loop.total = self._limited(max(1, int(left // loop.flops_per_step)))
         self.compiling = self._compiling_pays(loop)
+
+    def _limited(self, total: int) -> int:
+        return total if self._limit_steps is None else min(total, self._limit_steps)
 
     def _compiling_pays(self, loop: LoopState) -> bool:
         """A rule of FLOPs, not of seconds: a resumed run must decide as the first one did."""
@@ -273,7 +322,9 @@ class Runtime:
     def _after_step(self, name: str, loop: LoopState) -> None:
         if self._stop_after is not None and loop.step >= min(self._stop_after, loop.total):
             warm_seconds = meter.clock(self.device) - self._warm
-            raise StoppedEarly(warm_seconds / max(1, loop.step - self._warm_step), loop.step, loop.total)
+            seconds_per_step = warm_seconds / max(1, loop.step - self._warm_step)
+            charged_seconds = sum(cost.seconds for cost in self._charged)
+            raise StoppedEarly(seconds_per_step, loop.step, loop.total, charged_seconds)
         now = time.perf_counter()
         last = loop.step == loop.total
         if now - self._reported >= 1.0 or last:
@@ -283,6 +334,8 @@ class Runtime:
                 loss = None if self._loss is None else float(self._loss)
                 self._on_progress(Progress(name, loop.step, loop.total, loss))
         pause = max(self._checkpoint_seconds, self._checkpoint_cost / CHECKPOINT_SHARE)
+        if self._checkpoint_seconds == 0:
+            pause = 0.0
         if self._checkpoint is not None and not last and now - self._checkpointed >= pause:
             self._check_finite(name, loop)
             self._write_checkpoint(self._checkpoint)
@@ -297,7 +350,7 @@ class Runtime:
             )
 
     def _write_checkpoint(self, path: Path) -> None:
-        cost = self.cost()
+        cost = self._own_cost()
         payload = {
             "loops": {name: asdict(loop) for name, loop in self._loops.items()},
             "states": {name: _pack(state) for name, state in self._states.items()},
@@ -355,6 +408,20 @@ def _restore(state: State, saved: Mapping[str, Any]) -> None:
             part.data.copy_(saved[key])
         else:
             part.load_state_dict(saved[key])
+
+
+def _plus(a: Cost, b: Cost) -> Cost:
+    """Cost of both."""
+    return Cost(
+        seconds=a.seconds + b.seconds,
+        warmup_seconds=a.warmup_seconds + b.warmup_seconds,
+        steps=a.steps + b.steps,
+        flops=a.flops + b.flops,
+        images_forwarded=a.images_forwarded + b.images_forwarded,
+        peak_host_bytes=_larger(a.peak_host_bytes, b.peak_host_bytes),
+        peak_device_bytes=_larger(a.peak_device_bytes, b.peak_device_bytes),
+        compiled=a.compiled or b.compiled,
+    )
 
 
 def _larger(a: int | None, b: int | None) -> int | None:

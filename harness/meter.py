@@ -14,11 +14,13 @@ import sys
 import time
 from collections.abc import Iterator
 from datetime import datetime, timezone
+from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from harness import __version__
+from harness.errors import UserError
 from harness.records import Provenance
 
 if TYPE_CHECKING:
@@ -88,7 +90,7 @@ def provenance(method: str, *, device: str, started_at: str, resumed: int) -> Pr
         finished_at=now(),
         resumed=resumed,
         device=torch.cuda.get_device_name(device) if _is_cuda(device) else device,
-        cpu=_cpu_model(),
+        cpu=cpu_model(),
         threads=torch.get_num_threads(),
         python=platform.python_version(),
         torch=str(torch.__version__),
@@ -101,56 +103,97 @@ def provenance(method: str, *, device: str, started_at: str, resumed: int) -> Pr
 
 
 def code_digest(method: str) -> str:
-    """Twelve hex digits of the SHA-256 of all sources that decide what a trial of `method` measures.
+    """Twelve hex digits of the SHA-256 of all code that decides what a trial of `method` measures.
 
-    That is the data, the networks, the evaluation, the loop, what methods share and the method's own file;
-    files of other methods count only if this one imports them. `method` may name a variant.
+    That is the data, the networks, the evaluation, the loop, and the method's own files: one for a method or
+    its variants, those of loop and distance for a composition. Of the other files under methods/ those count
+    that the evaluation or the method imports, directly or through one another. Comments, docstrings and
+    layout do not count.
     """
     digest = hashlib.sha256()
-    for path in sorted(set(_measured_sources(method))):
-        digest.update(f"{path.relative_to(ROOT).as_posix()}\0".encode())
-        digest.update(path.read_bytes())
-        digest.update(b"\0")
+    for path in sorted(_measured_sources(method)):
+        digest.update(f"{path.relative_to(ROOT).as_posix()}\0{_facts(path).digest}\0".encode())
     return digest.hexdigest()[:12]
 
 
-def _measured_sources(method: str) -> Iterator[Path]:
-    from methods import discover
+class _Facts(NamedTuple):
+    """What the code digest needs of a source: a digest of its syntax, and the dotted names it imports."""
 
-    yield from (path for name in MEASURED_FILES if (path := ROOT / name).is_file())
-    for folder in MEASURED_FOLDERS:
-        yield from (ROOT / folder).rglob("*.py")
-    found = discover()
-    of_methods = {_source(info.module) for info in found.values()}
-    shared = [path for path in (ROOT / "methods").glob("*.py") if path not in of_methods]
-    yield from (path for path in shared if path.name == "__init__.py" or not path.name.startswith("_"))
-    if method in found:
-        yield from _with_imports(_source(found[method].module), of_methods)
+    digest: str
+    imports: tuple[str, ...]
+
+
+def _measured_sources(method: str) -> set[Path]:
+    found = {path for name in MEASURED_FILES if (path := ROOT / name).is_file()}
+    found |= {path for folder in MEASURED_FOLDERS for path in (ROOT / folder).rglob("*.py")}
+    of_methods = set((ROOT / "methods").glob("*.py"))
+    waiting = [ROOT / "harness" / "evaluate.py", ROOT / "methods" / "__init__.py", *_own_sources(method)]
+    while waiting:
+        current = waiting.pop()
+        if current.is_file():
+            found.add(current)
+            imported = {_source(name) for name in _facts(current).imports}
+            waiting.extend((imported & of_methods) - found)
+    return found
+
+
+def _own_sources(method: str) -> list[Path]:
+    """Files that make up a method; none if it is unknown, as in records older than its removal."""
+    from methods import find
+
+    try:
+        info = find(method)
+    except UserError:
+        return []
+    return [_source(module) for module in (info.module, *info.parts)]
 
 
 def _source(module: str) -> Path:
     return ROOT.joinpath(*module.split(".")).with_suffix(".py")
 
 
-def _with_imports(path: Path, others: set[Path]) -> set[Path]:
-    """The file and those of `others` that it imports, directly or through one another."""
-    found: set[Path] = set()
-    waiting = [path]
-    while waiting:
-        current = waiting.pop()
-        if current in found or not current.is_file():
-            continue
-        found.add(current)
-        waiting.extend(source for name in _imported(current) if (source := _source(name)) in others)
-    return found
+def _facts(path: Path) -> _Facts:
+    return _facts_of(path.read_bytes())
 
 
-def _imported(path: Path) -> Iterator[str]:
-    """Dotted names that a source file imports; none if it does not parse."""
+@cache
+def _facts_of(source: bytes) -> _Facts:
+    """Facts of a source; one that does not parse is taken as it stands, without imports."""
     try:
-        tree = ast.parse(path.read_bytes())
+        tree = ast.parse(source)
     except SyntaxError:
-        return
+        return _Facts(hashlib.sha256(source).hexdigest(), ())
+    syntax = "\0".join(_syntax(tree))
+    return _Facts(hashlib.sha256(syntax.encode()).hexdigest(), tuple(_imported(tree)))
+
+
+def _syntax(part: object) -> Iterator[str]:
+    """A syntax tree as words, without docstrings and without what is absent.
+
+    Not `ast.dump`: later versions of Python add optional fields to their nodes.
+    """
+    if isinstance(part, list):
+        yield "["
+        for item in part:
+            yield from _syntax(item)
+        yield "]"
+    elif isinstance(part, ast.AST):
+        yield type(part).__name__
+        for name, value in ast.iter_fields(part):
+            kept = value[1:] if name == "body" and _has_docstring(part) else value
+            if kept is not None and kept != []:
+                yield name
+                yield from _syntax(kept)
+    else:
+        yield repr(part)
+
+
+def _has_docstring(node: ast.AST) -> bool:
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    return isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None
+
+
+def _imported(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -182,7 +225,8 @@ def multiplies_bf16_matrices() -> bool | None:
     return None if flags is None else "amx_bf16" in flags.split()
 
 
-def _cpu_model() -> str | None:
+def cpu_model() -> str | None:
+    """What the processor calls itself."""
     return _cpu_fact("model name") or platform.processor() or None
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from harness.data.catalog import default_data_dir
 from harness.errors import UnknownNameError, UserError
+from harness.protocol import PROTOCOLS
 from harness.scales import SCALES
 
 if sys.version_info >= (3, 11):
@@ -203,6 +204,14 @@ class Options:
     arch: str | None = field(
         default=None,
         metadata=_info(_text, "a name of `list archs`", "network, see `list archs` (from the scale)"),
+    )
+    protocol: str | None = field(
+        default=None,
+        metadata=_info(
+            _choice("protocol", *PROTOCOLS),
+            " or ".join(PROTOCOLS),
+            "evaluation, see `list protocols` (from the scale)",
+        ),
     )
     budget: float | None = field(
         default=None,

@@ -1,4 +1,4 @@
-"""Speed: the gate on the loss kernels, and whole steps beside plain loops.
+"""Speed: the gate on the loss kernels, and whole steps beside plain loops (`harness.steps`).
 
 Both measure ratios within one run on one machine; seconds of different machines are never compared. The
 benchmarks and the plain loops live in `tests/perf` of a checkout.
@@ -19,6 +19,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from harness import steps
 from harness.errors import UnknownNameError, UserError
 
 FOLDER = Path(__file__).resolve().parent.parent / "tests" / "perf"
@@ -27,8 +28,7 @@ TOLERANCE = 0.15  # how much worse than the baseline a ratio may be
 RUNS = 3  # medians of each case
 SUSPECT_RUNS = 6  # more of them for cases that look worse: a single figure of a busy machine says little
 BASELINE_RUNS = 7
-STEPS = 5
-THREADS = 2
+STEP_METHODS = ("dm", "bacon")  # of a `perf step` that names none
 
 COMMANDS = ("check", "baseline", "step")
 Ratios = Mapping[str, Sequence[float]]
@@ -57,15 +57,17 @@ class Verdict:
         return self.ratio > self.baseline * (1 + TOLERANCE)
 
 
-def command(what: str, *, device: str = "cpu") -> int:
-    """Run `perf check`, `perf baseline` or `perf step`; returns the exit status."""
+def command(what: str, *, device: str = "cpu", methods: Sequence[str] = (), keep: bool = False) -> int:
+    """Run `perf check`, `perf baseline` or `perf step` of some methods; returns the exit status.
+
+    `keep` writes what `perf step` measured under results/steps.
+    """
     if what not in COMMANDS:
         raise UnknownNameError("perf command", what, COMMANDS)
     if not FOLDER.is_dir():
         raise UserError(f"no benchmarks at {FOLDER}; run this in a checkout of the repository")
     if what == "step":
-        print(step_table(device))
-        return 0
+        return _step(methods or STEP_METHODS, device, keep)
     if what == "baseline":
         ratios = measure(BASELINE_RUNS)
         medians = {case: round(statistics.median(values), 4) for case, values in sorted(ratios.items())}
@@ -73,6 +75,23 @@ def command(what: str, *, device: str = "cpu") -> int:
         print(f"wrote {len(medians)} ratios to {BASELINE}")
         return 0
     return check()
+
+
+def _step(methods: Sequence[str], device: str, keep: bool) -> int:
+    loops = _loops()
+    for method in methods:
+        if method not in loops:
+            raise UnknownNameError("plain loop", method, loops)
+    sheet = steps.measure_steps(methods, device, _measure_step)
+    print(steps.as_text(sheet))
+    if keep:
+        print(f"kept in {steps.keep(sheet, FOLDER.parent.parent / 'results' / 'steps')}")
+    return 0
+
+
+def _loops() -> list[str]:
+    """Methods that have a plain loop."""
+    return _python(["-c", "from loops import all_loops; print(*all_loops())"]).split()
 
 
 def check(options: Sequence[str] = ()) -> int:
@@ -133,23 +152,8 @@ def check_table(verdicts: Sequence[Verdict]) -> str:
     return tabulate(rows, headers, floatfmt=".3f")
 
 
-def step_table(device: str) -> str:
-    """Seconds and peak memory of a step of DM and BACON at CIFAR-10 ipc 10 settings beside plain loops."""
-    rows = []
-    for method in ("dm", "bacon"):
-        measured = {variant: _measure_step(method, variant, device) for variant in ("plain", "fp32", "bf16")}
-        plain = measured["plain"]
-        for variant, own in measured.items():
-            faster = plain["seconds"] / own["seconds"]
-            memory = own["peak_bytes"] / plain["peak_bytes"]
-            warmup, mib = own["warmup_seconds"], own["peak_bytes"] / 2**20
-            rows.append((method, variant, own["seconds"], f"{faster:.2f}x", mib, f"{memory:.2f}x", warmup))
-    headers = ("method", "loop", "s / step", "speed", "peak MiB", "memory", "first two steps, s")
-    return tabulate(rows, headers, floatfmt=("", "", ".2f", "", ".0f", "", ".1f"))
-
-
 def _measure_step(method: str, variant: str, device: str) -> dict[str, float]:
-    arguments = [method, variant, str(STEPS), str(THREADS), device]
+    arguments = [method, variant, str(steps.REPEATS), str(steps.THREADS), device]
     output = _python([str(FOLDER / "measure_step.py"), *arguments])
     measured: dict[str, float] = json.loads(output.splitlines()[-1])
     return measured

@@ -249,7 +249,7 @@ def _trials(
             seed=seed,
             scale=scale.name,
             arch=canonical(options.arch or scale.arch),
-            protocol=scale.protocol,
+            protocol=options.protocol or scale.protocol,
             protocol_version=PROTOCOL_VERSION,
             evals=options.evals or scale.evals,
             precision=options.precision,

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from methods.api import Context
 
 LOG_NAME = "log.txt"
+CACHE_NAME = "cache"  # beside the work folders: trained networks that trials share
 
 # How torch words the want of memory where it does not raise OutOfMemoryError.
 OUT_OF_MEMORY_SIGNS = (
@@ -165,6 +166,7 @@ class _Run:
             seed_for(self.trial.seed, phase),
             arch=self.trial.arch,
             data_dir=self.settings.data_dir,
+            cache=self.settings.results / WORK_FOLDER / CACHE_NAME,
             device=self.settings.device,
             precision=self.trial.precision if distilling else "fp32",
             budget_flops=self.trial.budget_flops if distilling else None,

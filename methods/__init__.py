@@ -1,7 +1,9 @@
 """Methods by presence: a file in this folder that defines `distill` is a method.
 
 Nothing is registered. Files are listed by their syntax alone, without importing torch; a method's module is
-imported when it is used. A method file may also define
+imported when it is used. A file whose loop takes any criterion also defines `condense`, and one whose
+distance fits such loops `distance_to`: "dm+bacon" is DM's loop with BACON's distance, a method without a file
+of its own. A method file may besides define
 
     VARIANTS = {"paper": {...}}       named variants: `--methods bacon@paper`; values override the Config's
     PAPER = {("cifar10", 10): {...}}  published settings; ("*", ipc) stands for unpublished datasets,
@@ -15,8 +17,9 @@ import ast
 import dataclasses
 import importlib
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,15 +28,24 @@ import msgspec
 
 from harness.errors import UnknownNameError, UserError
 
+JOIN = "+"  # between the loop and the distance of a composition
+
 
 @dataclass(frozen=True)
 class MethodInfo:
-    """What a method file says of itself; `broken` is the reason why it cannot be used, if it cannot."""
+    """What a method file says of itself; `broken` is the reason why it cannot be used, if it cannot.
+
+    loop: it has a `condense`, distance: it has a `distance_to`, from which compositions are made.
+    parts: of a composition, the modules of its loop and its distance.
+    """
 
     name: str
     module: str
     summary: str
     broken: str | None = None
+    loop: bool = False
+    distance: bool = False
+    parts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,31 +58,70 @@ class Resolved:
 
 def discover(folder: Path | None = None) -> dict[str, MethodInfo]:
     """All methods and variants, "bacon" and "bacon@paper", by name; imports nothing."""
-    found: dict[str, MethodInfo] = {}
-    for path in sorted((folder or Path(__file__).parent).glob("[!_]*.py")):
-        module = f"{__name__}.{path.stem}"
-        try:
-            tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-        except (SyntaxError, UnicodeDecodeError) as error:
-            found[path.stem] = MethodInfo(path.stem, module, "", f"does not parse: {error}")
-            continue
-        if not any(isinstance(node, ast.FunctionDef) and node.name == "distill" for node in tree.body):
-            continue
-        summary = (ast.get_docstring(tree) or "").partition("\n")[0]
-        for name in (path.stem, *(f"{path.stem}@{variant}" for variant in _variant_names(tree))):
-            found[name] = MethodInfo(name, module, summary)
-    return found
+    paths = sorted((folder or Path(__file__).parent).glob("[!_]*.py"))
+    return {info.name: info for path in paths for info in _infos(path.stem, path.read_bytes())}
+
+
+@cache
+def _infos(stem: str, source: bytes) -> tuple[MethodInfo, ...]:
+    """What one file brings: a method and its variants, something broken, or nothing."""
+    module = f"{__name__}.{stem}"
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError) as error:
+        return (MethodInfo(stem, module, "", f"does not parse: {error}"),)
+    functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    if "distill" not in functions:
+        return ()
+    summary = (ast.get_docstring(tree) or "").partition("\n")[0]
+    loop, distance = "condense" in functions, "distance_to" in functions
+    names = (stem, *(f"{stem}@{variant}" for variant in _variant_names(tree)))
+    return tuple(MethodInfo(name, module, summary, loop=loop, distance=distance) for name in names)
+
+
+def find(name: str) -> MethodInfo:
+    """The method, variant or composition of that name, without importing it; raises UserError if unknown."""
+    known = discover()
+    if name in known:
+        return known[name]
+    loop, joined, distance = name.partition(JOIN)
+    if not joined:
+        raise UnknownNameError("method", name, known)
+    loops, distances = composable(known.values())
+    for kind, part, choices, others in (
+        ("loop", loop, loops, f"distances: {', '.join(distances)}"),
+        ("distance", distance, distances, f"loops: {', '.join(loops)}"),
+    ):
+        if part not in choices:
+            unknown = UnknownNameError(kind, part, choices)
+            raise UserError(f"{unknown}; {name!r} is to be LOOP{JOIN}DISTANCE, {others}")
+    summary = f"the loop of {loop} with the distance of {distance}"
+    parts = (known[loop].module, known[distance].module)
+    return MethodInfo(name, f"{__name__}.composition", summary, parts=parts)
+
+
+def composable(known: Iterable[MethodInfo]) -> tuple[list[str], list[str]]:
+    """Names of the loops and of the distances (with their variants) from which "LOOP+DISTANCE" is made."""
+    known = list(known)
+    loops = [info.name for info in known if info.loop and "@" not in info.name]
+    return loops, [info.name for info in known if info.distance]
 
 
 def load(name: str) -> ModuleType:
-    """Import the file of a method or variant; raises UserError if it is unknown or broken."""
-    known = discover()
-    if name not in known:
-        raise UnknownNameError("method", name, known)
-    info = known[name]
+    """Import a method or variant, or make a composition; raises UserError if it is unknown or broken."""
+    info = find(name)
     if info.broken is not None:
         raise UserError(f"method {name!r} cannot be used: its file {info.broken}")
-    return importlib.import_module(info.module)
+    module = importlib.import_module(info.module)
+    if not info.parts:
+        return module
+    composition: ModuleType = module.compose(
+        name.partition("@")[0], *map(importlib.import_module, info.parts)
+    )
+    variant = name.partition("@")[2]
+    if variant and variant not in composition.VARIANTS:
+        raise UserError(f"{name}: the variant changes more than the distance; compose without @{variant}")
+    return composition
 
 
 def resolve(
@@ -82,6 +133,8 @@ def resolve(
     """
     module = load(name)
     values, source = _published(getattr(module, "PAPER", {}), dataset, ipc)
+    if JOIN in name:
+        source = f"{name.partition(JOIN)[0]}'s ({source})"
     values |= getattr(module, "UNPUBLISHED", {}).get(dataset, {})
     variant = name.partition("@")[2]
     values |= module.VARIANTS[variant] if variant else {}

@@ -14,14 +14,13 @@ Copy it to `methods/<name>.py` (a name without a leading underscore is found by 
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 import torch
 
 from harness.data import Dataset
 from methods import kernels, resolve
-from methods.api import Context, Distilled, class_labels
+from methods.api import Context, Distilled
 from methods.augment import usual_strategy
 
 
@@ -64,14 +63,5 @@ def distill(
         optimizer.step()
         context.log(loss)
 
-    return Distilled(
-        images=images.detach(),
-        labels=class_labels(data.num_classes, ipc, data.device),
-        ipc=ipc,
-        dataset=data.name,
-        class_names=data.class_names,
-        transform=data.transform,
-        method="NAME",
-        config=dataclasses.asdict(config),
-        augmentation=usual_strategy(data.name),
-    )
+    strategy = usual_strategy(data.name)
+    return Distilled.of(data, images, method="NAME", config=config, augmentation=strategy)

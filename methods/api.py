@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,34 @@ class Distilled:
             )
         if len(self.images) != len(self.labels):
             raise UserError(f"{len(self.images)} distilled images but {len(self.labels)} labels")
+
+    @classmethod
+    def of(
+        cls,
+        data: Dataset,
+        images: Tensor,
+        *,
+        method: str,
+        config: Any,
+        labels: Tensor | None = None,
+        **rest: Any,
+    ) -> Distilled:
+        """The set of class-major `images` (C * ipc, ...) distilled from `data`; hard labels unless given.
+
+        `config` is the method's Config; `rest` are other fields, such as `factor` and `augmentation`.
+        """
+        ipc = len(images) // data.num_classes
+        return cls(
+            images=images.detach(),
+            labels=class_labels(data.num_classes, ipc, data.device) if labels is None else labels.detach(),
+            ipc=ipc,
+            dataset=data.name,
+            class_names=data.class_names,
+            transform=data.transform,
+            method=method,
+            config=asdict(config),
+            **rest,
+        )
 
     @property
     def stored_bytes(self) -> int:
@@ -136,27 +164,47 @@ class Context(Runtime):
     Args:
         arch: name of the network that distils, see `python -m harness list archs`.
         data_dir: folder of the datasets that are asked for by name.
+        cache: folder of trained networks that runs share; None shares nothing.
         runtime: arguments of Runtime (seed, device, precision, budget_flops, work, ...).
     """
 
     def __init__(
-        self, seed: int = 0, *, arch: str = "ConvNet", data_dir: Path | None = None, **runtime: Any
+        self,
+        seed: int = 0,
+        *,
+        arch: str = "ConvNet",
+        data_dir: Path | None = None,
+        cache: Path | None = None,
+        **runtime: Any,
     ) -> None:
         super().__init__(seed, **runtime)
         self.arch = arch
         self.data_dir = data_dir or default_data_dir()
+        self.cache = cache
+        self._runtime = runtime
 
-    def dataset(self, dataset: str | Dataset) -> Dataset:
-        """The dataset of that name, or the given one, on this context's device."""
+    def apart(self, seed: int, work: Path | None) -> Context:
+        """A context of the same kind with its own seed, generators, loops, checkpoint and cost.
+
+        For work that other runs share: it must not depend on this run's seed nor on its checkpoint. It spends
+        no budget of its own; `charge` its cost to this context.
+        """
+        runtime = self._runtime | {"work": work, "budget_flops": None}
+        if not self.rehearsing:
+            runtime["stop_after"] = None
+        return Context(seed, arch=self.arch, data_dir=self.data_dir, **runtime)
+
+    def dataset(self, dataset: str | Dataset, *, zca: bool = False) -> Dataset:
+        """The dataset of that name, `zca` whitened or not, or the given one as it is, on this device."""
         if isinstance(dataset, str):
-            dataset = load(parse(dataset, self.data_dir, None, False), self.data_dir)
+            dataset = load(parse(dataset, self.data_dir, None, zca), self.data_dir)
         return dataset.to(self.device)
 
-    def network(self, data: Dataset, role: str = "net") -> Network:
-        """A fresh random network for the data, drawn from the generator of `role`."""
+    def network(self, data: Dataset, role: str = "net", *, arch: str | None = None) -> Network:
+        """A fresh random network for the data, drawn from the generator of `role`; `arch` if given."""
         channels, height, width = data.shape
         net = build(
-            self.arch,
+            arch or self.arch,
             channels=channels,
             image_size=(height, width),
             classes=data.num_classes,

@@ -4,6 +4,10 @@ Zhao & Bilen, "Dataset Condensation with Differentiable Siamese Augmentation", I
 ranges as in VICO-UoE/DatasetCondensation `utils.DiffAugment` (METHODS: one operation is chosen per call and
 applied to the whole batch). Sampling (`sample_draws`) and application (`augment`) are separate: the real and
 the synthetic images of a class are augmented alike by being given the same draws.
+
+A strategy names the operations to choose from, "color_crop_flip". Stages that follow one another, each with a
+choice of its own, are joined by ">": IDC's pipeline (snu-mllab/Efficient-Dataset-Condensation
+`misc/augment.py`) mirrors and colours always and then chooses one of three, "flip>color>crop_scale_rotate".
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +33,7 @@ CUTOUT_RATIO = 0.5
 SCALE_RATIO = 1.2
 ROTATE_DEGREES = 15.0
 VALUES_PER_DRAW = 3
+STAGE = ">"  # between the stages of a strategy
 
 
 @dataclass(frozen=True)
@@ -38,14 +44,17 @@ class Draws:
     values: (n, 3) float32, read by the operation of the row: color (three uniform draws: brightness,
     saturation, contrast), crop (row and column shift in pixels), cutout (row and column of the window's
     centre), flip (one uniform draw), scale (two uniform draws: x, y), rotate (one uniform draw).
+    then: draws of the strategy's next stage, if it has one.
     """
 
     operation: Tensor
     values: Tensor
+    then: Draws | None = None
 
     def rows(self, index: Tensor) -> Draws:
         """The draws of the given rows (CPU int64), for example each image's class."""
-        return Draws(self.operation[index], self.values[index])
+        then = None if self.then is None else self.then.rows(index)
+        return Draws(self.operation[index], self.values[index], then)
 
 
 def usual_strategy(dataset: str) -> str:
@@ -54,10 +63,10 @@ def usual_strategy(dataset: str) -> str:
 
 
 def operations(strategy: str) -> tuple[str, ...]:
-    """Names of the operations of a strategy such as "color_crop_flip"; none for "" and "none"."""
+    """Names of the operations of all stages of a strategy; none for "" and "none"."""
     if strategy in ("", "none"):
         return ()
-    names = tuple(strategy.split("_"))
+    names = tuple(strategy.replace(STAGE, "_").split("_"))
     for name in names:
         if name not in OPERATIONS:
             raise UnknownNameError("augmentation", name, OPERATIONS)
@@ -77,7 +86,8 @@ def sample_draws(
     `one_operation` gives all rows the same operation but their own parameters, as the authors' code does
     when no Siamese seed is set (evaluation); otherwise each row draws its own (one Siamese call per class).
     """
-    names = operations(strategy)
+    stage, _, later = strategy.partition(STAGE)
+    names = operations(stage)
     chosen = torch.randint(len(names), (1 if one_operation else rows,), generator=generator).expand(rows)
     uniform = torch.rand(rows, VALUES_PER_DRAW, generator=generator)
     values = uniform.clone()
@@ -86,21 +96,36 @@ def sample_draws(
             low, count = _integer_range(name, image_size)
             integers = low + (uniform[:, :2] * count).floor()
             values[:, :2] = torch.where((chosen == k)[:, None], integers, values[:, :2])
-    return Draws(chosen, values)
+    if not later:
+        return Draws(chosen, values)
+    then = sample_draws(later, rows, image_size, generator, one_operation=one_operation)
+    return Draws(chosen, values, then)
 
 
-def augment(images: Tensor, strategy: str, draws: Draws) -> Tensor:
-    """Apply to each image (N,C,H,W) the operation and parameters of its row of `draws` (N rows)."""
+def augment(images: Tensor, strategy: str, draws: Draws, *, align_corners: bool = False) -> Tensor:
+    """Apply to each image (N,C,H,W) the operations and parameters of its row of `draws` (N rows).
+
+    `align_corners` belongs to the resampling in scale and rotate: False in DC's line of code, True in MTT's.
+    """
+    stage, _, later = strategy.partition(STAGE)
+    out = _augment_stage(images, operations(stage), draws, align_corners)
+    return out if draws.then is None else augment(out, later, draws.then, align_corners=align_corners)
+
+
+def _augment_stage(images: Tensor, names: tuple[str, ...], draws: Draws, align_corners: bool) -> Tensor:
     out: Tensor | None = None
-    for k, name in enumerate(operations(strategy)):
+    for k, name in enumerate(names):
         rows = (draws.operation == k).nonzero().flatten()
+        operation = OPERATIONS[name]
+        if name in RESAMPLING:
+            operation = partial(RESAMPLING[name], align_corners=align_corners)
         if len(rows) == len(images):
-            return OPERATIONS[name](images, draws.values.to(images.device))
+            return operation(images, draws.values.to(images.device))
         if len(rows) > 0:
             out = torch.empty_like(images) if out is None else out
             on_device = rows.to(images.device)
             values = draws.values[rows].to(images.device)
-            out = out.index_copy(0, on_device, OPERATIONS[name](images[on_device], values))
+            out = out.index_copy(0, on_device, operation(images[on_device], values))
     return images if out is None else out
 
 
@@ -166,6 +191,21 @@ def rotate(images: Tensor, values: Tensor, *, align_corners: bool = False) -> Te
     return _affine(images, torch.stack([first, second], dim=1), align_corners)
 
 
+def cutmix(
+    images: Tensor, labels: Tensor, partner: Tensor, window: tuple[slice, slice]
+) -> tuple[Tensor, Tensor]:
+    """Paste into each image (N,C,H,W) a window (rows, columns) of its partner, another image of the batch.
+
+    labels: (N, classes) rows that sum to one, mixed by area; partner: (N,) indices. Yun et al., "CutMix",
+    ICCV 2019; one window for the batch, as in IDC.
+    """
+    rows, columns = window
+    mixed = images.clone()
+    mixed[:, :, rows, columns] = images[partner, :, rows, columns]
+    share = (rows.stop - rows.start) * (columns.stop - columns.start) / (images.shape[2] * images.shape[3])
+    return mixed, labels * (1 - share) + labels[partner] * share
+
+
 OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "color": color,
     "crop": crop,
@@ -175,6 +215,7 @@ OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "rotate": rotate,
 }
 
+RESAMPLING = {"scale": scale, "rotate": rotate}
 _INTEGER_RANGES = ("crop", "cutout")
 
 

@@ -28,14 +28,20 @@ from harness.data import Dataset
 from methods import idm, kernels, resolve
 from methods.api import Context, Distilled
 from methods.augment import FULL_STRATEGY
+from methods.matching import Criterion, Distance, DistanceTo
 
 
 @dataclass(frozen=True)
-class Config(idm.Config):
-    """Settings of BACON: IDM's, and the weights of the prior."""
+class Weights:
+    """Weights of the prior in BACON's distance."""
 
     tv_weight: float = 0.8  # lambda, weight of the total variation
     clip_weight: float = 0.0  # weight of the CLIP prior on single images; the code's is zero by itself
+
+
+@dataclass(frozen=True)
+class Config(idm.Config, Weights):
+    """Settings of BACON: IDM's, and the weights of the prior."""
 
 
 VARIANTS = {"paper": {"clip_weight": 0.2}}
@@ -72,24 +78,37 @@ def distill(
     data = context.dataset(dataset)
     config = config or resolve("bacon", data.name, ipc).config
 
-    def distance_to(real: Tensor, sizes: tuple[int, ...]) -> idm.Distance:
+    return idm.condense(data, ipc, config, context, Criterion(distance_to(config)), "bacon")
+
+
+def distance_to(weights: Weights) -> DistanceTo:
+    """BACON's distance, for any loop of distribution matching."""
+
+    def prepare(real: Tensor, sizes: tuple[int, ...]) -> Distance:
         real_mean, real_std = kernels.class_moments(real, sizes)
 
         def distance(synthetic: Tensor, classes: slice) -> Tensor:
             mean = synthetic.mean(dim=1)
             likelihood_and_tv = kernels.bacon_distance(
-                real_mean[classes], real_std[classes], mean, config.tv_weight
+                real_mean[classes], real_std[classes], mean, weights.tv_weight
             )
-            if config.clip_weight == 0:
+            if weights.clip_weight == 0:
                 return likelihood_and_tv
-            return likelihood_and_tv + config.clip_weight * clip_prior(real, sizes, synthetic, classes)
+            return likelihood_and_tv + weights.clip_weight * clip_prior(real, sizes, synthetic, classes)
 
         return distance
 
-    return idm.condense(data, ipc, config, context, distance_to, "bacon")
+    return prepare
 
 
 def clip_prior(real: Tensor, sizes: tuple[int, ...], synthetic: Tensor, classes: slice) -> Tensor:
-    """CLIP prior of each class of a slice, (k,), whose real embeddings may differ in number."""
+    """CLIP prior of each class of a slice, (k,), whose real embeddings may differ in number.
+
+    It measures gaps in standard deviations, which a lone real image does not have: there it is left out.
+    """
     parts = real.split(list(sizes))[classes]
-    return torch.stack([kernels.clip_prior(r, s) for r, s in zip(parts, synthetic, strict=True)])
+    priors = [
+        kernels.clip_prior(r, s) if len(r) > 1 else s.new_zeros(())
+        for r, s in zip(parts, synthetic, strict=True)
+    ]
+    return torch.stack(priors)

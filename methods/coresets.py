@@ -1,17 +1,18 @@
-"""What coreset methods share: features of a trained network, and the chosen images as a set."""
+"""What coresets share: a network trained on real images, its features, and the chosen images as a set."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from harness.data import Dataset, draw_uniform
 from harness.errors import DataError
-from methods.api import Context, Distilled, class_labels
+from harness.loop import State
+from harness.nets import Network
+from methods.api import Context, Distilled
 from methods.augment import usual_strategy
 from methods.passes import pieces, rows_per_piece, train_step
 from methods.pool import logits_forward
@@ -31,21 +32,52 @@ class FeatureConfig:
 SCALED = {"cpu": {"train_steps": 200, "train_batch": 128}, "smoke": {"train_steps": 20, "train_batch": 32}}
 
 
-def trained_features(data: Dataset, config: FeatureConfig, context: Context) -> Tensor:
-    """Embeddings (N, D) of all training images by a network trained on them, without augmentation."""
+@dataclass(frozen=True)
+class Lessons:
+    """Which images each training step sees, and who looks on.
+
+    draw: indices (b,) of the images of step 0, 1, ...
+    watch: told the indices (b,) of each step and the classes (b,) that the network took them for before it.
+    state: what the two change from step to step.
+    """
+
+    draw: Callable[[int], Tensor]
+    watch: Callable[[Tensor, Tensor], None] = lambda indices, predictions: None
+    state: State = field(default_factory=dict)
+
+
+def train_network(data: Dataset, config: FeatureConfig, context: Context, lessons: Lessons) -> Network:
+    """A network trained on real images, without augmentation."""
     net = context.network(data)
     optimizer = torch.optim.SGD(
         net.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
     )
     forward = context.accelerate(logits_forward(context))
-    rows_at_once = rows_per_piece(net, data.shape)
-    for _ in context.steps(config.train_steps, {"net": net, "optimizer": optimizer}, name="train"):
-        indices = draw_uniform(len(data), config.train_batch, context.generator("train"))
-        images, labels = data.batch(indices), data.labels[indices]
-        loss, _ = train_step(forward, net, optimizer, images, labels, rows_at_once)
-        context.log(loss)
+    predictions: list[Tensor] = []
 
-    net.eval()
+    def watched(net: Network, images: Tensor) -> Tensor:
+        logits = forward(net, images)
+        predictions.append(logits.detach().argmax(dim=1))
+        return logits
+
+    rows_at_once = rows_per_piece(net, data.shape)
+    state = {"net": net, "optimizer": optimizer, **lessons.state}
+    for step in context.steps(config.train_steps, state, name="train"):
+        indices = lessons.draw(step)
+        images, labels = data.batch(indices), data.labels[indices]
+        loss, _ = train_step(watched, net, optimizer, images, labels, rows_at_once)
+        lessons.watch(indices, torch.cat(predictions))
+        predictions.clear()
+        context.log(loss)
+    return net
+
+
+def trained_features(data: Dataset, config: FeatureConfig, context: Context) -> Tensor:
+    """Embeddings (N, D) of all training images by a network trained on random batches of them."""
+    generator = context.generator("train")
+    lessons = Lessons(draw=lambda step: draw_uniform(len(data), config.train_batch, generator))
+    net = train_network(data, config, context, lessons).eval()
+    rows_at_once = rows_per_piece(net, data.shape)
     features = torch.empty(len(data), net.feature_dim, device=data.device)
     for _ in context.steps(1, {"features": features}, name="embed", budgeted=False):
         with torch.no_grad():
@@ -62,26 +94,28 @@ def select_by_class(
     choose: Callable[[Tensor, int], Tensor],
 ) -> Tensor:
     """Class-major indices (C * ipc,) of training images that `choose` picks from each class's features."""
+    refuse_scarcity(data, ipc)
+    return choose_by_class(data, ipc, trained_features(data, config, context), choose)
+
+
+def choose_by_class(
+    data: Dataset, ipc: int, values: Tensor, choose: Callable[[Tensor, int], Tensor]
+) -> Tensor:
+    """Class-major indices (C * ipc,) of training images by `choose` from each class's values (n, ...)."""
+    members = [row[:count] for row, count in zip(data.index.table, data.index.counts, strict=True)]
+    return torch.cat([rows[choose(values[rows], ipc)] for rows in members])
+
+
+def refuse_scarcity(data: Dataset, ipc: int) -> None:
+    """Raise DataError, before any work, if a class has fewer than `ipc` images."""
     smallest = min(data.index.counts)
     if ipc > smallest:
         raise DataError(
             f"the smallest class of {data.name} has {smallest} images; choose an ipc of at most that"
         )
-    features = trained_features(data, config, context)
-    members = [row[:count] for row, count in zip(data.index.table, data.index.counts, strict=True)]
-    return torch.cat([rows[choose(features[rows], ipc)] for rows in members])
 
 
-def selected(data: Dataset, indices: Tensor, ipc: int, method: str, config: object) -> Distilled:
+def selected(data: Dataset, indices: Tensor, method: str, config: object) -> Distilled:
     """The set of the training images at class-major `indices` (C * ipc,)."""
-    return Distilled(
-        images=data.batch(indices),
-        labels=class_labels(data.num_classes, ipc, data.device),
-        ipc=ipc,
-        dataset=data.name,
-        class_names=data.class_names,
-        transform=data.transform,
-        method=method,
-        config=dataclasses.asdict(config),  # type: ignore[call-overload]
-        augmentation=usual_strategy(data.name),
-    )
+    strategy = usual_strategy(data.name)
+    return Distilled.of(data, data.batch(indices), method=method, config=config, augmentation=strategy)

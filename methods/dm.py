@@ -14,18 +14,26 @@ taken from the clock; all classes pass the network together, which changes nothi
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from harness.data import Dataset
 from harness.nets import reinitialise
-from methods import kernels, resolve
-from methods.api import Context, Distilled, class_labels
+from methods import resolve
+from methods.api import Context, Distilled
 from methods.augment import usual_strategy
-from methods.matching import ClassLoss, ClassMatcher, Siamese
+from methods.matching import (
+    ClassLoss,
+    ClassMatcher,
+    Criterion,
+    Distance,
+    Siamese,
+    initial_images,
+    mean_distance_to,
+)
 
 
 @dataclass(frozen=True)
@@ -56,35 +64,43 @@ def distill(
     context = context or Context()
     data = context.dataset(dataset)
     config = config or resolve("dm", data.name, ipc).config
-    strategy = usual_strategy(data.name) if config.strategy is None else config.strategy
+    return condense(data, ipc, config, context, Criterion(mean_distance_to), "dm")
 
-    images = data.batch(data.index.balanced(ipc, context.generator("init"))).requires_grad_()
+
+def condense(
+    data: Dataset,
+    ipc: int,
+    config: Config,
+    context: Context,
+    criterion: Criterion,
+    method: str,
+    factor: int = 1,
+) -> Distilled:
+    """DM's loop with any criterion, on stored images of factor x factor tiles."""
+    strategy = usual_strategy(data.name) if config.strategy is None else config.strategy
+    images = initial_images(data, ipc, factor, context).requires_grad_()
     optimizer = torch.optim.SGD([images], lr=config.lr_img, momentum=config.momentum)
     net = context.network(data).requires_grad_(False)
-    matcher = ClassMatcher(context, data, net)
+    matcher = ClassMatcher(context, data, net, factor, view=criterion.view)
 
     for _ in context.steps(config.iterations, {"images": images, "optimizer": optimizer}):
+        criterion.refresh()
         reinitialise(net, context.generator("net"))
         siamese = Siamese.draw(strategy, data, context)
         batch = data.index.draw(config.batch_real, context.generator("real"))
-        real_mean = kernels.class_means(matcher.real_features(net, batch, siamese), batch.sizes)
-        losses = matcher.descend(net, images, siamese, mean_distance_to(real_mean))
+        distance = criterion.distance_to(matcher.real_features(net, batch, siamese), batch.sizes)
+        losses = matcher.descend(net, images, siamese, class_loss(distance))
         optimizer.step()
         context.log(losses.sum())
 
-    return Distilled(
-        images=images.detach(),
-        labels=class_labels(data.num_classes, ipc, data.device),
-        ipc=ipc,
-        dataset=data.name,
-        class_names=data.class_names,
-        transform=data.transform,
-        method="dm",
-        config=dataclasses.asdict(config),
-        augmentation=strategy,
-    )
+    return Distilled.of(data, images, method=method, config=config, factor=factor, augmentation=strategy)
 
 
-def mean_distance_to(real_mean: Tensor) -> ClassLoss:
-    """DM's loss of some classes: squared gap of their mean embeddings to the real ones (C, D)."""
-    return lambda features, logits, classes: kernels.mean_distance(real_mean[classes], features.mean(dim=1))
+def class_loss(distance: Distance) -> ClassLoss:
+    """The distance as the loss of each class: DM has no use for the logits."""
+
+    def loss(synthetic: Tensor, logits: Tensor, *rest: Any) -> Tensor:
+        *extra, classes = rest
+        return distance(synthetic, classes, *extra)
+
+    return loss

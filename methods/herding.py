@@ -31,7 +31,7 @@ def distill(
     data = context.dataset(dataset)
     config = config or resolve("herding", data.name, ipc).config
     indices = coresets.select_by_class(data, ipc, config, context, herd)
-    return coresets.selected(data, indices, ipc, "herding", config)
+    return coresets.selected(data, indices, "herding", config)
 
 
 def herd(features: Tensor, count: int) -> Tensor:

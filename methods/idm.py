@@ -17,8 +17,6 @@ images by an inverted condition, here TinyImageNet starts from tiles like the ot
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,11 +25,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harness.data import Dataset
-from methods import kernels, resolve
-from methods.api import Context, Distilled, class_labels
+from methods import resolve
+from methods.api import Context, Distilled
 from methods.augment import FULL_STRATEGY, usual_strategy
-from methods.formation import compose
-from methods.matching import ClassMatcher, ClasswiseSGD, Siamese
+from methods.matching import (
+    ClassLoss,
+    ClassMatcher,
+    ClasswiseSGD,
+    Criterion,
+    Distance,
+    Siamese,
+    initial_images,
+    mean_distance_to,
+)
 from methods.pool import NetworkPool, PoolSettings
 
 
@@ -82,11 +88,6 @@ SCALED = {
     "smoke": _SMALL | {"iterations": 20, "batch_real": 16, "train_steps": 1, "train_batch": 32},
 }
 
-# Distance of each class, (k,), of its synthetic embeddings (k, m, D) to the real ones of a class slice.
-Distance = Callable[[Tensor, slice], Tensor]
-# Prepares that distance from the real embeddings (N, D), class after class, and the classes' sizes.
-DistanceTo = Callable[[Tensor, tuple[int, ...]], Distance]
-
 
 def distill(
     dataset: str | Dataset, ipc: int, *, config: Config | None = None, context: Context | None = None
@@ -95,20 +96,21 @@ def distill(
     context = context or Context()
     data = context.dataset(dataset)
     config = config or resolve("idm", data.name, ipc).config
-    return condense(data, ipc, config, context, mean_distance_to, "idm")
+    return condense(data, ipc, config, context, Criterion(mean_distance_to), "idm")
 
 
 def condense(
-    data: Dataset, ipc: int, config: Config, context: Context, distance_to: DistanceTo, method: str
+    data: Dataset, ipc: int, config: Config, context: Context, criterion: Criterion, method: str
 ) -> Distilled:
-    """IDM's loop with any distance between the embeddings of a class."""
+    """IDM's loop with any criterion in place of the distance of means."""
     strategy = usual_strategy(data.name) if config.strategy is None else config.strategy
     images = initial_images(data, ipc, config.factor, context).requires_grad_()
     optimizer = ClasswiseSGD(images, data.num_classes, config.lr_img, config.momentum)
     pool = NetworkPool(context, data, pool_settings(config))
-    matcher = ClassMatcher(context, data, pool.members[0].net, config.factor)
+    matcher = ClassMatcher(context, data, pool.members[0].net, config.factor, view=criterion.view)
 
     for step in context.steps(config.iterations, {"images": optimizer, "pool": pool}):
+        criterion.refresh()
         if config.meter_reset_every and step > 0 and step % config.meter_reset_every == 0:
             pool.reset_meters()
         if step % config.push_every == 0:
@@ -116,32 +118,21 @@ def condense(
         member = pool.pick()
         siamese = Siamese.draw(strategy, data, context)
         batch = data.index.draw(config.batch_real, context.generator("real"))
-        distance = distance_to(matcher.real_features(member.net, batch, siamese), batch.sizes)
+        distance = criterion.distance_to(matcher.real_features(member.net, batch, siamese), batch.sizes)
         ce_weight = cross_entropy_weight(config, member.net.feature_dim) * member.accuracy_percent
         losses = matcher.descend(member.net, images, siamese, class_loss(distance, ce_weight))
         optimizer.step()
         pool.train()
         context.log(losses.sum())
 
-    return Distilled(
-        images=optimizer.as_stopped(),
-        labels=class_labels(data.num_classes, ipc, data.device),
-        ipc=ipc,
-        dataset=data.name,
-        class_names=data.class_names,
-        transform=data.transform,
+    return Distilled.of(
+        data,
+        optimizer.as_stopped(),
         method=method,
-        config=dataclasses.asdict(config),
+        config=config,
         factor=config.factor,
         augmentation=strategy,
     )
-
-
-def initial_images(data: Dataset, ipc: int, factor: int, context: Context) -> Tensor:
-    """Class-major images (C * ipc, ...) whose tiles are shrunk random real images, a draw for each tile."""
-    generator = context.generator("init")
-    tiles = [data.batch(data.index.balanced(ipc, generator)) for _ in range(factor**2)]
-    return compose(tiles, factor)
 
 
 def pool_settings(config: Config) -> PoolSettings:
@@ -159,19 +150,14 @@ def cross_entropy_weight(config: Config, features: int) -> float:
     return config.ce_weight * features / (config.ce_reference or features)
 
 
-def mean_distance_to(real: Tensor, sizes: tuple[int, ...]) -> Distance:
-    """IDM's distance: squared gap of the mean embeddings."""
-    real_mean = kernels.class_means(real, sizes)
-    return lambda synthetic, classes: kernels.mean_distance(real_mean[classes], synthetic.mean(dim=1))
-
-
-def class_loss(distance: Distance, ce_weight: float) -> Callable[[Tensor, Tensor, slice], Tensor]:
+def class_loss(distance: Distance, ce_weight: float) -> ClassLoss:
     """Distance plus weighted cross entropy of each class: from embeddings, logits and the class slice."""
 
-    def loss(synthetic: Tensor, logits: Tensor, classes: slice) -> Tensor:
+    def loss(synthetic: Tensor, logits: Tensor, *rest: Any) -> Tensor:
+        *extra, classes = rest
         k, m, _ = logits.shape
         labels = torch.arange(classes.start, classes.stop, device=logits.device).repeat_interleave(m)
         entropy = F.cross_entropy(logits.flatten(0, 1), labels, reduction="none").view(k, m)
-        return distance(synthetic, classes) + ce_weight * entropy.mean(dim=1)
+        return distance(synthetic, classes, *extra) + ce_weight * entropy.mean(dim=1)
 
     return loss

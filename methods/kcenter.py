@@ -54,7 +54,7 @@ def distill(
         return cover(features, first.view(1), count - 1)
 
     indices = coresets.select_by_class(data, ipc, config, context, choose)
-    return coresets.selected(data, indices, ipc, "kcenter", config)
+    return coresets.selected(data, indices, "kcenter", config)
 
 
 def cover(features: Tensor, start: Tensor, more: int) -> Tensor:

@@ -6,7 +6,7 @@ losses add up and each depends on its own images only, so all classes can go thr
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +15,63 @@ from torch import Tensor
 
 from harness.data import ClassBatch, Dataset
 from harness.nets import Network
+from methods import kernels
 from methods.api import Context
 from methods.augment import Draws, augment, operations, sample_draws
-from methods.formation import decode_by_class
+from methods.formation import compose, decode_by_class
 from methods.passes import pieces, rows_per_piece
 
-# Loss of some classes, (k,), from their synthetic embeddings (k, m, D), logits (k, m, C) and class slice.
-ClassLoss = Callable[[Tensor, Tensor, slice], Tensor]
+# What a loss sees of images (N, ...) that go through a network: tensors (N, ...).
+View = Callable[[Network, Tensor], tuple[Tensor, ...]]
+# Loss of some classes, (k,), from views of their synthetic images, (k, m, ...) each, and the class slice.
+ClassLoss = Callable[..., Tensor]
+# Distance of some classes, (k,), to the real images: from the synthetic embeddings (k, m, D), the class slice
+# and, if a criterion has more to see, its extra views (k, m, ...).
+Distance = Callable[..., Tensor]
+# Prepares that distance from the real embeddings (N, D), class after class, and the classes' sizes.
+DistanceTo = Callable[[Tensor, tuple[int, ...]], Distance]
+
+
+def embedding(net: Network, images: Tensor) -> tuple[Tensor, ...]:
+    """The embedding (N, D)."""
+    return (net.embed(images),)
+
+
+def embedding_and_logits(net: Network, images: Tensor) -> tuple[Tensor, ...]:
+    """Embedding (N, D) and logits (N, C)."""
+    return net.embed_and_logits(images)
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """What a loop of distribution matching minimises: a distance, which most methods bring alone.
+
+    distance_to: prepares the distance to a batch of real images.
+    extra_view: what the distance sees of the synthetic images besides their embeddings.
+    refresh: called at the start of every iteration, for what the criterion draws anew.
+    """
+
+    distance_to: DistanceTo
+    extra_view: View | None = None
+    refresh: Callable[[], None] = lambda: None
+
+    def view(self, net: Network, images: Tensor) -> tuple[Tensor, ...]:
+        """Embedding (N, D), logits (N, C) and the extra views of synthetic images."""
+        views = embedding_and_logits(net, images)
+        return views if self.extra_view is None else views + self.extra_view(net, images)
+
+
+def mean_distance_to(real: Tensor, sizes: tuple[int, ...]) -> Distance:
+    """The distance of DM and IDM: squared gap of the mean embeddings."""
+    real_mean = kernels.class_means(real, sizes)
+    return lambda synthetic, classes: kernels.mean_distance(real_mean[classes], synthetic.mean(dim=1))
+
+
+def initial_images(data: Dataset, ipc: int, factor: int, context: Context) -> Tensor:
+    """Class-major images (C * ipc, ...) whose tiles are shrunk random real images, a draw for each tile."""
+    generator = context.generator("init")
+    tiles = [data.batch(data.index.balanced(ipc, generator)) for _ in range(factor**2)]
+    return compose(tiles, factor)
 
 
 @dataclass(frozen=True)
@@ -46,43 +96,74 @@ class Siamese:
 
 
 class ClassMatcher:
-    """Embeds real and synthetic images of all classes in as few pieces as the cache and memory like."""
+    """Shows a loss real and synthetic images of all classes in as few pieces as the cache and memory like.
 
-    def __init__(self, context: Context, data: Dataset, net: Network, factor: int = 1) -> None:
+    `view` is what the loss sees of the synthetic images, `real_view` of the real ones.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        data: Dataset,
+        net: Network,
+        factor: int = 1,
+        *,
+        view: View = embedding_and_logits,
+        real_view: View = embedding,
+    ) -> None:
         self.data = data
         self.factor = factor
         self.rows_at_once = rows_per_piece(net, data.shape)
-        self._embed = context.accelerate(_embedder(context))
-        self._embed_and_logits = context.accelerate(_embedder_with_logits(context))
+        self._view = context.accelerate(_in_float32(view, context))
+        self._real_view = context.accelerate(_in_float32(real_view, context))
 
     @torch.no_grad()
-    def real_features(self, net: Network, batch: ClassBatch, siamese: Siamese) -> Tensor:
-        """Embeddings (N, D) of a batch of real images, class after class, without a gradient."""
+    def real_pieces(
+        self, net: Network, batch: ClassBatch, siamese: Siamese
+    ) -> Iterator[tuple[Tensor, tuple[Tensor, ...]]]:
+        """Classes (n,), on the CPU, and views (n, ...) of a batch of real images, piece after piece."""
         classes = torch.arange(len(batch.sizes)).repeat_interleave(torch.tensor(batch.sizes))
-        parts = []
         for piece in pieces(len(classes), self.rows_at_once):
             images = siamese(self.data.batch(batch.indices[piece]), classes[piece])
-            parts.append(self._embed(net, _channels_last(images)))
-        return torch.cat(parts)
+            yield classes[piece], self._real_view(net, channels_last(images))
+
+    def real(self, net: Network, batch: ClassBatch, siamese: Siamese) -> tuple[Tensor, ...]:
+        """Views (N, ...) of a batch of real images, class after class, without a gradient."""
+        parts = [views for _, views in self.real_pieces(net, batch, siamese)]
+        return tuple(torch.cat(views) for views in zip(*parts, strict=True))
+
+    def real_features(self, net: Network, batch: ClassBatch, siamese: Siamese) -> Tensor:
+        """The first view of a batch of real images: their embeddings (N, D) unless another was asked for."""
+        return self.real(net, batch, siamese)[0]
+
+    def groups(self, ipc: int) -> Iterator[slice]:
+        """Slices of the classes whose `ipc` synthetic images each go through a network together."""
+        together = None
+        if self.rows_at_once is not None:
+            together = max(1, self.rows_at_once // (ipc * self.factor**2))
+        return pieces(self.data.num_classes, together)
+
+    def synthetic(self, net: Network, images: Tensor, siamese: Siamese, group: slice) -> tuple[Tensor, ...]:
+        """Views (k, m, ...) of the class-major synthetic images (k * ipc, ...) of k classes, a slice."""
+        classes = group.stop - group.start
+        decoded = decode_by_class(images, self.factor, classes)
+        of_class = torch.arange(group.start, group.stop).repeat_interleave(len(decoded) // classes)
+        views = self._view(net, channels_last(siamese(decoded, of_class)))
+        return tuple(view.unflatten(0, (classes, -1)) for view in views)
 
     def descend(self, net: Network, images: Tensor, siamese: Siamese, class_loss: ClassLoss) -> Tensor:
         """Put the gradient of the summed class losses into `images.grad`; returns the losses (C,).
 
         images: (C * ipc, ...) class-major, a leaf that requires a gradient.
         """
-        classes = self.data.num_classes
-        ipc = len(images) // classes
-        per_class = ipc * self.factor**2
-        together = None if self.rows_at_once is None else max(1, self.rows_at_once // per_class)
+        ipc = len(images) // self.data.num_classes
         gradient, losses = torch.empty_like(images), []
-        for group in pieces(classes, together):
+        for group in self.groups(ipc):
             rows = slice(group.start * ipc, group.stop * ipc)
             leaf = images.detach()[rows].requires_grad_()
-            of_class = torch.arange(group.start, group.stop).repeat_interleave(per_class)
-            decoded = decode_by_class(leaf, self.factor, group.stop - group.start)
-            features, logits = self._embed_and_logits(net, _channels_last(siamese(decoded, of_class)))
-            shape = (group.stop - group.start, per_class, -1)
-            loss = class_loss(features.view(shape), logits.view(shape), group)
+            # A view: the counter of FLOPs cannot follow a leaf that enters a network as it is.
+            views = self.synthetic(net, leaf.view_as(leaf), siamese, group)
+            loss = class_loss(*views, group)
             (gradient[rows],) = torch.autograd.grad(loss.sum(), leaf)
             losses.append(loss.detach())
         images.grad = gradient
@@ -116,14 +197,19 @@ class ClasswiseSGD:
         self.velocity.mul_(self.momentum**self.classes).add_(self.images.grad)
         self.images.sub_(self.velocity, alpha=self.lr * self._sum_of_powers(self.classes))
 
-    @torch.no_grad()
     def as_stopped(self) -> Tensor:
         """The images as the authors' loop leaves them: class c has made C - c steps since its gradient."""
-        ipc = len(self.images) // self.classes
-        made = [self._sum_of_powers(self.classes - c) for c in range(self.classes)]
-        missing = self.velocity.new_tensor([self._sum_of_powers(self.classes) - part for part in made])
-        ahead = missing.repeat_interleave(ipc)[:, None, None, None]
-        return self.images.detach() + self.lr * ahead * self.velocity
+        return self.images.detach() + self._ahead()
+
+    @torch.no_grad()
+    def revise(self, change: Callable[[Tensor], Tensor]) -> None:
+        """Change the images as the authors' loop has them between two iterations, by a pure function.
+
+        The velocity stays: the steps that were taken back for `change` to see are those left until the
+        classes' next turns.
+        """
+        ahead = self._ahead()
+        self.images.copy_(change(self.images + ahead).sub_(ahead))
 
     def state_dict(self) -> dict[str, Any]:
         """Images and velocity."""
@@ -134,27 +220,29 @@ class ClasswiseSGD:
         self.images.data.copy_(state["images"])
         self.velocity.copy_(state["velocity"])
 
+    @torch.no_grad()
+    def _ahead(self) -> Tensor:
+        """How far each class has moved in the steps that the authors' loop has yet to make."""
+        ipc = len(self.images) // self.classes
+        made = [self._sum_of_powers(self.classes - c) for c in range(self.classes)]
+        missing = self.velocity.new_tensor([self._sum_of_powers(self.classes) - part for part in made])
+        return self.lr * missing.repeat_interleave(ipc)[:, None, None, None] * self.velocity
+
     def _sum_of_powers(self, n: int) -> float:
         """1 + m + ... + m^(n-1)."""
         return sum(self.momentum**k for k in range(n))
 
 
-def _embedder(context: Context) -> Callable[[Network, Tensor], Tensor]:
-    def embed(net: Network, images: Tensor) -> Tensor:
-        with context.autocast():
-            return net.embed(images).float()
-
-    return embed
-
-
-def _embedder_with_logits(context: Context) -> Callable[[Network, Tensor], tuple[Tensor, Tensor]]:
-    def embed_and_logits(net: Network, images: Tensor) -> tuple[Tensor, Tensor]:
-        with context.autocast():
-            features, logits = net.embed_and_logits(images)
-            return features.float(), logits.float()
-
-    return embed_and_logits
-
-
-def _channels_last(images: Tensor) -> Tensor:
+def channels_last(images: Tensor) -> Tensor:
+    """The same images in the memory layout that convolutions like."""
     return images.contiguous(memory_format=torch.channels_last)
+
+
+def _in_float32(view: View, context: Context) -> View:
+    """The view as float32, computed in the context's precision."""
+
+    def views(net: Network, images: Tensor) -> tuple[Tensor, ...]:
+        with context.autocast():
+            return tuple(out.float() for out in view(net, images))
+
+    return views

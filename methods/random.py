@@ -25,4 +25,4 @@ def distill(
     context = context or Context()
     data = context.dataset(dataset)
     indices = data.index.balanced(ipc, context.generator("select"))
-    return selected(data, indices, ipc, "random", config or Config())
+    return selected(data, indices, "random", config or Config())

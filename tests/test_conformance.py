@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 import methods
-from harness.conformance import POINTS, command
+from harness.conformance import FAMILIES, FULL, POINTS, QUICK, SHAPE_POINTS, check, command
 from harness.data import Dataset
 from methods.api import Context, Distilled, class_labels
 
@@ -71,12 +72,17 @@ def after(disturb: Callable[[Dataset], object]) -> Distill:
 
 
 def forgetful(dataset: Dataset, ipc: int, *, config: Config, context: Context) -> Distilled:
-    """Keeps its images out of the checkpoint."""
-    made = honest(dataset, ipc, config=Config(iterations=0), context=context)
+    """Keeps the images of its second loop out of the checkpoint."""
+    made = honest(dataset, ipc, config=config, context=context)
     images = made.images
     for step in context.steps(config.iterations, {}, name="second"):
         images = images * 0.5 + step
     return dataclasses.replace(made, images=images)
+
+
+def unsaved(dataset: Dataset, ipc: int, *, config: Config, context: Context) -> Distilled:
+    """Has its loop in a context of its own, whose checkpoint it puts nowhere."""
+    return honest(dataset, ipc, config=config, context=context.apart(0, None))
 
 
 def deaf(dataset: Dataset, ipc: int, *, config: Config, context: Context) -> Distilled:
@@ -91,28 +97,113 @@ def clocked(dataset: Dataset, ipc: int, *, config: Config, context: Context) -> 
     return honest(dataset, ipc, config=config, context=context)
 
 
-def check(distill: Distill, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Exit status of the check of a made-up method."""
+def equal_classes(dataset: Dataset, ipc: int, *, config: Config, context: Context) -> Distilled:
+    """Takes all classes to be of the same size."""
+    dataset.images.view(dataset.num_classes, -1, *dataset.shape)
+    return honest(dataset, ipc, config=config, context=context)
+
+
+def three_channels(dataset: Dataset, ipc: int, *, config: Config, context: Context) -> Distilled:
+    """Takes all images to be coloured."""
+    made = honest(dataset, ipc, config=config, context=context)
+    return dataclasses.replace(made, images=made.images.expand(-1, 3, -1, -1))
+
+
+def made_up(distill: Distill, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make `distill` the one method."""
     module = SimpleNamespace(distill=distill, Config=Config)
     monkeypatch.setattr(methods, "load", lambda name: module)
-    return command("made-up")
 
 
-@pytest.mark.parametrize("method", ["random", "herding", "dm"])
-def test_our_methods_keep_the_contract(method: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command(method) == 0, capsys.readouterr().out
+def check_made_up(distill: Distill, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Exit status of the quick check of a made-up method."""
+    made_up(distill, monkeypatch)
+    return command("made-up", quick=True)
+
+
+LOOPS, DISTANCES = methods.composable(methods.discover().values())
+COMPOSITIONS = [
+    f"{loop}{methods.JOIN}{distance}"
+    for loop, distance in itertools.product(LOOPS, DISTANCES)
+    if distance.partition("@")[0] != loop
+]
+METHODS = [*methods.discover(), *COMPOSITIONS]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_methods_keep_the_contract(method: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(method, QUICK), capsys.readouterr().out
     assert capsys.readouterr().out.splitlines()[-1] == f"{method}: {len(POINTS)} of {len(POINTS)} points kept"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", sorted(set(methods.discover()) - {"random", "herding", "dm"}))
-def test_all_methods_keep_the_contract(method: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command(method) == 0, capsys.readouterr().out
+@pytest.mark.parametrize("method", METHODS)
+def test_methods_keep_the_contract_on_the_shapes_of_real_data(
+    method: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check(method, dict.fromkeys(FAMILIES, SHAPE_POINTS)), capsys.readouterr().out
+
+
+def test_families_cover_the_real_datasets() -> None:
+    assert {family.shape for family in FAMILIES} == {(3, 32, 32), (1, 28, 28), (3, 64, 64)}
+    assert {family.classes for family in FAMILIES} == {10, 100, 200}
+    assert {family.ipc for family in FAMILIES} == {1, 10}
+    for family in FAMILIES:
+        data = family.data()
+        assert (data.shape, data.num_classes) == (family.shape, family.classes)
+        assert set(data.index.counts) == {family.per_class, family.per_class - 1}
+        assert min(data.index.counts) >= family.ipc
+
+
+def test_the_whole_check_names_every_family(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made_up(honest, monkeypatch)
+    assert command("made-up") == 0
+    *lines, summary = capsys.readouterr().out.splitlines()
+    expected = [f"ok      {family.name}: {title}" for family, points in FULL.items() for title in points]
+    assert lines == expected
+    assert summary == f"made-up: {len(lines)} of {len(lines)} points kept"
+
+
+@pytest.mark.parametrize("name", [None, "all"])
+def test_all_methods_at_once(
+    name: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = {
+        "made-up": methods.MethodInfo("made-up", "", ""),
+        "torn": methods.MethodInfo("torn", "", "", broken="does not parse: line 3"),
+    }
+    made_up(honest, monkeypatch)
+    monkeypatch.setattr(methods, "discover", lambda: found)
+    assert command(name, quick=True) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2:] == ["failed  torn: its file does not parse: line 3", "1 of 2 methods keep the contract"]
+
+
+@pytest.mark.parametrize(
+    ("distill", "family", "complaint"),
+    [
+        (equal_classes, "3x32x32, 10 classes", "RuntimeError"),
+        (three_channels, "1x28x28", "expected (200, 1,"),
+    ],
+)
+def test_what_small_data_does_not_show_is_found_on_a_family(
+    distill: Distill,
+    family: str,
+    complaint: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    made_up(distill, monkeypatch)
+    assert command("made-up") == 1
+    failed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("failed")]
+    assert any(family in line and complaint in line for line in failed), failed
 
 
 @pytest.mark.parametrize("distill", [honest, constant])
 def test_a_method_may_be_deterministic(distill: Distill, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert check(distill, monkeypatch) == 0
+    assert check_made_up(distill, monkeypatch) == 0
 
 
 @pytest.mark.parametrize(
@@ -132,6 +223,7 @@ def test_a_method_may_be_deterministic(distill: Distill, monkeypatch: pytest.Mon
         (clocked, "two runs with seed 0 differ"),
         (deaf, "seeds 0 and 1 give the same set"),
         (forgetful, "a resumed run ends in other bytes"),
+        (unsaved, "killed before step 4 of the loop 'distill', it went on from step 0"),
         (after(lambda dataset: dataset.test()), "FirewallError"),
         (after(lambda _: torch.rand(1)), "the global generator of torch was used"),
         (after(lambda _: np.random.rand()), "the global generator of numpy was used"),
@@ -141,7 +233,7 @@ def test_a_method_may_be_deterministic(distill: Distill, monkeypatch: pytest.Mon
 def test_each_way_of_breaking_the_contract_is_found(
     distill: Distill, complaint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert check(distill, monkeypatch) == 1
+    assert check_made_up(distill, monkeypatch) == 1
     failed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("failed")]
     assert any(complaint in line for line in failed), failed
 
@@ -150,7 +242,7 @@ def test_each_point_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     def raising(*_: object, **__: object) -> Distilled:
         raise ValueError("two\nlines")
 
-    assert check(raising, monkeypatch) == 1
+    assert check_made_up(raising, monkeypatch) == 1
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(POINTS) + 1
     assert lines[0].endswith("ValueError: two lines")
@@ -160,5 +252,5 @@ def test_settings_that_are_let_through_are_found(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(methods, "resolve", lambda *_: methods.Resolved(Config(), ""))
-    assert check(honest, monkeypatch) == 1
+    assert check_made_up(honest, monkeypatch) == 1
     assert "no_such_setting was accepted" in capsys.readouterr().out

@@ -3,38 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from support import assert_close, golden, golden_network, tensor
 
 from harness import evaluate as evaluation
 from harness.data import Normalization
 from harness.data.toy import toy
-from harness.errors import FirewallError, UserError
-from harness.evaluate import TrainingSet, evaluate, train_network
-from harness.protocol import PROTOCOLS, Protocol
+from harness.errors import DivergedError, FirewallError, UnknownNameError, UserError
+from harness.evaluate import TrainingSet, evaluate, train_network, training_set_of
+from harness.loop import StoppedEarly
+from harness.protocol import IDC, PROTOCOLS, Protocol
 from methods import random
-from methods.api import Context
+from methods.api import Context, Distilled
 
 SHORT = Protocol("short", "for tests", epochs=3)
+# Methods that are evaluated as DC's authors do.
+DC_FAMILY = ("dc", "dsa", "dm", "idm", "bacon", "dcc", "cafe", "datadam", "mtt", "tesla")
 
 
-@pytest.mark.parametrize("epochs", [1, 2, 3, 5, 10, 300, 1000])
-def test_schedule_matches_authors(epochs: int) -> None:
-    protocol = Protocol("any", "", epochs=epochs)
-    rates = [protocol.lr_in(epoch) for epoch in range(protocol.epochs_run)]
-    torch.testing.assert_close(
-        torch.tensor(rates), tensor(golden("eval_lr_schedules")[f"dc_E{epochs}"]).float()
-    )
-
-
-def test_dc_1000_is_the_fields_protocol() -> None:
-    protocol = PROTOCOLS["dc-1000"]
-    assert (protocol.epochs_run, protocol.decay_after, protocol.batch) == (1001, 501, 256)
-    assert (protocol.lr, protocol.momentum, protocol.weight_decay, protocol.decay) == (0.01, 0.9, 5e-4, 0.1)
-
-
+@pytest.mark.golden("eval_synset", *DC_FAMILY)
 @pytest.mark.parametrize("case", ["e4", "e10"])
 def test_training_matches_authors(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     arrays = golden("eval_synset")
@@ -130,3 +121,124 @@ def test_pieces_change_nothing_but_rounding(monkeypatch: pytest.MonkeyPatch) -> 
         result = evaluate(distilled, data, SHORT, evals=1, context=Context(arch="ConvNetW8"))
         losses.append(result.train_losses[0])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def small_set(**changed: object) -> Distilled:
+    """Two images of each of three classes, without augmentation unless asked for."""
+    distilled = random.distill(toy(shape=(3, 16, 16)), 2, context=Context(arch="ConvNetW8"))
+    return dataclasses.replace(distilled, **({"augmentation": ""} | changed))
+
+
+def losses_of(distilled: Distilled, protocol: Protocol = SHORT) -> list[float]:
+    """Last losses of two networks."""
+    context = Context(3, arch="ConvNetW8")
+    return evaluate(distilled, toy(shape=(3, 16, 16)), protocol, evals=2, context=context).train_losses
+
+
+@pytest.mark.parametrize(
+    ("strategy", "epochs"),
+    [("", 3), ("none", 3), ("color", 6), ("flip>crop", 6), ("dc:crop_noise", 6)],
+)
+def test_sets_without_augmentation_are_trained_on_for_fewer_epochs(strategy: str, epochs: int) -> None:
+    context = Context(arch="ConvNetW8")
+    protocol = Protocol("t", "", epochs=5, plain_epochs=2)
+    training_set = training_set_of(small_set(augmentation=strategy), protocol, context.device)
+    train_network(context.network(toy(shape=(3, 16, 16))), training_set, protocol, context)
+    assert context.cost().steps == epochs
+
+
+def test_each_kind_of_augmentation_is_obeyed() -> None:
+    losses = [
+        losses_of(small_set(augmentation=strategy))
+        for strategy in ("", "dc:crop_scale_rotate", "dc:crop", "crop", "color_crop")
+    ]
+    assert len({tuple(pair) for pair in losses}) == 5
+    assert losses_of(small_set(augmentation="dc:crop_scale_rotate")) == losses[1]
+
+
+@pytest.mark.parametrize("strategy", ["colour", "dc:blur", "dc:", "crop>dc:crop", "color_"])
+def test_an_unknown_augmentation_is_refused(strategy: str) -> None:
+    with pytest.raises(UnknownNameError, match="unknown augmentation"):
+        losses_of(small_set(augmentation=strategy))
+
+
+def test_a_distilled_learning_rate_replaces_the_protocols() -> None:
+    faster = dataclasses.replace(SHORT, lr=0.03)
+    assert losses_of(small_set(learned_lr=0.03)) == losses_of(small_set(), faster)
+    assert losses_of(small_set(learned_lr=0.03)) != losses_of(small_set())
+    assert losses_of(small_set(learned_lr=SHORT.lr)) == losses_of(small_set())
+
+
+@pytest.mark.parametrize("rate", [0.0, -0.01, float("nan"), float("inf")])
+def test_a_distilled_learning_rate_that_cannot_be_is_refused(rate: float) -> None:
+    with pytest.raises(DivergedError, match=r"learning rate .* that was distilled along"):
+        losses_of(small_set(learned_lr=rate))
+
+
+def test_idcs_rate_falls_without_a_restart_of_the_momentum() -> None:
+    data, distilled = toy(shape=(3, 16, 16)), small_set()
+    protocol = Protocol("t", "", epochs=6, batch=4, decline=IDC)
+    context = Context(arch="ConvNetW8")
+    net, twin = context.network(data), Context(arch="ConvNetW8").network(data)
+    optimizer = torch.optim.SGD(twin.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [4, 5], gamma=0.2)
+    in_order = lambda: torch.arange(6).split(4)  # noqa: E731
+    train_network(net, TrainingSet(*distilled.decoded()), protocol, context, batches=in_order)
+    for _ in range(6):
+        for batch in in_order():
+            optimizer.zero_grad()
+            F.cross_entropy(twin(distilled.images[batch]), distilled.labels[batch]).backward()
+            optimizer.step()
+        scheduler.step()
+    for ours, theirs in zip(net.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_a_protocol_may_bring_its_own_augmentation() -> None:
+    protocol, device = PROTOCOLS["idc-1000"], torch.device("cpu")
+    strategies = [
+        training_set_of(small_set(augmentation="color", dataset=name), protocol, device).strategy
+        for name in ("cifar10", "svhn")
+    ]
+    assert strategies == ["flip>color>crop_scale_rotate", "color>crop_scale_rotate"]
+
+
+def test_cutmix_mixes_images_and_labels_by_the_same_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each class has a colour of its own, so that the labels can be read off the images."""
+    data = toy(shape=(3, 16, 16))
+    images = torch.eye(3).repeat_interleave(2, dim=0)[:, :, None, None].expand(-1, -1, 16, 16)
+    training_set = TrainingSet(images.contiguous(), torch.arange(3).repeat_interleave(2))
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    train_step = evaluation.train_step
+
+    def spy(forward: object, net: object, optimizer: object, images: torch.Tensor, *rest: object) -> object:
+        seen.append((images, rest[0]))
+        return train_step(forward, net, optimizer, images, *rest)
+
+    monkeypatch.setattr(evaluation, "train_step", spy)
+    protocol = Protocol("t", "", epochs=200, decline=IDC, cutmix=0.5)
+    context = Context(arch="ConvNetW8")
+    train_network(context.network(data), training_set, protocol, context)
+    mixed = [(images, labels) for images, labels in seen if labels.ndim == 2]
+    assert len(seen) == 200
+    assert 70 <= len(mixed) <= 130
+    for images, labels in mixed:
+        torch.testing.assert_close(images.mean(dim=(2, 3)), labels)
+    shares = torch.stack([labels.amax(dim=1).mean() for _, labels in mixed])
+    assert shares.min() < 0.7
+    assert shares.max() == 1
+
+
+def test_training_with_cutmix_goes_on_where_it_was_killed(tmp_path: Path) -> None:
+    data = toy(shape=(3, 16, 16))
+    protocol = dataclasses.replace(PROTOCOLS["idc-1000"], epochs=12, batch=4)
+
+    def train(**settings: object) -> float:
+        context = Context(arch="ConvNetW8", **settings)
+        training_set = training_set_of(small_set(), protocol, context.device)
+        return train_network(context.network(data), training_set, protocol, context)
+
+    work = {"work": tmp_path, "checkpoint_seconds": 0.0}
+    with pytest.raises(StoppedEarly):
+        train(stop_after=10, **work)
+    assert train(**work) == train()

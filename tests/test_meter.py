@@ -56,7 +56,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def change(path: Path) -> None:
     assert path.exists()
-    path.write_text(path.read_text() + "\n# changed\n")
+    path.write_text(path.read_text() + "\nchanged = True\n")
 
 
 @pytest.mark.parametrize(
@@ -67,8 +67,13 @@ def change(path: Path) -> None:
         "harness/seeds.py",
         "harness/data/sampling.py",
         "harness/nets/convnet.py",
+        "methods/__init__.py",
         "methods/api.py",
         "methods/augment.py",
+        "methods/formation.py",
+        "methods/passes.py",
+        "methods/matching.py",
+        "methods/kernels.py",
         "methods/dm.py",
     ],
 )
@@ -78,11 +83,71 @@ def test_digest_changes_with_the_measured_path(checkout: Path, source: str) -> N
     assert meter.code_digest("dm") != before
 
 
-@pytest.mark.parametrize("source", ["harness/meter.py", "harness/launch/local.py", "methods/random.py"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        "harness/meter.py",
+        "harness/launch/local.py",
+        "methods/random.py",
+        "methods/bacon.py",
+        "methods/coresets.py",
+        "methods/composition.py",
+        "methods/_template.py",
+    ],
+)
 def test_digest_ignores_the_rest(checkout: Path, source: str) -> None:
     before = meter.code_digest("dm")
     change(checkout / source)
     assert meter.code_digest("dm") == before
+
+
+def test_digest_ignores_a_helper_that_only_others_import(checkout: Path) -> None:
+    before = meter.code_digest("dm")
+    (checkout / "methods" / "fresh.py").write_text("value = 1\n")
+    assert meter.code_digest("dm") == before
+
+
+def test_digest_ignores_what_is_no_code(checkout: Path) -> None:
+    source = checkout / "methods" / "dm.py"
+    source.write_text(
+        '"""Old."""\n\nclass A:\n    """Old."""\n\n    def f(self):\n        """Old."""\n        return (1)\n'
+    )
+    before = meter.code_digest("dm")
+    source.write_text('class A:\n    # New.\n    def f(self):\n        """New."""\n        return 1\n')
+    assert meter.code_digest("dm") == before
+    source.write_text("class A:\n    def f(self):\n        return 1.0\n")
+    assert meter.code_digest("dm") != before
+
+
+def test_digest_tells_an_absent_value_from_none(checkout: Path) -> None:
+    source = checkout / "methods" / "dm.py"
+    digests = set()
+    for code in ("def f(): return", "def f(): return None", "def f(): return []", "def f(): return [None]"):
+        source.write_text(code)
+        digests.add(meter.code_digest("dm"))
+    assert len(digests) == 4
+
+
+def test_digest_of_a_source_that_does_not_parse(checkout: Path) -> None:
+    source = checkout / "methods" / "dm.py"
+    source.write_text("def f(:\n")
+    torn = meter.code_digest("dm")
+    source.write_text("def g(:\n")
+    assert meter.code_digest("dm") != torn
+
+
+@pytest.mark.parametrize("source", ["dm", "bacon", "composition", "matching", "kernels"])
+def test_digest_of_a_composition_covers_both_files(checkout: Path, source: str) -> None:
+    before = meter.code_digest("dm+bacon")
+    change(checkout / "methods" / f"{source}.py")
+    assert meter.code_digest("dm+bacon") != before
+    assert meter.code_digest("dm+bacon@paper") == meter.code_digest("dm+bacon")
+
+
+def test_digest_of_a_method_that_is_gone_is_that_of_the_evaluation(checkout: Path) -> None:
+    before = meter.code_digest("gone")
+    change(checkout / "methods" / "dm.py")
+    assert meter.code_digest("gone") == before
 
 
 def test_digest_covers_the_methods_that_a_method_imports(checkout: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from harness.errors import UserError
-from harness.protocol import PROTOCOL_VERSION, PROTOCOLS, Protocol
+from harness.protocol import PROTOCOL_VERSION, PROTOCOLS, Protocol, Schedule
 from harness.records import Record
 from harness.report.frames import collect
 from harness.report.markdown import MISSING, plural, table
@@ -96,12 +96,34 @@ def _protocol_line(name: str, version: str) -> str:
 
 
 def _in_words(protocol: Protocol) -> str:
+    schedule, plain = protocol.schedule(), protocol.schedule(augmented=False)
+    fewer = f" ({plain.epochs} for sets that call for no augmentation)" if plain != schedule else ""
+    restart = " and the optimiser starts afresh" if schedule.restarts else ""
     return (
-        f"{protocol.epochs_run} epochs of SGD with learning rate {protocol.lr:g},"
-        f" momentum {protocol.momentum:g}, weight decay {protocol.weight_decay:g} and batches of"
-        f" {protocol.batch}; after epoch index {protocol.decay_after} the rate is multiplied by"
-        f" {protocol.decay:g} and the optimiser starts afresh. Training images get"
-        " the DSA augmentation that the distilled set calls for: one operation a batch, drawn for each image."
+        f"{schedule.epochs} epochs of SGD{fewer} with learning rate {protocol.lr:g}, or the one that was"
+        f" distilled along with the set, momentum {protocol.momentum:g}, weight decay"
+        f" {protocol.weight_decay:g} and batches of {protocol.batch}; from epoch index"
+        f" {_drops(schedule, plain)} on the rate is multiplied by {schedule.decay:g}{restart}. "
+        + _augmentation_in_words(protocol)
+    )
+
+
+def _drops(schedule: Schedule, plain: Schedule) -> str:
+    """Where the rate falls: `502 (152)`, `666 and again from 833`."""
+    drops = " and again from ".join(map(str, schedule.drops))
+    return drops if plain == schedule else f"{drops} ({' and again from '.join(map(str, plain.drops))})"
+
+
+def _augmentation_in_words(protocol: Protocol) -> str:
+    if protocol.augmentation is None:
+        return (
+            "Training images get the augmentation that the distilled set calls for: DSA's, one operation a"
+            " batch, drawn for each image, or DC's own, where each image has an operation of its own."
+        )
+    mixed = f", then CutMix in {protocol.cutmix:.0%} of the batches" if protocol.cutmix else ""
+    return (
+        f"Training images get `{protocol.augmentation}` whatever the set calls for (flip left out for"
+        f" digits): of each stage one operation a batch, drawn for each image{mixed}."
     )
 
 

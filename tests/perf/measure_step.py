@@ -1,6 +1,6 @@
 """Time and memory of one method's steps at paper settings on CIFAR-10 shapes, in a process of its own.
 
-    python tests/perf/measure_step.py dm|bacon plain|fp32|bf16 STEPS THREADS [DEVICE]
+    python tests/perf/measure_step.py METHOD plain|fp32|bf16 STEPS THREADS [DEVICE]
 
 Prints one JSON object: seconds per step (median) and the peak of resident memory during these steps above
 what the process held before its first one (on a GPU, the peak of its memory).
@@ -8,19 +8,18 @@ what the process held before its first one (on a GPU, the peak of its memory).
 
 from __future__ import annotations
 
-import itertools
 import json
 import statistics
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 import torch
-from plain_loop import PlainBACON, PlainDM
+from loops import Loop, all_loops
 
 from harness import meter
+from harness.data import Dataset
 from harness.data.toy import toy
-from harness.nets import Network, build
 from methods import load, resolve
 from methods.api import Context
 
@@ -34,62 +33,65 @@ def main() -> None:
     device = sys.argv[5] if len(sys.argv) > 5 else "cpu"
     torch.set_num_threads(threads)
     data = toy(num_classes=10, shape=(3, 32, 32), per_class=300).to(device)
-    timed = plain_steps(method, data) if variant == "plain" else our_steps(method, data, variant, device)
-    held = meter.host_bytes() or 0
-    warmup_seconds = sum(next(timed) for _ in range(WARMUP_STEPS))
-    seconds = statistics.median(next(timed) for _ in range(steps))
-    peak = meter.peak_device_bytes(device) or (meter.peak_host_bytes() or 0) - held
-    print(json.dumps({"seconds": seconds, "warmup_seconds": warmup_seconds, "peak_bytes": peak}))
+    loop = all_loops()[method]
+    if variant == "plain":
+        measured = measure_plain(loop, data, steps)
+    else:
+        measured = measure_ours(method, loop, data, steps, device=device, precision=variant)
+    print(json.dumps(measured))
 
 
-def our_steps(method: str, data: object, precision: str, device: str) -> Iterator[float]:
-    """Seconds of each step of the method as users run it; all run before the first one is told."""
-    clocks: list[float] = []
+def measure_plain(loop: Loop, data: Dataset, steps: int) -> dict[str, float]:
+    """Figures of the plain loop."""
+    watch = Watch(str(data.device), steps)
+    step = loop.plain(data, IPC)
+    for _ in watch.rounds():
+        step()
+    return watch.figures()
+
+
+def measure_ours(
+    method: str, loop: Loop, data: Dataset, steps: int, *, device: str, precision: str
+) -> dict[str, float]:
+    """Figures of the method as users run it."""
+    watch = Watch(device, steps)
 
     class Timed(Context):
-        def steps(self, *arguments: object, **named: object) -> Iterator[int]:
-            for step in super().steps(*arguments, **named):
-                if step == WARMUP_STEPS:
-                    meter.reset_peaks(device)
-                clocks.append(meter.clock(device))
+        def steps(self, *arguments: Any, **named: Any) -> Iterator[int]:
+            for step, _ in zip(super().steps(*arguments, **named), watch.rounds(), strict=False):
                 yield step
-                clocks.append(meter.clock(device))
-                if step == limit - 1:
-                    return
 
-    limit = int(sys.argv[3]) + WARMUP_STEPS
-    config = resolve(method, "cifar10", IPC).config
+    settings = {name: str(value) for name, value in loop.settings.items()}
+    config = resolve(method, "cifar10", IPC, overrides=settings).config
     load(method).distill(data, IPC, config=config, context=Timed(device=device, precision=precision))
-    yield from (end - start for start, end in zip(clocks[::2], clocks[1::2], strict=True))
+    return watch.figures()
 
 
-def plain_steps(method: str, data: object) -> Iterator[float]:
-    """Seconds of each step of the plain loop."""
-    generator = torch.Generator().manual_seed(0)
+class Watch:
+    """Clock and peak of memory of a number of steps, after some that do not count."""
 
-    def fresh() -> Network:
-        return build(
-            "ConvNet", channels=3, image_size=(32, 32), classes=10, generator=generator, device=data.device
-        )
+    def __init__(self, device: str, steps: int) -> None:
+        self._device, self._steps = device, steps
+        self._seconds: list[float] = []
+        self._held = meter.host_bytes() or 0
 
-    step: Callable[[], None]
-    if method == "dm":
-        dm = PlainDM(data, IPC)
-        step = lambda: dm.step(fresh())  # noqa: E731
-    else:
-        bacon = PlainBACON(data, IPC)
-        nets = [fresh() for _ in range(3)]
-        trained = [
-            (net, torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4))
-            for net in nets[1:]
-        ]
-        step = lambda: bacon.step(nets[0], trained)  # noqa: E731
-    for done in itertools.count():
-        if done == WARMUP_STEPS:
-            meter.reset_peaks(data.device)
-        start = time.perf_counter()
-        step()
-        yield time.perf_counter() - start
+    def rounds(self) -> Iterator[None]:
+        """One item for each step to be made."""
+        for done in range(WARMUP_STEPS + self._steps):
+            if done == WARMUP_STEPS:
+                meter.reset_peaks(self._device)
+            start = meter.clock(self._device)
+            yield
+            self._seconds.append(meter.clock(self._device) - start)
+
+    def figures(self) -> dict[str, float]:
+        """Seconds of a step, seconds of those that do not count, and bytes."""
+        peak = meter.peak_device_bytes(self._device) or (meter.peak_host_bytes() or 0) - self._held
+        return {
+            "seconds": statistics.median(self._seconds[WARMUP_STEPS:]),
+            "warmup_seconds": sum(self._seconds[:WARMUP_STEPS]),
+            "peak_bytes": peak,
+        }
 
 
 if __name__ == "__main__":

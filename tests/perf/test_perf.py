@@ -72,8 +72,8 @@ def test_a_slower_kernel_fails_the_gate(
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["plain", "fp32"])
 def test_steps_are_measured(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(perf, "STEPS", 1)
-    monkeypatch.setattr(perf, "THREADS", 1)
+    monkeypatch.setattr(perf.steps, "REPEATS", 1)
+    monkeypatch.setattr(perf.steps, "THREADS", 1)
     measured = perf._measure_step("dm", variant, "cpu")
     assert set(measured) == {"seconds", "warmup_seconds", "peak_bytes"}
     assert measured["seconds"] > 0

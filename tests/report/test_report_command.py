@@ -165,7 +165,9 @@ def test_page_takes_scales_and_protocols_from_the_code(make_record: Any) -> None
     used = [PROTOCOLS[scale.protocol] for scale in SCALES.values() if scale.leaderboard]
     assert used
     for protocol in used:
-        assert f"{protocol.epochs_run} epochs of SGD with learning rate {protocol.lr:g}" in text
+        schedule = protocol.schedule()
+        assert f"{schedule.epochs} epochs of SGD " in text
+        assert f"with learning rate {protocol.lr:g}" in text
     assert "**dc-cpu 0.9**: not the version that this code runs" in text
 
 

@@ -1,0 +1,59 @@
+"""The section of BENCHMARKS.md on the speed of steps, from the sheets that `perf step --keep` wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from harness.report.markdown import memory, plural, table
+from harness.steps import PLAIN, VARIANTS, Beside, Sheet, pairs
+
+INTRODUCTION = """\
+## Speed of a step
+
+One iteration of each method at its authors' CIFAR-10 settings (ipc 10, ConvNet, made-up images of that
+shape) beside a plain loop written the authors' way: class after class, fp32, nothing compiled
+(`tests/perf/`). Both sides were measured in one run, each in a process of its own. *Speed* is the plain
+loop's time over ours, *memory* our peak over the plain loop's, the dataset included. DC and its kin
+differentiate twice and MTT through a whole training: there the passes themselves are the cost, and no loop
+over classes is to be saved."""
+
+HEADERS = (
+    "method",
+    "plain, s",
+    "fp32, s",
+    "speed",
+    "plain, peak",
+    "fp32, peak",
+    "memory",
+    "bf16, speed",
+    "bf16, memory",
+)
+
+
+def speed_section(sheets: Iterable[Sheet]) -> str:
+    """The section for these sheets, one table each; empty without any."""
+    parts = [_sheet(sheet) for sheet in sheets]
+    return "\n\n".join([INTRODUCTION, *parts]) if parts else ""
+
+
+def _sheet(sheet: Sheet) -> str:
+    found = {(beside.step.method, beside.step.variant): beside for beside in pairs(sheet)}
+    methods = sorted({method for method, _ in found})
+    rows = [_row(*(found[method, variant] for variant in VARIANTS)) for method in methods]
+    where = sheet.device if sheet.device != "cpu" else f"{sheet.cpu}, {plural(sheet.threads, 'thread')}"
+    return f"On {where} with torch {sheet.torch}:\n\n{table(HEADERS, rows)}"
+
+
+def _row(plain: Beside, fp32: Beside, bf16: Beside) -> list[str]:
+    assert plain.step.variant == PLAIN
+    return [
+        plain.step.method,
+        f"{plain.step.seconds:.3g}",
+        f"{fp32.step.seconds:.3g}",
+        f"{fp32.speed:.2f}×",
+        memory(plain.step.peak_bytes),
+        memory(fp32.step.peak_bytes),
+        f"{fp32.memory:.2f}×",
+        f"{bf16.speed:.2f}×",
+        f"{bf16.memory:.2f}×",
+    ]

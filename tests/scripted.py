@@ -1,0 +1,57 @@
+"""A dataset and a context whose draws and networks come from golden files, for the authors' traces."""
+
+from __future__ import annotations
+
+from collections import deque
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from support import tensor
+from torch import Tensor
+
+from harness.data import ClassBatch, Normalization
+from methods.api import Context
+
+
+class ScriptedData:
+    """The golden images as a dataset whose draws are given in advance."""
+
+    def __init__(self, arrays: dict[str, Any]) -> None:
+        self._images = tensor(arrays["images"])
+        self.labels = tensor(arrays["labels"]).long()
+        self.num_classes = int(self.labels.max()) + 1
+        self.class_names = tuple(f"class{c}" for c in range(self.num_classes))
+        self.shape = tuple(self._images.shape[1:])
+        self.transform = Normalization.of([0.0] * self.shape[0], [1.0] * self.shape[0])
+        self.device, self.name = torch.device("cpu"), "golden"
+        init = arrays["init_idx"]
+        tiles = [init] if init.ndim == 2 else [init[:, k] for k in range(init.shape[1])]
+        initial = deque(tensor(tile).flatten() for tile in tiles)
+        real = deque(tensor(rows) for rows in arrays["real_idx"])
+
+        def draw(per_class: int, generator: object) -> ClassBatch:
+            rows = real.popleft()
+            return ClassBatch(rows.flatten(), (rows.shape[1],) * len(rows))
+
+        self.index = SimpleNamespace(balanced=lambda ipc, generator: initial.popleft(), draw=draw)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, indices: Tensor) -> Tensor:
+        return self._images[indices]
+
+    def to(self, device: object) -> ScriptedData:
+        return self
+
+
+class ScriptedContext(Context):
+    """A context whose fresh networks are the golden ones, in order."""
+
+    def __init__(self, networks: list[Any]) -> None:
+        super().__init__()
+        self.waiting = deque(networks)
+
+    def network(self, data: object, role: str = "net") -> Any:
+        return self.waiting.popleft()
