@@ -1,7 +1,8 @@
-"""`python -m harness check METHOD`: does a method keep its contract? On made-up data, in seconds.
+"""`python -m harness check METHOD`: does a method keep its contract? On made-up data, without any dataset.
 
-The contract is checked point by point on data of one small family with the whole of the smoke settings; then
-the points that depend on shapes once more on the families of the real datasets, in a few steps.
+The contract is checked point by point on data of one small family with the whole of the smoke settings, in
+seconds; then the points that depend on shapes once more on the families of the real datasets, in a few steps,
+which takes a method that treats each class by itself up to some minutes.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ SMALL = Family((3, 8, 8), 3, ipc=1, per_class=20, arch="ConvNetW16D2")
 # Classes smaller than a batch; every shape, number of classes and ipc of the real datasets occurs once.
 FAMILIES = (
     Family((3, 32, 32), 10, ipc=10, per_class=12, arch="ConvNetW8", limit_steps=3),
-    Family((1, 28, 28), 200, ipc=1, per_class=3, arch="ConvNetW8", limit_steps=2),
+    Family((1, 28, 28), 200, ipc=1, per_class=3, arch="ConvNetW8D2", limit_steps=2),
     Family((3, 64, 64), 100, ipc=1, per_class=2, arch="ConvNetW4D4", limit_steps=2),
 )
 

@@ -238,6 +238,7 @@ def _trials(
     scale, spec = scale_named(options.scale), facts.spec
     resolved = methods.resolve(method, spec.name, ipc, scale.name, settings)
     config = msgspec.to_builtins(dataclasses.asdict(resolved.config))
+    zca = _whitened(method, config, spec, settings)
     _refuse_uneven_tiles(method, config.get("factor", 1), facts)
     seeds = range(scale.seeds) if options.seeds is None else options.seeds
     return [
@@ -253,15 +254,26 @@ def _trials(
             protocol_version=PROTOCOL_VERSION,
             evals=options.evals or scale.evals,
             precision=options.precision,
-            config=config,
+            config=config | {"zca": zca} if "zca" in config else config,
             budget_flops=options.budget,
-            zca=spec.zca,
+            zca=zca,
             image_size=spec.image_size,
             listing=spec.listing,
             settings_source=resolved.source,
         )
         for seed in seeds
     ]
+
+
+def _whitened(method: str, config: Mapping[str, Any], spec: DatasetSpec, settings: Mapping[str, Any]) -> bool:
+    """Whether a trial's images are ZCA whitened: by the run's wish, or by the method's settings.
+
+    UserError if whitening is asked for and refused at once.
+    """
+    own = bool(config.get("zca", False))
+    if spec.zca and "zca" in settings and not own:
+        raise UserError(f"--zca whitens the images of every method, --set {method}.zca refuses it; drop one")
+    return spec.zca or own
 
 
 def _refuse_uneven_tiles(method: str, factor: int, facts: DatasetFacts) -> None:

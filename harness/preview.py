@@ -53,9 +53,10 @@ def preview(plan: Plan, options: Options, *, timing: bool) -> Preview:
     estimates = from_records(collect(options.results).records, options.device)
     unknown = [trial for trial in Preview(plan, states, {}).waiting if cell(trial) not in estimates]
     slots, threads = _shares(plan, options)
+    if not (timing and unknown):
+        return Preview(plan, states, estimates, slots)
     started = time.perf_counter()
-    if timing and unknown:
-        estimates |= measure(unknown, plan, options, threads)
+    estimates |= measure(unknown, plan, options, threads)
     return Preview(plan, states, estimates, slots, time.perf_counter() - started)
 
 
@@ -174,7 +175,7 @@ def _about_times(view: Preview) -> list[str]:
     shown = [estimate for trial in view.plan.trials if (estimate := view.estimates.get(cell(trial)))]
     places = sorted(frozenset[str]().union(*(estimate.places for estimate in shown)))
     lines = [f"records were made on {'; '.join(places)}"] if places else []
-    if view.measuring_seconds >= 0.1:
+    if view.measuring_seconds > 0:
         lines.append(f"timing steps took {duration(view.measuring_seconds)}")
     if shown:
         lines.append("times leave out the start of each process and the one look at the test split")

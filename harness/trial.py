@@ -275,6 +275,9 @@ def _begin(run: _Run) -> _Start:
 
     if run.settings.threads is not None:
         torch.set_num_threads(run.settings.threads)
+    if run.settings.device.startswith("cuda"):
+        # TF32, which convolutions have there by default, for products of matrices as well.
+        torch.backends.cuda.matmul.allow_tf32 = True
     path = run.work / "start.json"
     digest = meter.code_digest(run.trial.method)
     start = _Start(meter.now(), digest, str(torch.__version__), run.settings.device)

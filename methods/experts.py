@@ -15,6 +15,7 @@ in the cache.
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import os
 import shutil
@@ -43,6 +44,8 @@ from methods.pool import logits_forward
 # Part of the key; to be raised when a change of the code gives experts other weights.
 FORMAT = "experts-1"
 BASE_SEED = 0  # of all experts of all runs
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -176,7 +179,7 @@ class _School:
         settings = asdict(self.settings)
         del settings["count"]
         transform = self.data.transform
-        # A whitening follows from the images alone, and its last digits from the number of threads.
+        # A whitening follows from the images alone.
         values = (
             [transform.mean.tolist(), transform.std.tolist()] if isinstance(transform, Normalization) else []
         )
@@ -186,7 +189,7 @@ class _School:
             "transform": [type(transform).__name__, values],
             "settings": settings,
             "precision": self.context.precision,
-            "device": self.context.device.type,
+            **_circumstances(self.context.device),
         }
         return hashlib.sha256(msgspec.json.encode(identity, order="sorted")).hexdigest()[:16]
 
@@ -314,9 +317,12 @@ def _read(path: Path) -> _Expert | None:
         about = msgspec.json.decode((store.metadata() or {})["expert"])
         digest = _digest({name: store.get_tensor(name) for name in store.keys()})  # noqa: SIM118
         if (about["format"], about["digest"]) != (FORMAT, digest):
-            return None
+            raise ValueError("it does not hold what was written")
         return _Expert(store, msgspec.convert(about["cost"], Cost))
-    except (OSError, SafetensorError, KeyError, TypeError, msgspec.DecodeError):
+    except FileNotFoundError:
+        return None
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, msgspec.DecodeError) as error:
+        logger.warning("expert %s is unreadable (%s); training it again", path, error)
         return None
 
 
@@ -326,6 +332,12 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
         content.update(name.encode())
         content.update(tensors[name].contiguous().numpy().data)
     return content.hexdigest()
+
+
+def _circumstances(device: torch.device) -> dict[str, Any]:
+    """What decides the last digits of sums."""
+    threads = torch.get_num_threads() if device.type == "cpu" else None
+    return {"device": device.type, "threads": threads, "torch": str(torch.__version__)}
 
 
 def _stand_in(school: _School) -> _Expert:

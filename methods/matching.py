@@ -74,6 +74,12 @@ def initial_images(data: Dataset, ipc: int, factor: int, context: Context) -> Te
     return compose(tiles, factor)
 
 
+def initial_noise(data: Dataset, ipc: int, context: Context) -> Tensor:
+    """Class-major images (C * ipc, ...) of normal noise."""
+    generator = context.generator("init")
+    return torch.randn(data.num_classes * ipc, *data.shape, generator=generator, device=data.device)
+
+
 @dataclass(frozen=True)
 class Siamese:
     """One augmentation for each class, shared by its real and its synthetic images."""

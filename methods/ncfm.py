@@ -90,9 +90,9 @@ UNPUBLISHED = {"digits": {"factor": 1}}
 
 SCALED = {
     "cpu": {
-        "iterations": 150,
+        "iterations": 80,
         "lr_img": 5e-3,
-        "batch_real": 64,
+        "batch_real": 32,
         "frequencies": 512,
         "networks": 4,
         "train_epochs": 3,

@@ -3,6 +3,13 @@
 A student starts at the weights of an expert after t passes over the real images and makes N SGD steps on
 synthetic minibatches at a learned rate alpha; it should end where the expert is after t + M passes.
 MTT differentiates through all N steps, TESLA step by step.
+
+On CIFAR-10 shapes (ConvNet, 100 images a step, one CPU thread) an unrolled step takes 4 times as long as
+one of ordinary training: 1.3 for a gradient that can be differentiated and 2.9 for going back through it. A
+third of all is the derivative of group norm's backward pass, which torch puts together from elementwise
+operations that wait for memory. The graph of a step holds six of the largest feature maps for each image, 1.8
+times what ordinary training keeps: 0.3 GiB, and 9 GiB for the 30 steps that are published at ipc 10. TESLA
+holds the graph of one step, and its first pass makes it 1.3 times as slow.
 """
 
 from __future__ import annotations

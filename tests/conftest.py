@@ -3,7 +3,8 @@
     pytest --fidelity FILE          writes it as JSON: item -> method -> numbers of passed and failed tests
     pytest --fidelity-check FILE    fails unless FILE says what this run saw
 
-A mark without methods stands for all of them, written as "*". Both options need a run of all marked tests.
+A mark without methods stands for all of them, written as "*". Both options need a run of all marked tests, of
+which `-m golden` is the shortest.
 """
 
 from __future__ import annotations
@@ -88,6 +89,8 @@ class Fidelity:
     def _settle(self) -> bool:
         if not self.missed and self.waiting:
             self.missed = f"{len(self.waiting)} golden tests were not run, such as {min(self.waiting)}"
+        if not self.missed and (unknown := unknown_methods({method for _, method in self.counts})):
+            self.missed = f"no such methods: {', '.join(unknown)}"
         if self.missed:
             self.messages.append(f"fidelity: nothing was written or compared, {self.missed}")
             return False
@@ -118,6 +121,20 @@ def claims_of(mark: pytest.Mark) -> list[tuple[str, str]]:
     """The (item, method) pairs of a mark."""
     item, *methods = mark.args
     return [(item, method) for method in methods or [ALL_METHODS]]
+
+
+def unknown_methods(names: set[str]) -> list[str]:
+    """Those of the names that are no method, variant or composition."""
+    from harness.errors import UserError
+    from methods import find
+
+    unknown = []
+    for name in sorted(names - {ALL_METHODS}):
+        try:
+            find(name)
+        except UserError:
+            unknown.append(name)
+    return unknown
 
 
 def marked_files() -> list[Path]:

@@ -149,6 +149,34 @@ def test_settings_reach_their_method_and_stars_give_way() -> None:
     assert rates == {"dm": 0.3, "idm": 0.1, "random": None}
 
 
+def whitened(*options: str, zca: bool = False, ipc: int = 10, dataset: DatasetFacts = LARGE) -> Trial:
+    """The first trial of MTT at paper scale, with `--set mtt.zca=...` as given."""
+    if zca:
+        dataset = dataclasses.replace(dataset, spec=dataclasses.replace(dataset.spec, zca=True))
+    settings = tuple(Setting("mtt", "zca", value) for value in options)
+    wished = Options(methods=("mtt",), ipc=(ipc,), seeds=(0,), scale="paper", zca=zca, set=settings)
+    return expand(wished, [dataset]).trials[0]
+
+
+def test_images_are_whitened_where_the_methods_settings_say_so() -> None:
+    as_published = whitened()
+    assert as_published.zca
+    assert as_published.config["zca"]
+    assert not whitened(ipc=50).zca, "published without whitening"
+    assert not whitened(dataset=SMALL).zca, "nothing is published"
+    assert not whitened("false").zca
+    mixed = expand(Options(methods=("mtt", "dm"), ipc=(10,), seeds=(0,)), [LARGE]).trials
+    assert {trial.method: trial.zca for trial in mixed} == {"mtt": True, "dm": False}
+
+
+def test_whitening_is_the_same_work_however_it_is_asked_for() -> None:
+    ways = [whitened("true", ipc=50), whitened(zca=True, ipc=50), whitened("true", zca=True, ipc=50)]
+    assert len({trial.id for trial in ways}) == 1
+    assert whitened().id == whitened(zca=True).id != whitened("false").id
+    with pytest.raises(UserError, match=r"--zca .* --set mtt.zca refuses it; drop one"):
+        whitened("false", zca=True)
+
+
 def test_a_plan_of_digits_needs_nothing_but_itself(tmp_path: Path) -> None:
     plan = make_plan(wishes(tmp_path))
     assert [trial.method for trial in plan.trials] == ["random", "dm"]
@@ -294,13 +322,17 @@ def test_estimates_without_records_are_timed(tmp_path: Path) -> None:
     assert [entry["state"] for entry in entries] == ["to run", "to run"]
 
 
-def test_timing_grows_with_the_number_of_steps(tmp_path: Path) -> None:
-    def seconds(iterations: str) -> float:
-        options = wishes(tmp_path, methods=("dm",), set=(Setting("dm", "iterations", iterations),), threads=1)
+@pytest.mark.parametrize(
+    ("method", "setting", "few", "many"),
+    [("dm", "iterations", "100", "100000"), ("mtt", "experts", "1", "1000")],
+)
+def test_timing_grows_with_the_work(method: str, setting: str, few: str, many: str, tmp_path: Path) -> None:
+    def seconds(value: str) -> float:
+        options = wishes(tmp_path, methods=(method,), set=(Setting(method, setting, value),), threads=1)
         plan = make_plan(options)
         return measure(plan.trials, plan, options, threads=1)[cell(plan.trials[0])].seconds
 
-    assert seconds("100000") > 20 * seconds("100")
+    assert seconds(many) > 20 * seconds(few)
 
 
 def test_unknown_star_settings_list_what_there_is() -> None:

@@ -1,4 +1,4 @@
-"""BENCHMARKS.md: a pure function of the records, without a date, so that it can be checked by its bytes."""
+"""BENCHMARKS.md: a pure function of the records and of what the golden tests showed, checked by its bytes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from harness.errors import UserError
 from harness.protocol import PROTOCOL_VERSION, PROTOCOLS, Protocol, Schedule
 from harness.records import Record
+from harness.report.fidelity import Fidelity, fidelity_markdown, load_fidelity
 from harness.report.frames import collect
 from harness.report.markdown import MISSING, plural, table
 from harness.report.reported import ReportedFigures, load_reported
@@ -19,7 +20,7 @@ INTRODUCTION = """\
 # Benchmarks
 
 Which method makes the most accurate small dataset, and at what cost? Every method below was distilled and
-evaluated by this repository; no figure was typed by hand. This page is generated from the records under
+evaluated by this repository; no figure was typed by hand. This page is generated from the files under
 `results/` by `python -m harness report`, and `python -m harness report --check` fails when the two differ."""
 
 RULES = """\
@@ -44,10 +45,10 @@ def benchmarks_markdown(results: Path) -> str:
     collection = collect(results)
     if collection.problems:
         raise UserError(collection.problems[0])
-    return page(collection.records, load_reported())
+    return page(collection.records, load_reported(), load_fidelity())
 
 
-def page(records: Iterable[Record], reported: ReportedFigures) -> str:
+def page(records: Iterable[Record], reported: ReportedFigures, fidelity: Fidelity) -> str:
     """The page for these records, of which only those of leaderboard scales count."""
     shown = [record for record in records if _on_leaderboard(record)]
     body = f"{LEGEND}\n\n{sections(shown, reported, level=3)}" if shown else "No records yet.\n"
@@ -57,6 +58,7 @@ def page(records: Iterable[Record], reported: ReportedFigures) -> str:
         _scales(),
         _protocols(shown),
         f"## Results\n\n{body}".rstrip(),
+        fidelity_markdown(fidelity),
         _origin(shown),
     ]
     return "\n\n".join(parts) + "\n"

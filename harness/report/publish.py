@@ -13,6 +13,7 @@ import msgspec
 from harness.errors import UserError
 from harness.records import Record, write_atomically
 from harness.report.benchmarks import page
+from harness.report.fidelity import load_fidelity
 from harness.report.frames import collect, flatten, print_problems, to_frame
 from harness.report.markdown import plural
 from harness.report.reported import load_reported
@@ -29,7 +30,7 @@ def command(results: Path, *, check: bool, benchmarks: Path | None, as_json: boo
     Prints Markdown tables, or with `as_json` the flat rows, and writes `<results>/report/tables.md` and
     `.csv`. `benchmarks` is the page to rewrite; without it that is the BENCHMARKS.md beside the results
     folder if there is one, so that a scratch results folder touches no page. With `check` nothing is written:
-    the page is compared with what the records give. Files that are no records are named on stderr and make
+    the page is compared with what the files give. Files that are no records are named on stderr and make
     the status 1; the page is then left alone, since it would lose their rows. UserError: no records, or a
     file that cannot be read or written.
     """
@@ -46,7 +47,7 @@ def command(results: Path, *, check: bool, benchmarks: Path | None, as_json: boo
     if problems:
         print(f"{PAGE_NAME} left alone: {plural(len(problems), 'file')} could not be read", file=sys.stderr)
     elif target is not None:
-        _write(target, page(records, load_reported()))
+        _write(target, page(records, load_reported(), load_fidelity()))
         written.append(target)
     print(f"wrote {', '.join(map(str, written))}", file=sys.stderr)
     return int(bool(problems))
@@ -59,7 +60,7 @@ def _page_beside(results: Path) -> Path | None:
 
 
 def _check(records: Sequence[Record], target: Path | None, results: Path) -> int:
-    """0 if the page is what the records give, else 1 with the beginning of the difference on stderr."""
+    """0 if the page is what the files give, else 1 with the beginning of the difference on stderr."""
     if target is None or not target.is_file():
         missing = target or results.resolve().parent / PAGE_NAME
         raise UserError(
@@ -70,7 +71,7 @@ def _check(records: Sequence[Record], target: Path | None, results: Path) -> int
         found = target.read_bytes().decode(errors="replace")
     except OSError as error:
         raise UserError(f"cannot read {target}: {error.strerror}") from None
-    expected = page(records, load_reported())
+    expected = page(records, load_reported(), load_fidelity())
     if found == expected:
         print(f"{target} is up to date with {plural(len(records), 'record')}")
         return 0

@@ -25,6 +25,7 @@ def _assert_close(got: torch.Tensor, expected: torch.Tensor) -> None:
     assert float((got - expected).abs().max()) <= 2e-5 * float(expected.abs().max())
 
 
+@pytest.mark.golden("zca", "mtt", "tesla")
 @pytest.mark.parametrize("chunk", [7, 4096])
 def test_zca_as_the_authors_compute_it(golden, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transforms_module, "_CHUNK", chunk)
@@ -37,6 +38,7 @@ def test_zca_as_the_authors_compute_it(golden, chunk: int, monkeypatch: pytest.M
     _assert_close(zca.inverse(golden["out"]), golden["back"])
 
 
+@pytest.mark.golden("zca", "mtt", "tesla")
 def test_zca_with_fewer_images_than_pixels(golden) -> None:
     _assert_close(ZCA.fit(golden["xt"])(golden["xt"]), golden["refit"])
 

@@ -103,6 +103,6 @@ def test_status_report_and_show_read_what_was_written(folder: Path) -> None:
 
 
 def test_check_ends_in_a_verdict(folder: Path) -> None:
-    lines = harness(folder, "check", "random").stdout.splitlines()
-    assert lines[-1] == "random: 8 of 8 points kept"
-    assert all(line.startswith("ok ") for line in lines[:-1])
+    *points, verdict = harness(folder, "check", "random", "--quick").stdout.splitlines()
+    assert verdict == f"random: {len(points)} of {len(points)} points kept"
+    assert all(line.startswith("ok ") for line in points)

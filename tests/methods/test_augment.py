@@ -34,6 +34,7 @@ def values_of(arrays: dict, prefix: str, rows: int, siamese: bool) -> torch.Tens
     return values
 
 
+@pytest.mark.golden("aug_dsa_ops")
 @pytest.mark.parametrize(("name", "mode", "odd"), CASES)
 def test_operation_matches_authors(name: str, mode: str, odd: str) -> None:
     arrays = golden("aug_dsa_ops")
@@ -46,6 +47,7 @@ def test_operation_matches_authors(name: str, mode: str, odd: str) -> None:
     assert_close(gradient, arrays[f"{prefix}_grad"])
 
 
+@pytest.mark.golden("aug_dsa_full")
 @pytest.mark.parametrize("case", range(6))
 def test_siamese_call_matches_authors(case: int) -> None:
     arrays = golden("aug_dsa_full")
@@ -60,6 +62,7 @@ def test_siamese_call_matches_authors(case: int) -> None:
         assert_close(out, arrays[f"S{case}_{side}"])
 
 
+@pytest.mark.golden("aug_dsa_full")
 @pytest.mark.parametrize("mode", ["siam", "indep"])
 def test_all_operations_in_order_match_authors(mode: str) -> None:
     arrays = golden("aug_dsa_full")
@@ -75,6 +78,7 @@ def test_all_operations_in_order_match_authors(mode: str) -> None:
     assert_close(out, arrays[f"M_{mode}_out"])
 
 
+@pytest.mark.golden("aug_mtt_affine", "mtt", "tesla")
 @pytest.mark.parametrize("name", ["scale", "rotate"])
 @pytest.mark.parametrize("mode", ["siam", "indep"])
 def test_affine_with_aligned_corners_matches_mtt(name: str, mode: str) -> None:

@@ -13,7 +13,7 @@ from methods.dc_augment import Draws, augment, operations, sample_draws
 EVERYTHING = "dc:crop_scale_rotate_noise"
 
 
-@pytest.mark.golden("aug_dc_eval", "dc")
+@pytest.mark.golden("aug_dc_eval")
 @pytest.mark.parametrize(("case", "strategy"), [("gray", "dc:crop_scale_rotate"), ("rgb", "dc:crop_noise")])
 def test_matches_authors(case: str, strategy: str) -> None:
     arrays = golden("aug_dc_eval")

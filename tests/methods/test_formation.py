@@ -12,6 +12,7 @@ from harness.errors import UserError
 from methods.formation import compose, decode, decode_by_class
 
 
+@pytest.mark.golden("idm_partition", "idm", "bacon")
 def test_decode_matches_authors() -> None:
     arrays = golden("idm_partition")
     images = tensor(arrays["x"]).requires_grad_()
@@ -22,6 +23,7 @@ def test_decode_matches_authors() -> None:
     assert_close(decode(tensor(arrays["xg"]), 2), arrays["outg"])
 
 
+@pytest.mark.golden("idm_partition", "idm", "bacon")
 def test_compose_matches_authors() -> None:
     arrays = golden("idm_partition")
     parts = tensor(arrays["init_src"]).split(2)

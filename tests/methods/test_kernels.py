@@ -11,6 +11,7 @@ from support import assert_close, golden, golden_network, tensor
 from methods import kernels
 
 
+@pytest.mark.golden("bacon_terms", "bacon")
 @pytest.mark.parametrize("case", ["a", "b", "c"])
 @pytest.mark.parametrize("precision", [32, 64])
 def test_bacon_terms_match_authors(case: str, precision: int) -> None:
@@ -34,6 +35,7 @@ def test_bacon_terms_match_authors(case: str, precision: int) -> None:
     assert_close(total[0], arrays[f"{case}_total{suffix}"])
 
 
+@pytest.mark.golden("bacon_class_loss", "bacon")
 def test_bacon_gradient_through_network_matches_authors() -> None:
     arrays = golden("bacon_class_loss")
     net = golden_network(arrays, "w", "wnames", "ConvNet")
@@ -47,6 +49,7 @@ def test_bacon_gradient_through_network_matches_authors() -> None:
     assert_close(gradient, arrays["grad"])
 
 
+@pytest.mark.golden("idm_class_loss", "idm")
 @pytest.mark.parametrize("suffix", ["", "_multi"])
 def test_idm_gradient_through_network_matches_authors(suffix: str) -> None:
     from methods.formation import decode

@@ -34,7 +34,13 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor]]:
     return seen
 
 
-@pytest.mark.parametrize(("item", "arch"), [("trace_dm", "ConvNet"), ("trace_dm_bn", "ConvNetBN")])
+@pytest.mark.parametrize(
+    ("item", "arch"),
+    [
+        pytest.param(item, arch, marks=pytest.mark.golden(item, "dm"))
+        for item, arch in (("trace_dm", "ConvNet"), ("trace_dm_bn", "ConvNetBN"))
+    ],
+)
 def test_dm(item: str, arch: str, watch: list, monkeypatch: pytest.MonkeyPatch) -> None:
     arrays = golden(item)
     iterations = len(arrays["loss"])
@@ -84,7 +90,12 @@ def run_pooled(
 
 @pytest.mark.parametrize(
     ("item", "method"),
-    [("trace_idm", idm), ("trace_idm_full", idm), ("trace_bacon", bacon), ("trace_bacon_full", bacon)],
+    [
+        pytest.param("trace_idm", idm, marks=pytest.mark.golden("trace_idm", "idm")),
+        pytest.param("trace_idm_full", idm, marks=pytest.mark.golden("trace_idm_full", "idm")),
+        pytest.param("trace_bacon", bacon, marks=pytest.mark.golden("trace_bacon", "bacon")),
+        pytest.param("trace_bacon_full", bacon, marks=pytest.mark.golden("trace_bacon_full", "bacon")),
+    ],
 )
 def test_idm_and_bacon(item: str, method: Any, watch: list, monkeypatch: pytest.MonkeyPatch) -> None:
     arrays = golden(item)
@@ -98,7 +109,13 @@ def test_idm_and_bacon(item: str, method: Any, watch: list, monkeypatch: pytest.
         assert_close(watch[0][1].view(arrays["grad0"].shape), arrays["grad0"])
 
 
-@pytest.mark.parametrize("item", ["trace_idm_full", "trace_bacon_full"])
+@pytest.mark.parametrize(
+    "item",
+    [
+        pytest.param("trace_idm_full", marks=pytest.mark.golden("trace_idm_full", "idm")),
+        pytest.param("trace_bacon_full", marks=pytest.mark.golden("trace_bacon_full", "bacon")),
+    ],
+)
 def test_trained_networks_and_meters(item: str, monkeypatch: pytest.MonkeyPatch) -> None:
     arrays = golden(item)
     accuracies, losses, pools = [], [], []

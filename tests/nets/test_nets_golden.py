@@ -50,7 +50,10 @@ def load(net: Network, arrays: dict[str, np.ndarray], prefix: str = "") -> None:
     assert not rest.unexpected_keys
 
 
-@pytest.mark.parametrize("item", ["net_convnet_c3", "net_convnet_c1"])
+@pytest.mark.parametrize(
+    "item",
+    [pytest.param(item, marks=pytest.mark.golden(item)) for item in ("net_convnet_c3", "net_convnet_c1")],
+)
 def test_features_logits_loss_and_gradients_equal_the_authors(item: str) -> None:
     arrays = golden(item)
     images = tensor(arrays["x"]).requires_grad_()
@@ -72,6 +75,7 @@ def test_features_logits_loss_and_gradients_equal_the_authors(item: str) -> None
             assert_close(parameter.grad, arrays[f"gw{k:02d}"])
 
 
+@pytest.mark.golden("net_convnet_variants")
 @pytest.mark.parametrize("variant", sorted(VARIANTS))
 def test_every_option_of_the_convnet_equals_the_authors(variant: str) -> None:
     arrays = golden("net_convnet_variants")
@@ -118,6 +122,7 @@ def hashed(name: str, shape: tuple[int, ...], k: int, salt: int) -> torch.Tensor
     return torch.from_numpy(values.astype(np.float32))
 
 
+@pytest.mark.golden("net_zoo")
 @pytest.mark.parametrize("model", ZOO)
 def test_zoo_has_the_authors_parameters_and_logits(model: str) -> None:
     arrays = golden("net_zoo")

@@ -32,6 +32,7 @@ def main() -> None:
     method, variant, steps, threads = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     device = sys.argv[5] if len(sys.argv) > 5 else "cpu"
     torch.set_num_threads(threads)
+    torch.backends.cuda.matmul.allow_tf32 = True  # as in a trial
     data = toy(num_classes=10, shape=(3, 32, 32), per_class=300).to(device)
     loop = all_loops()[method]
     if variant == "plain":

@@ -14,6 +14,7 @@ from harness.errors import UserError
 from harness.protocol import PROTOCOLS
 from harness.report import benchmarks_markdown, command, publish
 from harness.report.benchmarks import page
+from harness.report.fidelity import Fidelity
 from harness.scales import SCALES
 
 
@@ -144,7 +145,9 @@ def test_a_folder_that_cannot_be_written_is_one_line_after_the_tables(
 
 def test_page_shows_leaderboard_scales_only(make_record: Any) -> None:
     text = page(
-        [make_record("dm"), make_record("idm", scale="smoke"), make_record("bacon", scale="later")], {}
+        [make_record("dm"), make_record("idm", scale="smoke"), make_record("bacon", scale="later")],
+        {},
+        Fidelity(),
     )
     assert "| dm " in text
     assert "| idm " not in text
@@ -154,11 +157,11 @@ def test_page_shows_leaderboard_scales_only(make_record: Any) -> None:
 
 def test_page_is_a_function_of_the_records(make_record: Any) -> None:
     records = [make_record("dm"), make_record("idm"), make_record("idm", scale="paper")]
-    assert page(records, {}) == page(records[::-1], {})
+    assert page(records, {}, Fidelity()) == page(records[::-1], {}, Fidelity())
 
 
 def test_page_takes_scales_and_protocols_from_the_code(make_record: Any) -> None:
-    text = page([make_record(protocol_version="0.9")], {})
+    text = page([make_record(protocol_version="0.9")], {}, Fidelity())
     for scale in SCALES.values():
         assert (f"| {scale.name} " in text) == scale.leaderboard
         assert (scale.summary in text) == scale.leaderboard
@@ -173,11 +176,11 @@ def test_page_takes_scales_and_protocols_from_the_code(make_record: Any) -> None
 
 def test_page_says_where_the_figures_come_from(make_record: Any) -> None:
     records = [make_record("dm"), make_record("idm"), make_record("idm", 10, status="oom", reason="killed")]
-    text = page(records, {}).partition("## Where the figures come from")[2]
+    text = page(records, {}, Fidelity()).partition("## Where the figures come from")[2]
     assert "3 records (2 done, 1 oom)." in text
     cells = ["Some CPU @ 2.0 GHz with 1 thread", "2.9.0", "3.11.2", "0123456789", "2"]
     assert cells in [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
 
 
 def test_page_without_records_says_so() -> None:
-    assert "No records yet." in page([], {})
+    assert "No records yet." in page([], {}, Fidelity())

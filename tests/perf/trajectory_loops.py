@@ -1,0 +1,112 @@
+"""Reference loops for time and memory: an iteration of MTT and of TESLA written plainly, as their authors do.
+
+All weights lie in one flat vector that a student's steps replace by another; the network is called with views
+of it; MTT's graph runs through all steps at once, TESLA's second pass takes the first one's vectors from a
+list. Float32, no compilation, tensors in the default memory layout. There is no loop over classes that ours
+could save: the figure to compare is memory.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from loops import Loop
+from plain_loop import PlainLoop
+from torch import Tensor
+from torch.func import functional_call
+
+from harness.data import Dataset
+from methods.augment import FULL_STRATEGY, augment, sample_draws
+
+STUDENT_STEPS = 4  # at the published 30, the graph of MTT takes tens of GiB
+
+
+class PlainTrajectories(PlainLoop):
+    """What both loops have in common: a learned rate, and a stretch of an expert to be followed."""
+
+    def __init__(self, data: Dataset, ipc: int) -> None:
+        super().__init__(data, ipc)
+        self.net = self.fresh()
+        self.targets = torch.arange(self.classes, device=self.device).repeat_interleave(ipc)
+        self.start = torch.cat([parameter.detach().reshape(-1) for parameter in self.net.parameters()])
+        # What some passes change; only its size matters to time and memory.
+        self.end = self.start + 0.01 * torch.randn_like(self.start)
+        self.length = (self.start - self.end).square().sum()
+        self.rate = torch.tensor(0.001, device=self.device, requires_grad=True)
+        self.image_optimizer = torch.optim.SGD([self.synthetic], lr=100.0, momentum=0.5)
+        self.rate_optimizer = torch.optim.SGD([self.rate], lr=1e-5, momentum=0.5)
+
+    def batch(self) -> tuple[Tensor, Tensor]:
+        """All images in another order, augmented, with their labels."""
+        order = torch.as_tensor(np.random.default_rng().permutation(len(self.targets))).to(self.device)
+        draws = sample_draws(FULL_STRATEGY, len(order), self.size, torch.Generator(), one_operation=True)
+        return augment(self.synthetic[order], FULL_STRATEGY, draws, align_corners=True), self.targets[order]
+
+    def loss(self, flat: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+        """Cross entropy of a network whose weights are views of a flat vector."""
+        named, position = {}, 0
+        for name, parameter in self.net.named_parameters():
+            named[name] = flat[position : position + parameter.numel()].view(parameter.shape)
+            position += parameter.numel()
+        return F.cross_entropy(functional_call(self.net, named, (images,)), labels)
+
+    def update(self) -> None:
+        """One step of both optimisers."""
+        self.image_optimizer.step()
+        self.rate_optimizer.step()
+        self.image_optimizer.zero_grad()
+        self.rate_optimizer.zero_grad()
+
+
+class PlainMTT(PlainTrajectories):
+    """Unroll all steps, then go back through them."""
+
+    def step(self) -> None:
+        """One iteration."""
+        weights = [self.start.clone().requires_grad_()]
+        for _ in range(STUDENT_STEPS):
+            images, labels = self.batch()
+            loss = self.loss(weights[-1], images, labels)
+            gradient = torch.autograd.grad(loss, weights[-1], create_graph=True)[0]
+            weights.append(weights[-1] - self.rate * gradient)
+        distance = (weights[-1] - self.end).square().sum() / self.length
+        distance.backward()
+        self.update()
+
+
+class PlainTESLA(PlainTrajectories):
+    """Make all steps and keep what they used, then go through them again for the images."""
+
+    def step(self) -> None:
+        """One iteration."""
+        weights, batches = [self.start.clone().requires_grad_()], []
+        total = torch.zeros_like(self.start)
+        for _ in range(STUDENT_STEPS):
+            batches.append(self.batch())
+            images, labels = batches[-1]
+            gradient = torch.autograd.grad(self.loss(weights[-1], images.detach(), labels), weights[-1])[0]
+            total += gradient
+            weights.append((weights[-1] - self.rate.detach() * gradient).detach().requires_grad_())
+        rate = self.rate.detach()
+        lever = (rate * (self.end - self.start) + rate**2 * total) / self.length
+        self.synthetic.grad = torch.zeros_like(self.synthetic)
+        for now, (images, labels) in zip(weights, batches, strict=False):
+            gradient = torch.autograd.grad(self.loss(now, images, labels), now, create_graph=True)[0]
+            self.synthetic.grad += torch.autograd.grad(lever @ gradient, self.synthetic)[0]
+        ((self.start - self.rate * total - self.end).square().sum() / self.length).backward()
+        self.update()
+
+
+SETTINGS = {
+    "student_steps": STUDENT_STEPS,
+    "max_start": 1,
+    "match_epochs": 1,
+    "experts": 1,
+    "expert_epochs": 1,
+    "expert_steps": 1,
+}
+LOOPS = {
+    "mtt": Loop(lambda data, ipc: PlainMTT(data, ipc).step, SETTINGS),
+    "tesla": Loop(lambda data, ipc: PlainTESLA(data, ipc).step, SETTINGS),
+}
