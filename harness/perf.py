@@ -24,6 +24,7 @@ from harness.errors import UnknownNameError, UserError
 
 FOLDER = Path(__file__).resolve().parent.parent / "tests" / "perf"
 BASELINE = FOLDER / "baseline.json"
+SHEETS = FOLDER.parent.parent / "results" / "steps"
 TOLERANCE = 0.15  # how much worse than the baseline a ratio may be
 RUNS = 3  # medians of each case
 SUSPECT_RUNS = 6  # more of them for cases that look worse: a single figure of a busy machine says little
@@ -85,7 +86,7 @@ def _step(methods: Sequence[str], device: str, keep: bool) -> int:
     sheet = steps.measure_steps(methods, device, _measure_step)
     print(steps.as_text(sheet))
     if keep:
-        print(f"kept in {steps.keep(sheet, FOLDER.parent.parent / 'results' / 'steps')}")
+        print(f"kept in {steps.keep(sheet, SHEETS)}")
     return 0
 
 

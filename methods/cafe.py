@@ -35,14 +35,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harness.data import Dataset
-from harness.nets import Network, reinitialise
+from harness.nets import Network
 from methods import resolve
-from methods.api import Context, Distilled, class_labels
-from methods.augment import augment, operations, sample_draws, usual_strategy
+from methods.api import Context, Distilled
+from methods.augment import usual_strategy
 from methods.layers import ClassMeans, Layers, gap_of_means
-from methods.matching import ClassLoss, ClassMatcher, Siamese, View
-from methods.passes import pieces, rows_per_piece, train_step
-from methods.pool import logits_forward
+from methods.matching import ClassLoss, ClassMatcher, Siamese, View, starting_images
+from methods.passes import pieces
+from methods.students import Student
 
 
 @dataclass(frozen=True)
@@ -129,10 +129,10 @@ def distill(
     config = config or resolve("cafe", data.name, ipc).config
     strategy = usual_strategy(data.name) if config.strategy is None else config.strategy
 
-    images = initial_images(data, ipc, config, context).requires_grad_()
+    images = starting_images(data, ipc, config.init, context).requires_grad_()
     optimizer = torch.optim.SGD([images], lr=config.lr_img, momentum=config.momentum)
     net = context.network(data)
-    student = Student(net, data, config, strategy, context)
+    student = CafeStudent(net, data, config, strategy, context)
     aligner = Aligner(net, data, config, strategy, context)
 
     for iteration in context.steps(config.iterations, {"images": images, "optimizer": optimizer}):
@@ -149,14 +149,6 @@ def distill(
         context.log(losses.sum())
 
     return Distilled.of(data, images, method="cafe", config=config, augmentation=strategy)
-
-
-def initial_images(data: Dataset, ipc: int, config: Config, context: Context) -> Tensor:
-    """Class-major images (C * ipc, ...): normal noise or random real images."""
-    generator = context.generator("init")
-    if config.init == "real":
-        return data.batch(data.index.balanced(ipc, generator))
-    return torch.randn(data.num_classes * ipc, *data.shape, generator=generator, device=data.device)
 
 
 def image_rate(config: Config, iteration: int) -> float:
@@ -178,23 +170,17 @@ class Window:
         return max(self._values) - min(self._values) if full else math.nan
 
 
-class Student:
+class CafeStudent(Student):
     """A network that is trained on the synthetic set and asked about real images."""
 
     def __init__(self, net: Network, data: Dataset, config: Config, strategy: str, context: Context) -> None:
-        self.net = net
-        self.data = data
+        super().__init__(net, data, context, strategy=strategy, lr=config.lr_net, batch=config.batch_train)
         self.config = config
-        self.strategy = strategy
-        self.context = context
-        self._forward = context.accelerate(logits_forward(context))
-        self._rows_at_once = rows_per_piece(net, data.shape)
         self.begin()
 
     def begin(self) -> None:
         """Start again from random weights."""
-        reinitialise(self.net, self.context.generator("net"))
-        self._optimizer = torch.optim.SGD(self.net.parameters(), lr=self.config.lr_net)
+        super().begin()
         self._accuracy = 0.0
 
     def learn(self, images: Tensor) -> None:
@@ -204,16 +190,6 @@ class Student:
             self.train_epoch(images)
             if latest.range_with(self.query()) > self.config.moved_above:
                 return
-
-    def train_epoch(self, images: Tensor) -> None:
-        """One epoch of SGD in shuffled batches, augmented as in evaluation if there is a strategy."""
-        classes = self.data.num_classes
-        labels = class_labels(classes, len(images) // classes, images.device)
-        generator = self.context.generator("train")
-        order = torch.randperm(len(images), generator=generator, device=images.device)
-        for rows in order.split(self.config.batch_train):
-            batch = self._augmented(images[rows])
-            train_step(self._forward, self.net, self._optimizer, batch, labels[rows], self._rows_at_once)
 
     @torch.no_grad()
     def query(self) -> float:
@@ -225,21 +201,13 @@ class Student:
         labels = self.data.labels[batch.indices]
         accuracy = torch.zeros((), device=self.data.device)
         self.net.eval()
-        for piece in pieces(len(labels), self._rows_at_once):
-            predicted = self._forward(self.net, self.data.batch(batch.indices[piece])).argmax(dim=1)
+        for piece in pieces(len(labels), self.rows_at_once):
+            predicted = self.forward(self.net, self.data.batch(batch.indices[piece])).argmax(dim=1)
             accuracy += ((predicted == labels[piece]) * shares[piece]).sum()
         self.net.train()
         carried = self._accuracy / classes if self.config.carry_over else 0.0
         self._accuracy = float(accuracy) + carried
         return self._accuracy
-
-    def _augmented(self, images: Tensor) -> Tensor:
-        if not operations(self.strategy):
-            return images
-        generator = self.context.generator("train-augment", on_cpu=True)
-        size = (self.data.shape[1], self.data.shape[2])
-        draws = sample_draws(self.strategy, len(images), size, generator, one_operation=True)
-        return augment(images, self.strategy, draws)
 
 
 class Aligner:

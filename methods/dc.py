@@ -30,7 +30,7 @@ from methods import resolve
 from methods.api import Context, Distilled
 from methods.augment import usual_strategy
 from methods.gradients import GradientMatcher, Gradients, matched_parameters
-from methods.matching import Siamese, initial_images, initial_noise
+from methods.matching import Siamese, starting_images
 from methods.students import Student
 
 STATISTICS_BATCH = 16  # real images per class that set the statistics of batch normalisation
@@ -67,7 +67,7 @@ def loops(by_ipc: dict[int, tuple[int, int]]) -> dict[tuple[str, int], dict[str,
 
 PAPER = loops(LOOPS)
 
-SCALED = {
+SCALED: dict[str, dict[str, Any]] = {
     "cpu": {"iterations": 20, "outer": 5, "inner": 5, "batch_real": 32, "lr_img": 0.5},
     "smoke": {"iterations": 3, "outer": 2, "inner": 1, "batch_real": 16},
 }
@@ -99,7 +99,7 @@ def synthesise(
 ) -> Distilled:
     """DC's loop with any loss of gradients; a strategy makes it DSA's."""
     strategy = usual_strategy(data.name) if config.strategy is None else config.strategy
-    images = starting_images(data, ipc, config, context).requires_grad_()
+    images = starting_images(data, ipc, config.init, context).requires_grad_()
     optimizer = torch.optim.SGD([images], lr=config.lr_img, momentum=config.momentum)
     net = context.network(data)
     student = Student(net, data, context, strategy=strategy, lr=config.lr_net, batch=config.batch_train)
@@ -123,12 +123,6 @@ def synthesise(
     return Distilled.of(
         data, images, method=method, config=config, augmentation=evaluation_strategy(strategy, data.name)
     )
-
-
-def starting_images(data: Dataset, ipc: int, config: Config, context: Context) -> Tensor:
-    """Class-major images (C * ipc, ...): normal noise or random real images."""
-    noise = config.init == "noise"
-    return initial_noise(data, ipc, context) if noise else initial_images(data, ipc, 1, context)
 
 
 def train(student: Student, images: Tensor, epochs: int) -> None:

@@ -94,7 +94,7 @@ SCALED: dict[str, dict[str, Any]] = {
     "cpu": {
         "outer": 10,
         "inner": 10,
-        "lr_boost": 20.0,
+        "lr_boost": 30.0,
         "batch_real": 16,
         "batch_tiles": 16,
         "n_data": 128,

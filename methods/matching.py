@@ -74,8 +74,10 @@ def initial_images(data: Dataset, ipc: int, factor: int, context: Context) -> Te
     return compose(tiles, factor)
 
 
-def initial_noise(data: Dataset, ipc: int, context: Context) -> Tensor:
-    """Class-major images (C * ipc, ...) of normal noise."""
+def starting_images(data: Dataset, ipc: int, init: str, context: Context) -> Tensor:
+    """Class-major images (C * ipc, ...): random "real" images, or normal "noise"."""
+    if init == "real":
+        return initial_images(data, ipc, 1, context)
     generator = context.generator("init")
     return torch.randn(data.num_classes * ipc, *data.shape, generator=generator, device=data.device)
 

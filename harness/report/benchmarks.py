@@ -13,8 +13,10 @@ from harness.report.fidelity import Fidelity, fidelity_markdown, load_fidelity
 from harness.report.frames import collect
 from harness.report.markdown import MISSING, plural, table
 from harness.report.reported import ReportedFigures, load_reported
+from harness.report.speed import load_sheets, speed_section
 from harness.report.tables import LEGEND, hardware, sections
 from harness.scales import SCALES
+from harness.steps import Sheet
 
 INTRODUCTION = """\
 # Benchmarks
@@ -45,11 +47,16 @@ def benchmarks_markdown(results: Path) -> str:
     collection = collect(results)
     if collection.problems:
         raise UserError(collection.problems[0])
-    return page(collection.records, load_reported(), load_fidelity())
+    return page(collection.records, load_reported(), load_fidelity(), load_sheets())
 
 
-def page(records: Iterable[Record], reported: ReportedFigures, fidelity: Fidelity) -> str:
-    """The page for these records, of which only those of leaderboard scales count."""
+def page(
+    records: Iterable[Record],
+    reported: ReportedFigures,
+    fidelity: Fidelity,
+    sheets: Iterable[Sheet] = (),
+) -> str:
+    """The page for these records, of which only those of leaderboard scales count, and sheets of steps."""
     shown = [record for record in records if _on_leaderboard(record)]
     body = f"{LEGEND}\n\n{sections(shown, reported, level=3)}" if shown else "No records yet.\n"
     parts = [
@@ -59,9 +66,10 @@ def page(records: Iterable[Record], reported: ReportedFigures, fidelity: Fidelit
         _protocols(shown),
         f"## Results\n\n{body}".rstrip(),
         fidelity_markdown(fidelity),
+        speed_section(sheets),
         _origin(shown),
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _on_leaderboard(record: Record) -> bool:

@@ -17,6 +17,7 @@ from harness.report.fidelity import load_fidelity
 from harness.report.frames import collect, flatten, print_problems, to_frame
 from harness.report.markdown import plural
 from harness.report.reported import load_reported
+from harness.report.speed import load_sheets
 from harness.report.tables import summary_markdown
 
 PAGE_NAME = "BENCHMARKS.md"
@@ -47,7 +48,7 @@ def command(results: Path, *, check: bool, benchmarks: Path | None, as_json: boo
     if problems:
         print(f"{PAGE_NAME} left alone: {plural(len(problems), 'file')} could not be read", file=sys.stderr)
     elif target is not None:
-        _write(target, page(records, load_reported(), load_fidelity()))
+        _write(target, page(records, load_reported(), load_fidelity(), load_sheets()))
         written.append(target)
     print(f"wrote {', '.join(map(str, written))}", file=sys.stderr)
     return int(bool(problems))
@@ -71,7 +72,7 @@ def _check(records: Sequence[Record], target: Path | None, results: Path) -> int
         found = target.read_bytes().decode(errors="replace")
     except OSError as error:
         raise UserError(f"cannot read {target}: {error.strerror}") from None
-    expected = page(records, load_reported(), load_fidelity())
+    expected = page(records, load_reported(), load_fidelity(), load_sheets())
     if found == expected:
         print(f"{target} is up to date with {plural(len(records), 'record')}")
         return 0

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from harness.report.markdown import memory, plural, table
-from harness.steps import PLAIN, VARIANTS, Beside, Sheet, pairs
+from harness.steps import PLAIN, VARIANTS, Beside, Sheet, load_all, pairs
+
+SHEETS = Path(__file__).resolve().parents[2] / "results" / "steps"
 
 INTRODUCTION = """\
 ## Speed of a step
@@ -28,6 +31,11 @@ HEADERS = (
     "bf16, speed",
     "bf16, memory",
 )
+
+
+def load_sheets() -> list[Sheet]:
+    """The sheets of this checkout."""
+    return list(load_all(SHEETS))
 
 
 def speed_section(sheets: Iterable[Sheet]) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from harness.data import Dataset
 from harness.data.toy import toy
-from methods import cafe, resolve
+from methods import cafe, resolve, students
 from methods.api import Context
 from methods.augment import FULL_STRATEGY
 from methods.layers import Layers, class_means, gap_of_means
@@ -43,7 +43,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor]]:
 
 def replay(arrays: dict[str, Any], monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Tensor:
     """One image step of `distill` on the golden draws; a window of 1 leaves the network after it."""
-    monkeypatch.setattr(cafe, "reinitialise", lambda net, generator: None)
+    monkeypatch.setattr(students, "reinitialise", lambda net, generator: None)
     config = cafe.Config(
         iterations=1, lr_img=float(arrays["lr_img"]), init="real", window=1, strategy="", **settings
     )
@@ -185,7 +185,7 @@ def test_layers_are_the_outputs_of_the_activations_and_the_final_map(arch: str) 
     assert torch.equal(final.flatten(1), net.embed(images))
 
 
-class ScriptedStudent(cafe.Student):
+class ScriptedStudent(cafe.CafeStudent):
     """A student whose accuracies are given; notes what is asked of it."""
 
     accuracies: deque[float]
@@ -211,7 +211,7 @@ def followed(monkeypatch: pytest.MonkeyPatch, accuracies: list[float], **setting
         return descend(self, images)
 
     monkeypatch.setattr(cafe.Aligner, "descend", spy)
-    monkeypatch.setattr(cafe, "Student", ScriptedStudent)
+    monkeypatch.setattr(cafe, "CafeStudent", ScriptedStudent)
     config = cafe.Config(iterations=1, window=2, batch_real=4, **settings)
     cafe.distill(toy(num_classes=2, shape=(1, 8, 8)), 1, config=config, context=Context(arch="ConvNetW4D2"))
     assert not ScriptedStudent.accuracies
@@ -239,7 +239,7 @@ def test_accuracies_are_those_of_the_authors_watcher(carry_over: bool) -> None:
     data = toy(num_classes=3, shape=(3, 16, 16), per_class=12)
     context, same = Context(arch=ARCH), Context(arch=ARCH)
     config = cafe.Config(batch_query=7, carry_over=carry_over)
-    student = cafe.Student(context.network(data), data, config, "", context)
+    student = cafe.CafeStudent(context.network(data), data, config, "", context)
     student._rows_at_once = 5
     running = 0.0
     for _ in range(3):
@@ -258,7 +258,7 @@ def test_the_networks_learn_from_the_synthetic_set() -> None:
     data = toy(num_classes=3, shape=(3, 16, 16), per_class=12)
     context = Context(arch=ARCH)
     config = cafe.Config(batch_train=4)
-    student = cafe.Student(context.network(data), data, config, "", context)
+    student = cafe.CafeStudent(context.network(data), data, config, "", context)
     images = noise(data, 2)
     labels = torch.arange(3).repeat_interleave(2)
 
