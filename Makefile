@@ -27,9 +27,13 @@ perf: $(VENV)/installed
 	$(BIN)/python -m harness perf step
 
 # The records behind BENCHMARKS.md; needs the datasets, see README. Goes on where it stopped.
+FLOOR := random,herding,kcenter,dm,idm,bacon
+FIELD := random_packed,kmeans,forgetting,dc,dsa,dcc,dcc@dsa,cafe,cafe@dsa,mtt,tesla,idc,dream,datadam,datadam@paper
+FIELD := $(FIELD),iid_dm,iid_idm,m3d,ncfm,ncfm@sampler,dm+bacon
+RUN := $(BIN)/python -m harness run --scale cpu --ipc 1,10
 benchmarks: $(VENV)/installed
-	$(BIN)/python -m harness run --scale cpu --methods random,herding,kcenter,dm,idm,bacon --ipc 1,10 \
-	    --dataset digits,fashionmnist,folder:cifar10-jpeg
+	$(RUN) --methods $(FLOOR) --dataset digits,fashionmnist,folder:cifar10-jpeg
+	$(RUN) --methods $(FIELD) --dataset fashionmnist,folder:cifar10-jpeg
 	$(BIN)/python -m harness report
 
 $(VENV)/installed: pyproject.toml

@@ -150,6 +150,7 @@ def _perf_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", default="cpu", help="cpu or cuda, for whole steps (default cpu)")
     parser.add_argument("--methods", default="", metavar="NAMES", help="whose steps, comma-separated")
+    parser.add_argument("--precision", default="", metavar="NAMES", help="fp32, bf16 or both (default both)")
     parser.add_argument("--keep", action="store_true", help="keep the figures of steps for BENCHMARKS.md")
 
 
@@ -218,8 +219,13 @@ def _show(arguments: argparse.Namespace) -> int:
 def _perf(arguments: argparse.Namespace) -> int:
     from harness.perf import command
 
-    methods = tuple(filter(None, arguments.methods.split(",")))
-    return command(arguments.what, device=arguments.device, methods=methods, keep=arguments.keep)
+    return command(
+        arguments.what,
+        device=arguments.device,
+        methods=tuple(filter(None, arguments.methods.split(","))),
+        precisions=tuple(filter(None, arguments.precision.split(","))),
+        keep=arguments.keep,
+    )
 
 
 METAVARS = {

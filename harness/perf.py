@@ -58,7 +58,14 @@ class Verdict:
         return self.ratio > self.baseline * (1 + TOLERANCE)
 
 
-def command(what: str, *, device: str = "cpu", methods: Sequence[str] = (), keep: bool = False) -> int:
+def command(
+    what: str,
+    *,
+    device: str = "cpu",
+    methods: Sequence[str] = (),
+    precisions: Sequence[str] = (),
+    keep: bool = False,
+) -> int:
     """Run `perf check`, `perf baseline` or `perf step` of some methods; returns the exit status.
 
     `keep` writes what `perf step` measured under results/steps.
@@ -68,7 +75,11 @@ def command(what: str, *, device: str = "cpu", methods: Sequence[str] = (), keep
     if not FOLDER.is_dir():
         raise UserError(f"no benchmarks at {FOLDER}; run this in a checkout of the repository")
     if what == "step":
-        return _step(methods or STEP_METHODS, device, keep)
+        sheet = _steps(methods or STEP_METHODS, device, precisions or steps.PRECISIONS)
+        print(steps.as_text(sheet))
+        if keep:
+            print(f"kept in {steps.keep(sheet, SHEETS)}")
+        return 0
     if what == "baseline":
         ratios = measure(BASELINE_RUNS)
         medians = {case: round(statistics.median(values), 4) for case, values in sorted(ratios.items())}
@@ -78,16 +89,15 @@ def command(what: str, *, device: str = "cpu", methods: Sequence[str] = (), keep
     return check()
 
 
-def _step(methods: Sequence[str], device: str, keep: bool) -> int:
+def _steps(methods: Sequence[str], device: str, precisions: Sequence[str]) -> steps.Sheet:
     loops = _loops()
     for method in methods:
         if method not in loops:
             raise UnknownNameError("plain loop", method, loops)
-    sheet = steps.measure_steps(methods, device, _measure_step)
-    print(steps.as_text(sheet))
-    if keep:
-        print(f"kept in {steps.keep(sheet, SHEETS)}")
-    return 0
+    for precision in precisions:
+        if precision not in steps.PRECISIONS:
+            raise UnknownNameError("precision", precision, steps.PRECISIONS)
+    return steps.measure_steps(methods, device, _measure_step, precisions)
 
 
 def _loops() -> list[str]:

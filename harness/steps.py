@@ -19,8 +19,9 @@ from harness import meter
 from harness.errors import UserError
 
 PLAIN = "plain"
-VARIANTS = (PLAIN, "fp32", "bf16")
-REPEATS = 5  # steps whose median counts
+PRECISIONS = ("fp32", "bf16")
+VARIANTS = (PLAIN, *PRECISIONS)
+REPEATS = 3  # steps whose median counts
 THREADS = 2
 HEADERS = ("method", "loop", "s / step", "speed", "peak MiB", "memory", "first two steps, s")
 
@@ -67,14 +68,16 @@ class Beside:
         return self.step.peak_bytes / self.plain.peak_bytes
 
 
-def measure_steps(methods: Sequence[str], device: str, measure: Measure) -> Sheet:
-    """Measure the plain loop, fp32 and bf16 of each method, each in a process of its own."""
+def measure_steps(
+    methods: Sequence[str], device: str, measure: Measure, precisions: Sequence[str] = PRECISIONS
+) -> Sheet:
+    """Measure each method's plain loop, then the method in each precision; a process of its own for each."""
     import torch
 
     steps = [
         Step(method, variant, **measure(method, variant, device))
         for method in methods
-        for variant in VARIANTS
+        for variant in (PLAIN, *precisions)
     ]
     on_gpu = torch.device(device).type == "cuda"
     return Sheet(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from harness.report.markdown import memory, plural, table
-from harness.steps import PLAIN, VARIANTS, Beside, Sheet, load_all, pairs
+from harness.report.markdown import MISSING, memory, plural, table
+from harness.steps import PLAIN, Beside, Sheet, load_all, pairs
 
 SHEETS = Path(__file__).resolve().parents[2] / "results" / "steps"
 
@@ -47,21 +47,23 @@ def speed_section(sheets: Iterable[Sheet]) -> str:
 def _sheet(sheet: Sheet) -> str:
     found = {(beside.step.method, beside.step.variant): beside for beside in pairs(sheet)}
     methods = sorted({method for method, _ in found})
-    rows = [_row(*(found[method, variant] for variant in VARIANTS)) for method in methods]
+    rows = [
+        _row(found[method, PLAIN], found.get((method, "fp32")), found.get((method, "bf16")))
+        for method in methods
+    ]
     where = sheet.device if sheet.device != "cpu" else f"{sheet.cpu}, {plural(sheet.threads, 'thread')}"
     return f"On {where} with torch {sheet.torch}:\n\n{table(HEADERS, rows)}"
 
 
-def _row(plain: Beside, fp32: Beside, bf16: Beside) -> list[str]:
-    assert plain.step.variant == PLAIN
+def _row(plain: Beside, fp32: Beside | None, bf16: Beside | None) -> list[str]:
     return [
         plain.step.method,
         f"{plain.step.seconds:.3g}",
-        f"{fp32.step.seconds:.3g}",
-        f"{fp32.speed:.2f}×",
+        f"{fp32.step.seconds:.3g}" if fp32 else MISSING,
+        f"{fp32.speed:.2f}×" if fp32 else MISSING,
         memory(plain.step.peak_bytes),
-        memory(fp32.step.peak_bytes),
-        f"{fp32.memory:.2f}×",
-        f"{bf16.speed:.2f}×",
-        f"{bf16.memory:.2f}×",
+        memory(fp32.step.peak_bytes) if fp32 else MISSING,
+        f"{fp32.memory:.2f}×" if fp32 else MISSING,
+        f"{bf16.speed:.2f}×" if bf16 else MISSING,
+        f"{bf16.memory:.2f}×" if bf16 else MISSING,
     ]
