@@ -301,6 +301,8 @@ class Runtime:
             hook.remove()
         loop.flops_per_step = float(counter.get_total_flops())
         loop.images_per_step = images
+        # Counting holds on to tensors, whose blocks the C library would keep for the rest of the run.
+        meter.release_freed_memory()
 
     def _settle(self, loop: LoopState, budgeted: bool) -> None:
         """After the first step: how many steps the budget buys, and whether compiling them pays."""

@@ -6,6 +6,7 @@ Importing this module does not import torch, so that `status` can compare code d
 from __future__ import annotations
 
 import ast
+import ctypes
 import hashlib
 import os
 import platform
@@ -52,6 +53,13 @@ def reset_peaks(device: str | torch.device) -> None:
 
         torch.cuda.init()  # there are no statistics to reset before the first use of CUDA
         torch.cuda.reset_peak_memory_stats(device)
+
+
+def release_freed_memory() -> None:
+    """Hand memory that was freed back to the system, where the C library can be asked to (glibc)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def peak_host_bytes() -> int | None:

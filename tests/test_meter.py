@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import shutil
 import subprocess
 import sys
@@ -213,3 +214,13 @@ def test_bf16_on_a_cpu_without_matrix_instructions_is_advised_against(
 def test_cpu_facts_come_from_the_kernel() -> None:
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     assert meter.multiplies_bf16_matrices() in ((None,) if "flags" not in flags else ("amx_bf16" in flags,))
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="not the GNU C library")
+def test_freed_memory_goes_back_to_the_system() -> None:
+    code = (
+        "from harness import meter; held = [bytearray(3000) for _ in range(100_000)]; kept = held[-1]; del held;"
+        "before = meter.host_bytes(); meter.release_freed_memory(); print(before - meter.host_bytes())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 10 * 2**20

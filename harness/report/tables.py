@@ -24,6 +24,7 @@ COST_LEGEND = (
     "Cost of one trial, mean over the seeds; memory, FLOPs and images forwarded are those of distillation,"
     " memory is the highest of any seed, and evaluation is that of all networks of a trial."
 )
+FLOOR = "random"  # the method that all others should beat
 COST_HEADERS = (
     "method",
     "settings",
@@ -62,6 +63,7 @@ def track_markdown(track: Track, records: Sequence[Record], reported: ReportedFi
         _conditions(track, records),
         *_reported_notes(track, grid, figures, reported),
         "\n".join(_misses(grid)),
+        _below_floor(grid),
     ]
     if any(cell.done for cell in grid.values()):
         blocks += [_cost_table(grid), f"{_conditions(track, records)} {COST_LEGEND}"]
@@ -142,6 +144,20 @@ def _misses(grid: Grid) -> Iterator[str]:
         for record in cell.missed:
             reason = one_line(record.reason or "no reason was recorded")
             yield f"- {row.label} · ipc {ipc} · seed {record.trial.seed}: {record.status}: {reason}"
+
+
+def _below_floor(grid: Grid) -> str:
+    """Which cells lie below random real images at the same ipc; empty if none does or nothing is random."""
+    floors = {ipc: cell.mean for (row, ipc), cell in grid.items() if row.method == FLOOR}
+    below: dict[str, list[int]] = defaultdict(list)
+    for (row, ipc), cell in grid.items():
+        floor = floors.get(ipc)
+        if floor is not None and cell.mean is not None and cell.mean < floor:
+            below[row.label].append(ipc)
+    if not below:
+        return ""
+    named = "; ".join(f"{label} (ipc {', '.join(map(str, sorted(ipcs)))})" for label, ipcs in below.items())
+    return f"Below `{FLOOR}` at the same ipc, for reasons that their files under `methods/` give: {named}."
 
 
 def _cost_table(grid: Grid) -> str:

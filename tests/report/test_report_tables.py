@@ -247,3 +247,18 @@ def test_counts(number: float | None, text: str) -> None:
 )
 def test_bytes(size: float | None, text: str) -> None:
     assert memory(size) == text
+
+
+def test_what_lies_below_random_images_is_named(make_record: Any) -> None:
+    records = [
+        make_record("random", accuracies=[0.5, 0.6]),
+        make_record("random", 10, accuracies=[0.9]),
+        make_record("kcenter", 10, accuracies=[0.2]),
+        make_record("forgetting", accuracies=[0.4]),
+        make_record("forgetting", 10, accuracies=[0.8]),
+        make_record("dm", accuracies=[0.55]),
+        make_record("idm", 50, accuracies=[0.1]),
+    ]
+    (line,) = [line for line in sections(records, {}).splitlines() if line.startswith("Below ")]
+    assert line.endswith("files under `methods/` give: forgetting (ipc 1, 10); kcenter (ipc 10).")
+    assert "Below" not in sections(records[2:], {})
