@@ -219,7 +219,8 @@ def test_cpu_facts_come_from_the_kernel() -> None:
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="not the GNU C library")
 def test_freed_memory_goes_back_to_the_system() -> None:
     code = (
-        "from harness import meter; held = [bytearray(3000) for _ in range(100_000)]; kept = held[-1]; del held;"
+        "from harness import meter; held = [bytearray(3000) for _ in range(100_000)];"
+        "kept = held[-1]; del held;"
         "before = meter.host_bytes(); meter.release_freed_memory(); print(before - meter.host_bytes())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -22,22 +22,6 @@ ARCH = "ConvNetW16D2"
 FEW = {"pretrained": 2, "pretrained_arch": None, "pretrained_epochs": 1, "pretrained_steps": 2}
 
 
-@pytest.fixture
-def watch(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor]]:
-    """Losses (C,) and image gradients of every iteration."""
-    seen: list[tuple[Tensor, Tensor]] = []
-    descend = ClassMatcher.descend
-
-    def spy(self: ClassMatcher, net: Any, images: Tensor, *rest: Any) -> Tensor:
-        losses = descend(self, net, images, *rest)
-        assert images.grad is not None
-        seen.append((losses, images.grad.clone()))
-        return losses
-
-    monkeypatch.setattr(ClassMatcher, "descend", spy)
-    return seen
-
-
 class GoldenExperts:
     """The golden file's second network in place of all trained ones; notes which are asked for."""
 

@@ -15,23 +15,6 @@ from support import assert_close, golden, golden_network, tensor
 from torch import Tensor
 
 from methods import bacon, dm, idm, pool
-from methods.matching import ClassMatcher
-
-
-@pytest.fixture
-def watch(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor]]:
-    """Losses (C,) and image gradients of every iteration."""
-    seen: list[tuple[Tensor, Tensor]] = []
-    descend = ClassMatcher.descend
-
-    def spy(self: ClassMatcher, net: Any, images: Tensor, *rest: Any) -> Tensor:
-        losses = descend(self, net, images, *rest)
-        assert images.grad is not None
-        seen.append((losses, images.grad.clone()))
-        return losses
-
-    monkeypatch.setattr(ClassMatcher, "descend", spy)
-    return seen
 
 
 @pytest.mark.parametrize(
