@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from loops import all_loops
 
 from harness import perf
 from harness.errors import UnknownNameError, UserError
 from harness.perf import Verdict, check_table, judge
+from methods import resolve
 
 
 def test_gate_judges_the_median_of_several_runs() -> None:
@@ -51,6 +54,20 @@ def test_every_case_has_a_baseline() -> None:
     assert all(ratio > 0 for ratio in baseline.values())
     with pytest.raises(UserError, match="no baseline for 'new kernel'"):
         judge({"new kernel": [1.0]}, baseline)
+
+
+@pytest.mark.parametrize("method", sorted(all_loops()))
+def test_plain_loops_are_of_methods_and_their_settings(method: str) -> None:
+    settings = {name: str(value) for name, value in all_loops()[method].settings.items()}
+    config = asdict(resolve(method, "cifar10", 10, overrides=settings).config)
+    assert {name: config[name] for name in settings} == dict(all_loops()[method].settings)
+
+
+def test_methods_without_a_plain_loop_are_refused() -> None:
+    with pytest.raises(UnknownNameError, match="unknown plain loop 'baco'; did you mean 'bacon'"):
+        perf.command("step", methods=("baco",))
+    with pytest.raises(UnknownNameError, match="unknown precision 'fp16'"):
+        perf.command("step", methods=("bacon",), precisions=("fp16",))
 
 
 def test_unknown_command_names_the_choices() -> None:
