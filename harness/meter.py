@@ -227,10 +227,10 @@ def _status_bytes(field: str) -> int | None:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:")), None)
 
 
-def multiplies_bf16_matrices() -> bool | None:
-    """Whether this CPU has matrix instructions for bfloat16 (AMX); None where that cannot be told."""
+def multiplies_bf16() -> bool | None:
+    """Whether this CPU has instructions for products of bfloat16; None where that cannot be told."""
     flags = _cpu_fact("flags")
-    return None if flags is None else "amx_bf16" in flags.split()
+    return None if flags is None else not {"amx_bf16", "avx512_bf16"}.isdisjoint(flags.split())
 
 
 def cpu_model() -> str | None:

@@ -7,7 +7,10 @@ features of a network trained on the whole set, with class mean mu, step k = 0, 
 
 Reported on CIFAR-10 (ConvNet): 21.5, 31.6, 40.4 % at ipc 1, 10, 50. Selection as in
 snu-mllab/Efficient-Dataset-Condensation `coreset.py`; DeepCore's takes the farthest image, which is not
-herding. How the published rows trained their feature network is not known; ours is in `coresets.py`.
+herding.
+
+Departures from the authors' code (snu-mllab/Efficient-Dataset-Condensation `coreset.py`): features are those
+of the network that `coresets.py` trains; how the published rows trained theirs is not known.
 """
 
 from __future__ import annotations

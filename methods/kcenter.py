@@ -10,7 +10,10 @@ Reported on CIFAR-10 (ConvNet): 21.5, 14.7, 27.0 % at ipc 1, 10, 50; other table
 other figures (DC-BENCH's is k-means). Greedy step as in PatrickZH/DeepCore `kcentergreedy.py`, which starts
 from a random image: that is the variant `kcenter@deepcore`. The start at the mean is that of the DM paper's
 tables, from memory.
-How the published rows trained their feature network is not known; ours is in `coresets.py`.
+
+Departures from the authors' code (PatrickZH/DeepCore `kcentergreedy.py`): the start at the class mean; and
+features are those of the network that `coresets.py` trains. How the published rows trained theirs is not
+known.
 
 Below `random` at ipc 10, in the papers' tables as well (26.0 % there; on FashionMNIST 54.7 %, where random
 images give 73.8 %): the farthest images are the odd ones of a class, and it takes many to reach the others.

@@ -16,7 +16,8 @@ width v of the kernel, which is `bandwidth` times the mean squared distance of t
 (so that it fits any network); the factor v/2, with which a wide kernel gives DM's very distance and learning
 rates keep their meaning; and DM's rate, momentum and batches. An image is also paired with itself.
 
-Departures from the authors' code (Hansong-Zhang/M3D, a README without code): none can be named.
+Departures from the authors' code (Hansong-Zhang/M3D, a README without code): there is no code to compare
+with; whatever differs from theirs, the width of the kernel and the rates first of all, cannot be known.
 """
 
 from __future__ import annotations

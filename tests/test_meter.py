@@ -206,14 +206,15 @@ def test_bf16_on_a_cpu_without_matrix_instructions_is_advised_against(
     from harness.preview import advice
 
     for has, lines in ((False, 1), (True, 0), (None, 0)):
-        monkeypatch.setattr(meter, "multiplies_bf16_matrices", lambda has=has: has)
+        monkeypatch.setattr(meter, "multiplies_bf16", lambda has=has: has)
         assert len(advice(parse_options({"precision": "bf16"}))) == lines
         assert advice(parse_options({"precision": "fp32"})) == []
 
 
 def test_cpu_facts_come_from_the_kernel() -> None:
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    assert meter.multiplies_bf16_matrices() in ((None,) if "flags" not in flags else ("amx_bf16" in flags,))
+    has = "amx_bf16" in flags or "avx512_bf16" in flags
+    assert meter.multiplies_bf16() in ((None,) if "flags" not in flags else (has,))
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="not the GNU C library")

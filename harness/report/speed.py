@@ -16,9 +16,9 @@ INTRODUCTION = """\
 One iteration of each method at its authors' CIFAR-10 settings (ipc 10, ConvNet, made-up images of that
 shape) beside a plain loop written the authors' way: class after class, fp32, nothing compiled
 (`tests/perf/`). Both sides were measured in one run, each in a process of its own. *Speed* is the plain
-loop's time over ours, *memory* our peak over the plain loop's, the dataset included. DC and its kin
-differentiate twice and MTT through a whole training: there the passes themselves are the cost, and no loop
-over classes is to be saved."""
+loop's time over ours, *memory* our peak over the plain loop's, the dataset included. Where an iteration has
+rounds within (DC and its kin, IDC, DREAM, CAFE), both sides make fewer of them. MTT and TESLA have no loop
+over classes: they differentiate through a training, whose passes are the cost."""
 
 HEADERS = (
     "method",
