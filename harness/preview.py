@@ -76,8 +76,8 @@ def advice(options: Options) -> list[str]:
     """Lines about wishes that can be had but will disappoint on this machine."""
     if options.precision == "bf16" and options.device == "cpu" and meter.multiplies_bf16() is False:
         return [
-            "note: this CPU has no instructions for bfloat16 (AMX, AVX-512 BF16), so --precision bf16 may well "
-            "be slower than fp32; `python -m harness perf step` tells"
+            "note: this CPU has no instructions for bfloat16 (AMX, AVX-512 BF16), so --precision bf16 may "
+            "well be slower than fp32; `python -m harness perf step` tells"
         ]
     return []
 
