@@ -11,7 +11,7 @@ demo: $(VENV)/installed
 	    --ipc 1,10 --seeds 2 --results $(DEMO)
 
 test: lint
-	$(BIN)/python -m pytest --benchmark-disable --fidelity-check results/fidelity.json
+	$(BIN)/python -m pytest --benchmark-disable --fidelity-check=results/fidelity.json
 	$(BIN)/python -m harness report --check
 	$(BIN)/python -m harness perf check
 

@@ -1,8 +1,9 @@
 """Which golden files each method reproduces: gathered from the outcomes of the tests marked `golden`.
 
-    pytest --fidelity FILE          writes it as JSON: item -> method -> numbers of passed and failed tests
-    pytest --fidelity-check FILE    fails unless FILE says what this run saw
+    pytest --fidelity=FILE          writes it as JSON: item -> method -> numbers of passed and failed tests
+    pytest --fidelity-check=FILE    fails unless FILE says what this run saw
 
+The equals sign matters: pytest takes the name of a file that stands apart for the place to look for this one.
 A mark without methods stands for all of them, written as "*". Both options need a run of all marked tests, of
 which `-m golden` is the shortest.
 """
@@ -104,7 +105,7 @@ class Fidelity:
             return True
         self.messages.append(
             f"fidelity: {self.committed} is not what this run saw; "
-            f"write it with `pytest --fidelity {self.committed}`"
+            f"write it with `pytest --fidelity={self.committed}`"
         )
         return False
 

@@ -73,7 +73,7 @@ def test_outcomes_are_written_and_checked(suite: Path) -> None:
     write(suite, SUITE.replace("[1, 2]", "[1, 2, 3]"))
     stale = run(suite, "--fidelity-check", "seen.json")
     assert stale.returncode == 1
-    assert "seen.json is not what this run saw; write it with `pytest --fidelity seen.json`" in stale.stdout
+    assert "seen.json is not what this run saw; write it with `pytest --fidelity=seen.json`" in stale.stdout
     assert (suite / "seen.json").read_bytes() == before
 
 

@@ -83,7 +83,7 @@ def fidelity_markdown(fidelity: Fidelity) -> str:
     """The section: outcomes by method, items that no test uses, departures."""
     parts = [INTRODUCTION]
     if fidelity.outcomes is None:
-        parts.append("No outcomes are on file; `pytest --fidelity results/fidelity.json` writes them.")
+        parts.append("No outcomes are on file; `pytest --fidelity=results/fidelity.json` writes them.")
     else:
         parts += [_table(fidelity.outcomes, list(fidelity.departures)), _unclaimed(fidelity.outcomes)]
     if fidelity.departures:
@@ -97,7 +97,7 @@ def _outcomes(path: Path) -> dict[str, dict[str, Outcome]] | None:
     except FileNotFoundError:
         return None
     except (OSError, msgspec.DecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}; write it with `pytest --fidelity {path}`") from None
+        raise UserError(f"cannot read {path}: {error}; write it with `pytest --fidelity={path}`") from None
 
 
 def _departures(folder: Path) -> dict[str, Departures | None]:
