@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from loops import all_loops
 
-from harness import perf
+from harness import meter, perf
 from harness.errors import UnknownNameError, UserError
 from harness.perf import Verdict, check_table, judge
 from methods import resolve
@@ -33,7 +33,7 @@ def test_suspects_are_measured_again_before_they_are_blamed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setattr(perf, "BASELINE", tmp_path / "baseline.json")
-    perf.BASELINE.write_text(json.dumps({"a": 1.0}))
+    perf.BASELINE.write_text(json.dumps({"a CPU": {"a": 1.0}}))
     asked: list[tuple[int, list[str]]] = []
 
     def noisy(runs: int, options: list[str] = ()) -> dict[str, list[float]]:
@@ -48,10 +48,25 @@ def test_suspects_are_measured_again_before_they_are_blamed(
     assert "slower than the baseline by more than 15%: a" in capsys.readouterr().out
 
 
+def test_each_processor_has_its_own_baseline(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(perf, "BASELINE", tmp_path / "baseline.json")
+    monkeypatch.setattr(perf, "measure", lambda runs: {"a": [0.5] * runs})
+    monkeypatch.setattr(meter, "cpu_model", lambda: "this CPU")
+    perf.BASELINE.write_text(json.dumps({"one": {"a": 1.0, "b": 2.0}, "another": {"a": 3.0}}))
+    assert perf.baseline_of("one") == {"a": 1.0, "b": 2.0}
+    assert perf.baseline_of("this CPU") == {"a": 3.0 * perf.MARGIN, "b": 2.0 * perf.MARGIN}
+    assert "no baseline of this CPU" in capsys.readouterr().out
+    assert perf.command("baseline") == 0
+    assert perf.baseline_of("this CPU") == {"a": 0.5}
+    assert perf.baseline_of("one") == {"a": 1.0, "b": 2.0}
+
+
 def test_every_case_has_a_baseline() -> None:
-    baseline = json.loads(perf.BASELINE.read_text())
-    assert len(baseline) == 18
-    assert all(ratio > 0 for ratio in baseline.values())
+    for baseline in json.loads(perf.BASELINE.read_text()).values():
+        assert len(baseline) == 18
+        assert all(ratio > 0 for ratio in baseline.values())
     with pytest.raises(UserError, match="no baseline for 'new kernel'"):
         judge({"new kernel": [1.0]}, baseline)
 
