@@ -34,7 +34,7 @@ from methods import resolve
 from methods.api import Context, Distilled
 from methods.augment import usual_strategy
 from methods.layers import Layers, class_means, gap_of_means
-from methods.matching import ClassLoss, ClassMatcher, Siamese, View
+from methods.matching import ClassLoss, ClassMatcher, Siamese, View, initial_images
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def distill(
     config = config or resolve("datadam", data.name, ipc).config
     strategy = usual_strategy(data.name) if config.strategy is None else config.strategy
 
-    images = data.batch(data.index.balanced(ipc, context.generator("init"))).requires_grad_()
+    images = initial_images(data, ipc, 1, context).requires_grad_()
     optimizer = torch.optim.SGD([images], lr=config.lr_img, momentum=config.momentum)
     net = context.network(data).requires_grad_(False)
     view = attention_view(Layers(net), config.power)

@@ -81,14 +81,11 @@ def distill(
     context = context or Context()
     data = context.dataset(dataset)
     config = config or resolve("dc", data.name, ipc).config
-    return synthesise(data, ipc, config, context, GradientLoss(config), "dc")
+    return synthesise(data, ipc, config, context, GradientLoss(), "dc")
 
 
 class GradientLoss:
     """What an image update minimises: the distances of each class's gradients."""
-
-    def __init__(self, config: Config) -> None:
-        self.metric = config.metric
 
     def targets(self, real: Sequence[Gradients], iteration: int, update: int) -> Sequence[Gradients]:
         """The gradients to be matched, from those of each class's real images."""

@@ -48,7 +48,6 @@ class ContrastiveLoss(dc.GradientLoss):
     """Distances of each class's gradients at first, later the distance of their means."""
 
     def __init__(self, config: Config) -> None:
-        super().__init__(config)
         self.outer_warmup, self.inner_warmup = config.outer_warmup, config.inner_warmup
 
     def targets(self, real: Sequence[Gradients], iteration: int, update: int) -> Sequence[Gradients]:

@@ -41,4 +41,4 @@ def distill(
     context = context or Context()
     data = context.dataset(dataset)
     config = config or resolve("dsa", data.name, ipc).config
-    return dc.synthesise(data, ipc, config, context, dc.GradientLoss(config), "dsa")
+    return dc.synthesise(data, ipc, config, context, dc.GradientLoss(), "dsa")
