@@ -114,6 +114,38 @@ def _list_arguments(parser: argparse.ArgumentParser) -> None:
 def _status_arguments(parser: argparse.ArgumentParser) -> None:
     _add_results(parser)
     _add_json(parser)
+    parser.add_argument("--trials", action="store_true", help="list each trial of the open sweeps")
+    parser.add_argument(
+        "--watch",
+        nargs="?",
+        type=_seconds,
+        const=5.0,
+        metavar="SECONDS",
+        help="show it again every so often (5 s) until nothing is open",
+    )
+
+
+def _cancel_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "sweep", nargs="?", metavar="SWEEP", help="id of a sweep, see `status`; the one with jobs without it"
+    )
+    _add_results(parser)
+
+
+def _logs_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "trial", metavar="TRIAL", help='begin of a trial\'s id, or words of its name: "bacon digits"'
+    )
+    _add_results(parser)
+    parser.add_argument("--path", action="store_true", help="print where the logs are, not what they say")
+    parser.add_argument("--tail", type=int, metavar="N", help="print the last N lines only")
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not seconds > 0:
+        raise ValueError
+    return seconds
 
 
 def _report_arguments(parser: argparse.ArgumentParser) -> None:
@@ -193,7 +225,21 @@ def _list(arguments: argparse.Namespace) -> int:
 def _status(arguments: argparse.Namespace) -> int:
     from harness.status import command
 
-    return command(arguments.results, as_json=arguments.json)
+    return command(arguments.results, as_json=arguments.json, trials=arguments.trials, watch=arguments.watch)
+
+
+def _cancel(arguments: argparse.Namespace) -> int:
+    from harness.launch.tracking import cancel, sweep_named
+
+    sweep = sweep_named(arguments.results, arguments.sweep)
+    print(f"sweep {sweep.id}: ended {cancel(sweep)} jobs; records stay, the same command goes on")
+    return 0
+
+
+def _logs(arguments: argparse.Namespace) -> int:
+    from harness.logs import command
+
+    return command(arguments.results, arguments.trial, path_only=arguments.path, tail=arguments.tail)
 
 
 def _report(arguments: argparse.Namespace) -> int:
@@ -244,6 +290,21 @@ METAVARS = {
     "results": "DIR",
     "data": "DIR",
     "retry": "failed",
+    "retries": "N",
+    "slots_per_gpu": "N",
+    "profile": "NAME",
+    "partition": "NAME",
+    "time": "TIME",
+    "gpus": "N",
+    "cpus": "N",
+    "mem": "SIZE",
+    "account": "NAME",
+    "qos": "NAME",
+    "array_parallelism": "N",
+    "trials_per_job": "N",
+    "setup": "COMMAND",
+    "slurm": "KEY=VALUE",
+    "resources": "METHOD.KEY=VALUE",
 }
 
 # Name -> (what it does, what adds its arguments, what it hands over to).
@@ -256,6 +317,8 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Comman
     "plan": ("Say what a run would do, what is done already and how long it takes.", _plan_arguments, _plan),
     "list": ("List methods, datasets, networks or protocols.", _list_arguments, _list),
     "status": ("Say what lies under a results folder.", _status_arguments, _status),
+    "cancel": ("End the jobs of a sweep on a cluster.", _cancel_arguments, _cancel),
+    "logs": ("Print the log of a trial.", _logs_arguments, _logs),
     "report": ("Print and write the tables; rewrite or check BENCHMARKS.md.", _report_arguments, _report),
     "check": ("Check that a method keeps its contract, on made-up data.", _check_arguments, _check),
     "show": ("Draw distilled sets as a picture.", _show_arguments, _show),

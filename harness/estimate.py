@@ -56,8 +56,9 @@ def from_records(records: Iterable[Record], device: str) -> dict[str, Estimate]:
         if record.distill is None or record.evaluate is None or record.provenance is None:
             continue
         if (record.provenance.device == "cpu") == (device == "cpu"):
-            costs[cell(record.trial)].append(record.distill.seconds + record.evaluate.seconds)
-            places[cell(record.trial)].add(hardware(record.provenance))
+            key = cell(record.trial)
+            costs[key].append(record.distill.seconds + record.evaluate.seconds)
+            places[key].add(hardware(record.provenance))
     return {
         key: Estimate(statistics.fmean(seconds), plural(len(seconds), "record"), frozenset(places[key]))
         for key, seconds in costs.items()

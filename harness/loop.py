@@ -76,6 +76,16 @@ class StoppedEarly(Exception):
         return self.seconds_per_step * self.total + self.charged_seconds
 
 
+class Stopped(BaseException):
+    """Raised in a loop that was asked to stop, after its checkpoint was written: a resumed run goes on there.
+
+    No Exception, so that nothing that catches those takes it for a failure.
+    """
+
+    def __init__(self, name: str, loop: LoopState) -> None:
+        super().__init__(f"stopped after step {loop.step} of {loop.total} of {name}")
+
+
 @dataclass(frozen=True)
 class Progress:
     """Where a phase stands; `loss` is the last one logged."""
@@ -125,7 +135,9 @@ class Runtime:
         budget_flops: compute that the loops may spend; it replaces their own number of steps.
         work: folder for the checkpoint; None keeps none.
         checkpoint_seconds: least time between two checkpoints; 0 writes one after every step.
-        on_progress: called with a `Progress` about once a second.
+        on_progress: called with a `Progress` about once a second and after the last step of each loop.
+        should_stop: asked after every step but a loop's last; where it says yes, the loop writes its
+            checkpoint and raises `Stopped`. A run without `work` is not asked: it would lose everything.
         stop_after: raise `StoppedEarly` after so many steps of the first loop (to time real steps).
         limit_steps: most steps of any loop that a budget may cut (to try a method out).
         compile_loops: whether long loops may be compiled.
@@ -141,6 +153,7 @@ class Runtime:
         work: Path | None = None,
         checkpoint_seconds: float = 30.0,
         on_progress: Callable[[Progress], None] | None = None,
+        should_stop: Callable[[], bool] | None = None,
         stop_after: int | None = None,
         limit_steps: int | None = None,
         compile_loops: bool = True,
@@ -154,6 +167,7 @@ class Runtime:
         self._checkpoint = None if work is None else work / "checkpoint.pt"
         self._checkpoint_seconds = checkpoint_seconds
         self._on_progress = on_progress
+        self._should_stop = should_stop
         self._stop_after = stop_after
         self._limit_steps = limit_steps
         self._may_compile = compile_loops and _can_compile(self.device)
@@ -335,14 +349,23 @@ class Runtime:
             if self._on_progress is not None:
                 loss = None if self._loss is None else float(self._loss)
                 self._on_progress(Progress(name, loop.step, loop.total, loss))
+        if self._checkpoint is not None and not last:
+            self._keep(self._checkpoint, name, loop)
+
+    def _keep(self, checkpoint: Path, name: str, loop: LoopState) -> None:
+        """Write the checkpoint if it is time to or the loop is to stop here; then raise `Stopped`."""
+        stopping = self._should_stop is not None and self._should_stop()
+        now = time.perf_counter()
         pause = max(self._checkpoint_seconds, self._checkpoint_cost / CHECKPOINT_SHARE)
         if self._checkpoint_seconds == 0:
             pause = 0.0
-        if self._checkpoint is not None and not last and now - self._checkpointed >= pause:
+        if stopping or now - self._checkpointed >= pause:
             self._check_finite(name, loop)
-            self._write_checkpoint(self._checkpoint)
+            self._write_checkpoint(checkpoint)
             self._checkpointed = meter.clock(self.device)
             self._checkpoint_cost = self._checkpointed - now
+        if stopping:
+            raise Stopped(name, loop)
 
     def _check_finite(self, name: str, loop: LoopState) -> None:
         if self._loss is not None and not bool(torch.isfinite(torch.as_tensor(self._loss)).all()):

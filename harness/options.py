@@ -23,6 +23,9 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib  # type: ignore[import-not-found,unused-ignore]
 
+LAUNCHERS = ("inline", "local", "slurm")
+ACCUMULATED = ("set", "resources", "slurm")  # options whose values of all sources hold, the later ones first
+PROFILE_KEYS = ("device", "precision", "slots", "slots_per_gpu", "threads", "retries")  # and those of Slurm
 BUDGET_UNITS = {"": 1.0, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
 
 
@@ -41,6 +44,8 @@ class OptionInfo(NamedTuple):
     expects: str
     help: str
     repeatable: bool = False
+    verbatim: bool = False  # given several times, the values stay apart and are not split at commas
+    slurm: bool = False  # of no use but with --launcher slurm
 
     @property
     def switch(self) -> bool:
@@ -48,11 +53,9 @@ class OptionInfo(NamedTuple):
         return self.parse is _switch
 
 
-def _info(
-    parse: Callable[[Any], Any], expects: str, about: str, *, repeatable: bool = False
-) -> Mapping[str, Any]:
-    """Metadata of a field of `Options`."""
-    return {"info": OptionInfo(parse, expects, about, repeatable)}
+def _info(parse: Callable[[Any], Any], expects: str, about: str, **flags: bool) -> Mapping[str, Any]:
+    """Metadata of a field of `Options`; `flags` are those of `OptionInfo`."""
+    return {"info": OptionInfo(parse, expects, about, **flags)}
 
 
 def _listed(value: Any) -> list[Any]:
@@ -73,6 +76,13 @@ def _whole(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, str)):
         raise ValueError
     return int(value)
+
+
+def _count(value: Any) -> int:
+    number = _whole(value)
+    if number < 0:
+        raise ValueError
+    return number
 
 
 def _positive(value: Any) -> int:
@@ -153,6 +163,53 @@ def _settings(value: Any) -> tuple[Setting, ...]:
     return tuple(_setting(item) for item in (value if isinstance(value, list) else [value]))
 
 
+def _lines(value: Any) -> tuple[str, ...]:
+    """Shell commands: one, or a list of them."""
+    lines = value if isinstance(value, list) else [value]
+    return tuple(_text(line) for line in lines)
+
+
+def _minutes(value: Any) -> int:
+    """Whole minutes from `90`, `45m`, `12h`, `2d`, or Slurm's `HH:MM:SS` and `D-HH[:MM[:SS]]`, rounded up."""
+    text = str(value).strip()
+    if isinstance(value, bool):
+        raise ValueError
+    if match := re.fullmatch(r"(\d+)([mhd]?)", text):
+        minutes = int(match[1]) * {"": 1, "m": 1, "h": 60, "d": 1440}[match[2]]
+    elif match := re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d\d))?(?::(\d\d))?", text):
+        days, first, second, third = (int(part or 0) for part in match.groups())
+        if match[1] is None and match[4] is None:
+            raise ValueError  # `12:30` is minutes and seconds to Slurm, hours and minutes to most people
+        minutes = days * 1440 + first * 60 + second + (third > 0)
+    else:
+        raise ValueError
+    return _positive(minutes)
+
+
+def _memory(value: Any) -> str:
+    """Slurm's notation of memory: `4000M`, `16G`, `1T`."""
+    match = re.fullmatch(r"(\d+)([MGT])B?", str(value).strip(), re.IGNORECASE)
+    if match is None or int(match[1]) == 0:
+        raise ValueError
+    return f"{match[1]}{match[2].upper()}"
+
+
+def _pairs(value: Any) -> tuple[tuple[str, str | bool], ...]:
+    """From `["constraint=a100", "exclusive"]`, or a TOML table; a word alone is a switch."""
+    if isinstance(value, Mapping):
+        if not all(isinstance(item, (str, int, bool)) for item in value.values()):
+            raise ValueError
+        return tuple((str(key), item if isinstance(item, bool) else str(item)) for key, item in value.items())
+    return tuple(_pair(item) for item in (value if isinstance(value, list) else [value]))
+
+
+def _pair(text: Any) -> tuple[str, str | bool]:
+    match = re.fullmatch(r"(?:--)?([a-z][a-z-]*)(?:=(.+))?", _text(text))
+    if match is None:
+        raise ValueError
+    return match[1], match[2] if match[2] is not None else True
+
+
 def _setting(text: Any) -> Setting:
     match = re.fullmatch(r"([^.=\s]+)\.([^.=\s]+)=(.*)", _text(text))
     if match is None:
@@ -228,6 +285,7 @@ class Options:
             "METHOD.KEY=VALUE, e.g. bacon.lr_img=0.1",
             "change a method's setting, e.g. bacon.lr_img=0.1; METHOD may be *",
             repeatable=True,
+            verbatim=True,
         ),
     )
     zca: bool = field(
@@ -252,14 +310,22 @@ class Options:
     launcher: str = field(
         default="local",
         metadata=_info(
-            _choice("launcher", "inline", "local"),
-            "inline or local",
-            "inline (in this process) or local (a process for each trial) (local)",
+            _choice("launcher", *LAUNCHERS),
+            ", ".join(LAUNCHERS),
+            "inline (in this process), local (a process for each trial) or slurm (local)",
         ),
     )
     slots: int | None = field(
         default=None,
-        metadata=_info(_positive, "a whole number from 1 up", "trials at a time (what cores or GPUs allow)"),
+        metadata=_info(
+            _positive,
+            "a whole number from 1 up",
+            "trials at a time, on this machine or in each job (what cores or GPUs allow)",
+        ),
+    )
+    slots_per_gpu: int | None = field(
+        default=None,
+        metadata=_info(_positive, "a whole number from 1 up", "trials at a time on each GPU (1)"),
     )
     threads: int | None = field(
         default=None,
@@ -282,6 +348,100 @@ class Options:
         default=None,
         metadata=_info(_choice("trials to retry", "failed"), "failed", "failed: run failed trials again"),
     )
+    retries: int = field(
+        default=2,
+        metadata=_info(
+            _count,
+            "a whole number from 0 up",
+            "times that a trial whose process died is tried again (2)",
+        ),
+    )
+    profile: str | None = field(
+        default=None,
+        metadata=_info(
+            _text,
+            "a name in slurm/ or a TOML file",
+            "settings for a cluster: slurm/NAME.toml or a file; those typed win",
+            slurm=True,
+        ),
+    )
+    partition: str | None = field(
+        default=None,
+        metadata=_info(_text, "a partition of the cluster", "partition (the cluster's default)", slurm=True),
+    )
+    time: int | None = field(
+        default=None,
+        metadata=_info(
+            _minutes, "minutes, or 45m, 12h, 2d, 1-12:00:00", "time limit of a job (4h)", slurm=True
+        ),
+    )
+    gpus: int | None = field(
+        default=None,
+        metadata=_info(_count, "a whole number from 0 up", "GPUs of each job (0)", slurm=True),
+    )
+    cpus: int | None = field(
+        default=None,
+        metadata=_info(_positive, "a whole number from 1 up", "CPUs of each job (4)", slurm=True),
+    )
+    mem: str | None = field(
+        default=None,
+        metadata=_info(
+            _memory, "a size such as 4000M or 16G", "memory of each job (the cluster's default)", slurm=True
+        ),
+    )
+    account: str | None = field(
+        default=None, metadata=_info(_text, "an account", "account to charge", slurm=True)
+    )
+    qos: str | None = field(
+        default=None, metadata=_info(_text, "a quality of service", "quality of service", slurm=True)
+    )
+    array_parallelism: int = field(
+        default=32,
+        metadata=_info(_positive, "a whole number from 1 up", "jobs that may run at a time (32)", slurm=True),
+    )
+    trials_per_job: int = field(
+        default=1,
+        metadata=_info(_positive, "a whole number from 1 up", "trials packed into one job (1)", slurm=True),
+    )
+    setup: tuple[str, ...] = field(
+        default=(),
+        metadata=_info(
+            _lines,
+            'a shell command, e.g. "module load cuda"',
+            "shell command at the start of each job",
+            repeatable=True,
+            verbatim=True,
+            slurm=True,
+        ),
+    )
+    slurm: tuple[tuple[str, str | bool], ...] = field(
+        default=(),
+        metadata=_info(
+            _pairs,
+            "an option of sbatch as KEY=VALUE, e.g. constraint=a100",
+            "any other option of sbatch, e.g. constraint=a100",
+            repeatable=True,
+            verbatim=True,
+            slurm=True,
+        ),
+    )
+    resources: tuple[Setting, ...] = field(
+        default=(),
+        metadata=_info(
+            _settings,
+            "METHOD.KEY=VALUE, e.g. mtt.mem=64G",
+            "other time, gpus, cpus, mem or partition for one method's jobs, e.g. mtt.mem=64G",
+            repeatable=True,
+            verbatim=True,
+            slurm=True,
+        ),
+    )
+    detach: bool = field(
+        default=False,
+        metadata=_info(
+            _switch, "true or false", "return once the jobs are submitted; see `status`", slurm=True
+        ),
+    )
     json: bool = field(
         default=False, metadata=_info(_switch, "true or false", "print one JSON object and nothing else")
     )
@@ -298,20 +458,38 @@ def option_infos() -> dict[str, OptionInfo]:
 
 
 def parse_options(typed: Mapping[str, Any], file: Path | None = None) -> Options:
-    """Options from a TOML file, if one is given, and from what was typed, which wins.
+    """Options from a profile, from a TOML file, if one is given, and from what was typed: the later win.
 
     `typed` maps names of fields to strings, lists of strings (repeatable options) or booleans (switches).
+    A profile chooses the launcher slurm, GPUs of jobs choose the device cuda, where nothing else is said.
     UserError in one line for an unknown name, a value that does not fit, or a file that is no TOML.
     """
     infos = option_infos()
     joined = {
-        name: ",".join(value) if isinstance(value, list) and name != "set" else value
+        name: ",".join(value) if isinstance(value, list) and not infos[name].verbatim else value
         for name, value in typed.items()
     }
     from_line = {name: _read(infos[name], value, flag(name)) for name, value in joined.items()}
-    from_file = _read_toml(file, infos) if file is not None else {}
-    settings = (*from_file.get("set", ()), *from_line.get("set", ()))
-    return Options(**{**from_file, **from_line, "set": settings})
+    sources = [_read_toml(file, infos) if file is not None else {}, from_line]
+    profile = next((source["profile"] for source in reversed(sources) if "profile" in source), None)
+    if profile is not None:
+        sources.insert(0, {"launcher": "slurm", **_read_profile(profile, infos)})
+    values = {name: value for source in sources for name, value in source.items()}
+    for name in ACCUMULATED:
+        values[name] = tuple(item for source in sources for item in source.get(name, ()))
+    if values.get("gpus"):
+        values.setdefault("device", "cuda")
+    return Options(**values)
+
+
+def _read_profile(name: str, infos: Mapping[str, OptionInfo]) -> dict[str, Any]:
+    """Values of slurm/NAME.toml, or of the TOML file of that name."""
+    folder = Path(__file__).resolve().parent.parent / "slurm"
+    path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
+    if not path.is_file() and path.parent == folder:
+        raise UnknownNameError("profile", name, (found.stem for found in folder.glob("*.toml")))
+    known = {key: info for key, info in infos.items() if info.slurm or key in PROFILE_KEYS}
+    return _read_toml(path, {key: info for key, info in known.items() if key not in ("profile", "detach")})
 
 
 def _read_toml(file: Path, infos: Mapping[str, OptionInfo]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import gc
 import math
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,11 +19,16 @@ import msgspec
 import methods
 from harness.data.catalog import FOLDER_PREFIX, KNOWN, DatasetSpec, parse
 from harness.errors import DataError, UnknownNameError, UserError
+from harness.launch.resources import check_resources
 from harness.nets.names import canonical
-from harness.options import Options, Setting
+from harness.options import Options, Setting, flag
 from harness.protocol import PROTOCOL_VERSION
 from harness.records import Record, Trial, read_record
 from harness.scales import scale_named
+
+# Images in the smallest class of data that come with a library and cannot be missing: importing scikit-learn
+# to count them would take as long as the rest of planning.
+SMALLEST_CLASS = {"digits": 139}
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,8 @@ def make_plan(options: Options) -> Plan:
     """Check all that can be checked, fetch the data, list the trials; UserError names the first mistake."""
     check_consistency(options)
     check_methods(options)
-    check_device(options.device)
+    if options.launcher != "slurm":
+        check_device(options.device)  # a login node need not have what its cluster's nodes have
     check_writable(options.results)
     specs = dataset_specs(options)
     facts = [dataset_facts(spec, options) for spec in specs]
@@ -82,11 +87,19 @@ def expand(options: Options, facts: Sequence[DatasetFacts]) -> Plan:
     return Plan(tuple(ordered), {fact.spec.name: worker_text(fact.spec) for fact in facts})
 
 
-def finished(trials: Iterable[Trial], results: Path) -> dict[str, Record]:
-    """Records of these trials that lie under `results`, by id; UserError for one that cannot be read."""
-    paths = (trial.record_path(results) for trial in trials)
-    records = [read_record(path) for path in paths if path.is_file()]
-    return {record.id: record for record in records}
+def finished(trials: Iterable[Trial], results: Path, known: Iterable[Record] = ()) -> dict[str, Record]:
+    """Records of these trials that lie under `results`, by id; UserError for one that cannot be read.
+
+    `known` are records under `results` that have been read already.
+    """
+    at_hand = {record.id: record for record in known}
+    found: dict[str, Record] = {}
+    for trial in trials:
+        path = trial.record_path(results)
+        if path.is_file():
+            record = at_hand.get(trial.id) or read_record(path)
+            found[record.id] = record
+    return found
 
 
 def check_consistency(options: Options) -> None:
@@ -104,6 +117,32 @@ def check_consistency(options: Options) -> None:
         )
     if options.arch is not None:
         canonical(options.arch)
+    if options.launcher == "slurm":
+        check_jobs(options)
+    else:
+        check_no_slurm(options)
+
+
+def check_jobs(options: Options) -> None:
+    """Refuse options of Slurm jobs that contradict one another."""
+    if options.device == "cpu" and options.gpus:
+        raise UserError(f"--gpus {options.gpus} asks for GPUs that --device cpu leaves idle; drop one")
+    if options.device.startswith("cuda:"):
+        raise UserError(
+            f"--device {options.device} names a GPU, but Slurm chooses those of a job; type --device cuda"
+        )
+    if options.slots_per_gpu is not None and not options.gpus:
+        raise UserError("--slots-per-gpu needs jobs with GPUs; add --gpus 1")
+    check_resources(options)
+
+
+def check_no_slurm(options: Options) -> None:
+    """Refuse options that only Slurm has a use for."""
+    for part in dataclasses.fields(options):
+        if part.metadata["info"].slurm and getattr(options, part.name) != part.default:
+            raise UserError(
+                f"{flag(part.name)} is for jobs of a cluster; add --launcher slurm, or leave it out"
+            )
 
 
 def check_methods(options: Options) -> None:
@@ -192,16 +231,23 @@ def worker_text(spec: DatasetSpec) -> str:
 
 
 def dataset_facts(spec: DatasetSpec, options: Options) -> DatasetFacts:
-    """Load (and if need be download) a dataset; refuses an ipc above the size of its smallest class."""
+    """What a dataset is like, which is there or else downloaded; refuses an ipc above its smallest class."""
+    facts = _embedded_facts(spec) if spec.source in SMALLEST_CLASS else _loaded_facts(spec, options.data_dir)
+    refuse_ipc(spec.name, options.ipc, facts.smallest_class)
+    return facts
+
+
+def _embedded_facts(spec: DatasetSpec) -> DatasetFacts:
+    known = KNOWN[spec.source]
+    return DatasetFacts(spec, known.shape, known.classes, SMALLEST_CLASS[spec.source], known.train)
+
+
+def _loaded_facts(spec: DatasetSpec, data_dir: Path) -> DatasetFacts:
     from harness.data import load
 
     # Without whitening, which may take minutes to fit and tells nothing here.
-    data = load(dataclasses.replace(spec, zca=False), options.data_dir)
-    facts = DatasetFacts(spec, data.shape, data.num_classes, min(data.index.counts), len(data))
-    del data
-    gc.collect()
-    refuse_ipc(spec.name, options.ipc, facts.smallest_class)
-    return facts
+    data = load(dataclasses.replace(spec, zca=False), data_dir)
+    return DatasetFacts(spec, data.shape, data.num_classes, min(data.index.counts), len(data))
 
 
 def refuse_ipc(dataset: str, wanted: Iterable[int], smallest_class: int) -> None:
@@ -239,7 +285,9 @@ def _trials(
     resolved = methods.resolve(method, spec.name, ipc, scale.name, settings)
     config = msgspec.to_builtins(dataclasses.asdict(resolved.config))
     zca = _whitened(method, config, spec, settings)
+    config = config | {"zca": zca} if "zca" in config else config
     _refuse_uneven_tiles(method, config.get("factor", 1), facts)
+    arch = canonical(options.arch or scale.arch)
     seeds = range(scale.seeds) if options.seeds is None else options.seeds
     return [
         Trial(
@@ -249,12 +297,12 @@ def _trials(
             ipc=ipc,
             seed=seed,
             scale=scale.name,
-            arch=canonical(options.arch or scale.arch),
+            arch=arch,
             protocol=options.protocol or scale.protocol,
             protocol_version=PROTOCOL_VERSION,
             evals=options.evals or scale.evals,
             precision=options.precision,
-            config=config | {"zca": zca} if "zca" in config else config,
+            config=config,
             budget_flops=options.budget,
             zca=zca,
             image_size=spec.image_size,

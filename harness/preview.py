@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 from collections import Counter
@@ -14,6 +15,7 @@ import msgspec
 from harness import meter
 from harness.estimate import Estimate, cell, duration, from_records, measure
 from harness.launch.base import LaunchOptions, layout
+from harness.launch.sweep import sweep_of
 from harness.options import Options
 from harness.plan import Plan, finished
 from harness.records import Record, Trial
@@ -47,13 +49,16 @@ class Preview:
 
 
 def preview(plan: Plan, options: Options, *, timing: bool) -> Preview:
-    """Compare a plan with earlier records; with `timing`, time cells for which there are none."""
+    """Compare a plan with earlier records; with `timing`, time cells for which there are none.
+
+    Not so for jobs of a cluster: steps on a login node tell nothing of those on its nodes.
+    """
     records = finished(plan.trials, options.results)
     states = {trial.id: _state(records.get(trial.id), options.retry) for trial in plan.trials}
     estimates = from_records(collect(options.results).records, options.device)
     unknown = [trial for trial in Preview(plan, states, {}).waiting if cell(trial) not in estimates]
     slots, threads = _shares(plan, options)
-    if not (timing and unknown):
+    if not (timing and unknown) or options.launcher == "slurm":
         return Preview(plan, states, estimates, slots)
     started = time.perf_counter()
     estimates |= measure(unknown, plan, options, threads)
@@ -94,9 +99,10 @@ def as_text(view: Preview) -> str:
     )
 
 
-def as_json(view: Preview) -> str:
-    """The plan as one JSON object."""
+def as_json(view: Preview, jobs: Sequence[PlannedArray] = ()) -> str:
+    """The plan as one JSON object, with the arrays of a cluster's jobs."""
     content = {
+        "arrays": [dataclasses.asdict(array) for array in jobs],
         "trials": [_entry(view, trial) for trial in view.plan.trials],
         "seconds": view.seconds,
         "slots": view.slots,
@@ -110,8 +116,50 @@ def command(plan: Plan, options: Options, *, timing: bool) -> int:
     view = preview(plan, options, timing=timing)
     for line in advice(options):
         print(line, file=sys.stderr)
-    print(as_json(view) if options.json else as_text(view))
+    jobs = planned_jobs(view, options) if options.launcher == "slurm" else []
+    if options.json:
+        print(as_json(view, jobs))
+    else:
+        print("\n".join([as_text(view), *(line for array in jobs for line in array.as_lines())]))
     return 0
+
+
+@dataclass(frozen=True)
+class PlannedArray:
+    """An array that a run would submit: how many jobs and trials, what each job asks for, the script."""
+
+    jobs: int
+    trials: int
+    parallel: int
+    resources: str
+    script: str
+
+    def as_lines(self) -> list[str]:
+        """For people."""
+        head = (
+            f"array of {plural(self.jobs, 'job')} with {plural(self.trials, 'trial')}, "
+            f"at most {self.parallel} at a time, each with {self.resources}:"
+        )
+        return ["", head, "", *(f"    {line}" for line in self.script.rstrip().splitlines())]
+
+
+def planned_jobs(view: Preview, options: Options) -> list[PlannedArray]:
+    """The arrays that a run would submit for the waiting trials; needs no Slurm on this machine."""
+    from harness.launch import queue
+    from harness.launch.resources import arrays, as_words
+    from harness.launch.submission import batch_script
+    sweep = sweep_of(view.plan.trials, options.results)
+    planned = arrays(view.waiting, options, queue.array_limit())
+    return [
+        PlannedArray(
+            jobs=len(array.packs),
+            trials=sum(map(len, array.packs)),
+            parallel=array.parallel,
+            resources=as_words(array.resources),
+            script=batch_script(sweep, array, sweep.job_name(number)),
+        )
+        for number, array in enumerate(planned, start=1)
+    ]
 
 
 def launch_options(options: Options, plan: Plan) -> LaunchOptions:
@@ -120,10 +168,13 @@ def launch_options(options: Options, plan: Plan) -> LaunchOptions:
         results=options.results,
         data_dir=options.data_dir,
         datasets=plan.datasets,
-        launcher="inline" if options.launcher == "inline" else "local",
+        launcher=options.launcher,
         slots=options.slots,
         threads=options.threads,
         device=options.device,
+        slots_per_gpu=options.slots_per_gpu,
+        retries=options.retries,
+        logs=sweep_of(plan.trials, options.results).logs,
         retry_failed=options.retry == "failed",
         quiet=options.json,
     )
@@ -141,8 +192,20 @@ def _shares(plan: Plan, options: Options) -> tuple[int, int | None]:
     """Trials at a time and CPU threads of each, as the launcher will have it; None is torch's own choice."""
     if options.launcher == "inline":
         return 1, options.threads
+    if options.launcher == "slurm":
+        return _cluster_shares(plan, options)
     shares = layout(launch_options(options, plan), len(plan.trials))
     return shares.slots, shares.threads
+
+
+def _cluster_shares(plan: Plan, options: Options) -> tuple[int, int]:
+    """The same if the cluster has room for as many jobs as may run; threads are those of the first method."""
+    from harness.launch.resources import resources_of
+    from harness.launch.submission import shares
+
+    slots, threads = shares(resources_of(plan.trials[0].method, options), options)
+    jobs = -(-len(plan.trials) // options.trials_per_job)
+    return slots * min(jobs, options.array_parallelism), threads
 
 
 def _row(view: Preview, key: str, trials: Sequence[Trial]) -> list[str]:

@@ -3,25 +3,47 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from harness.launch import Summary, launch
+from harness.launch import LaunchOptions, Summary, launch
+from harness.launch.sweep import Sweep, open_sweep
 from harness.options import Options
 from harness.plan import make_plan
-from harness.preview import advice, headline, launch_options, preview
+from harness.preview import Preview, advice, headline, launch_options, preview
 from harness.report import summary_markdown
+
+if TYPE_CHECKING:
+    from harness.launch.slurm import SlurmLauncher
 
 
 def command(options: Options) -> int:
     """Run the trials that are not done yet; returns 0 only if all of the plan's trials are done."""
     plan = make_plan(options)
+    view = preview(plan, options, timing=False)
     if not options.json:
-        for line in (headline(preview(plan, options, timing=False)), *advice(options)):
+        for line in (headline(view), *advice(options)):
             print(line, file=sys.stderr)
-    summary = launch(plan.trials, launch_options(options, plan))
+    settings = launch_options(options, plan)
+    sweep = open_sweep(plan.trials, options.results, options.launcher)
+    summary = launch(plan.trials, settings, _cluster(view, settings, options, sweep))
     print(as_json(summary, options) if options.json else as_text(summary, options))
     return summary.exit_status
+
+
+def _cluster(view: Preview, settings: LaunchOptions, options: Options, sweep: Sweep) -> SlurmLauncher | None:
+    """The launcher of jobs, once the cluster has agreed to run them; None for a launcher of this machine."""
+    if options.launcher != "slurm":
+        return None
+    from harness.launch.queue import array_limit
+    from harness.launch.resources import arrays
+    from harness.launch.slurm import SlurmLauncher
+    from harness.launch.submission import check_cluster
+
+    if view.waiting:
+        check_cluster(arrays(view.waiting, options, array_limit()), sweep, options.results)
+    return SlurmLauncher(settings, options, sweep)
 
 
 def as_text(summary: Summary, options: Options) -> str:
@@ -33,8 +55,17 @@ def as_text(summary: Summary, options: Options) -> str:
             "",
             f"Records and distilled sets: {options.results}/",
             f"Report: python -m harness report --results {options.results}",
+            *(_following(options) if options.launcher == "slurm" else []),
         ]
     )
+
+
+def _following(options: Options) -> list[str]:
+    where = f"--results {options.results}"
+    return [
+        f"Jobs go on without this command; follow them: python -m harness status --watch {where}",
+        f"End them: python -m harness cancel {where}",
+    ]
 
 
 def as_json(summary: Summary, options: Options) -> str:

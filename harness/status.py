@@ -1,7 +1,11 @@
-"""`python -m harness status`: what lies under a results folder; free of torch, so it answers at once."""
+"""`python -m harness status`: what lies under a results folder and what is being done about the rest.
+
+Free of torch, so it answers at once; from any shell that sees the folder, and the queue for jobs of Slurm.
+"""
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -14,9 +18,11 @@ import msgspec
 from harness import meter
 from harness.errors import UserError
 from harness.estimate import duration
+from harness.launch.tracking import OPEN_STATES, SweepStanding, standings
 from harness.records import WORK_FOLDER, Record
 from harness.report.frames import collect, print_problems
 from harness.report.markdown import plural, table
+from harness.worker import PROGRESS_NAME, Snapshot
 
 STATES = ("done", "failed", "oom", "timeout", "skipped")
 
@@ -44,33 +50,64 @@ class Unfinished:
     seconds_ago: float
 
 
-class _Progress(msgspec.Struct, frozen=True):
-    """What a worker's `progress.json` says, as far as it is shown here."""
+def command(results: Path, *, as_json: bool, trials: bool = False, watch: float | None = None) -> int:
+    """Print what is there; returns 1 if a file in the place of a record is none, else 0.
 
-    phase: str
-    step: int
-    total: int
-    label: str = ""
-
-
-def command(results: Path, *, as_json: bool) -> int:
-    """Print what is there; returns 1 if a file in the place of a record is none, else 0."""
+    `trials` lists each trial of the open sweeps; `watch` prints again every so many seconds until no sweep is
+    open.
+    """
     if not results.is_dir():
         raise UserError(f"no results folder {results}; `run` makes one, --results names another")
-    records, problems = collect(results)
-    rows = summarise(records)
-    unfinished = list(in_progress(results, {record.id for record in records}))
+    if watch is not None and as_json:
+        raise UserError("--watch is for people and --json for programs; drop one")
+    status = look(results)
+    while watch is not None and any(sweep.open for sweep in status.sweeps):
+        _show(_as_text(status, trials=True))
+        time.sleep(watch)
+        status = look(results)
     if as_json:
-        content = {
-            "rows": [asdict(row) for row in rows],
-            "unfinished": [asdict(trial) for trial in unfinished],
-            "unreadable": problems,
-        }
-        print(msgspec.json.encode(content).decode())
+        print(status.as_json())
     else:
-        print(_as_text(results, rows, unfinished))
-        print_problems(problems)
-    return int(bool(problems))
+        _show(_as_text(status, trials), clear=watch is not None)
+        print_problems(status.problems)
+    return int(bool(status.problems))
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a results folder tells at one moment."""
+
+    results: Path
+    rows: list[Row]
+    sweeps: list[SweepStanding]
+    unfinished: list[Unfinished]
+    problems: list[str]
+
+    def as_json(self) -> str:
+        """Everything as one JSON object."""
+        content = {
+            "rows": [asdict(row) for row in self.rows],
+            "sweeps": [asdict(sweep) | {"counts": dict(sweep.counts)} for sweep in self.sweeps],
+            "unfinished": [asdict(trial) for trial in self.unfinished],
+            "unreadable": self.problems,
+        }
+        return msgspec.json.encode(content).decode()
+
+
+def look(results: Path) -> Status:
+    """Read the records, the sweeps and Slurm's queue."""
+    records, problems = collect(results)
+    statuses = {record.id: record.status for record in records}
+    sweeps = standings(results, statuses)
+    known = {*statuses, *(trial.id for sweep in sweeps for trial in sweep.trials)}
+    return Status(results, summarise(records), sweeps, list(in_progress(results, known)), problems)
+
+
+def _show(text: str, *, clear: bool = True) -> None:
+    """Print, on a terminal in place of what stood there."""
+    if clear and sys.stdout.isatty():
+        print("\033[H\033[2J", end="")
+    print(text, flush=True)
 
 
 def summarise(records: Sequence[Record]) -> list[Row]:
@@ -91,11 +128,11 @@ def summarise(records: Sequence[Record]) -> list[Row]:
 
 def in_progress(results: Path, recorded: set[str]) -> Iterator[Unfinished]:
     """Trials whose work folder tells of progress but that have no record yet, running or interrupted."""
-    for path in sorted((results / WORK_FOLDER).glob("*/progress.json")):
+    for path in sorted((results / WORK_FOLDER).glob(f"*/{PROGRESS_NAME}")):
         if path.parent.name in recorded:
             continue
         try:
-            progress = msgspec.json.decode(path.read_bytes(), type=_Progress)
+            progress = msgspec.json.decode(path.read_bytes(), type=Snapshot)
             age = time.time() - path.stat().st_mtime
         except (OSError, msgspec.DecodeError):
             # Moved or finished while this looked at it.
@@ -108,35 +145,51 @@ def _is_stale(record: Record, current: str) -> bool:
     return record.provenance is not None and record.provenance.code_digest != current
 
 
-def _as_text(results: Path, rows: Sequence[Row], unfinished: Sequence[Unfinished]) -> str:
+def _as_text(status: Status, trials: bool) -> str:
     totals: Counter[str] = Counter()
-    for row in rows:
+    for row in status.rows:
         totals.update(row.counts)
     shown = [state for state in STATES if state == "done" or totals[state]]
     states = ", ".join(f"{totals[state]} {state}" for state in shown)
-    lines = [f"{results}: {plural(totals.total(), 'record')}, {states}; {len(unfinished)} unfinished"]
-    if rows:
-        headers = ("scale", "dataset", "method", *shown, "older code")
-        cells = [
-            [
-                row.scale,
-                row.dataset,
-                row.method,
-                *(str(row.counts.get(state, 0)) for state in shown),
-                str(row.stale),
-            ]
-            for row in rows
-        ]
-        lines += ["", table(headers, cells, text_columns=3)]
-    if any(row.stale for row in rows):
+    lines = [f"{status.results}: {plural(totals.total(), 'record')}, {states}"]
+    if status.rows:
+        lines += ["", _table(status.rows, shown)]
+    if any(row.stale for row in status.rows):
         lines.append(
             "\nolder code: measured by code that has changed since; remove those records to run them again"
         )
-    if unfinished:
+    lines += [line for sweep in status.sweeps if sweep.open for line in _about(sweep, trials)]
+    if status.unfinished:
         lines.append("\nunfinished, running or to be gone on with by the same command:")
         lines += [
             f"  {trial.id}  {trial.label}: {trial.phase} {trial.step} of {trial.total}, "
             f"last sign of life {duration(trial.seconds_ago)} ago"
-            for trial in unfinished
+            for trial in status.unfinished
         ]
     return "\n".join(lines)
+
+
+def _table(rows: Sequence[Row], shown: Sequence[str]) -> str:
+    headers = ("scale", "dataset", "method", *shown, "older code")
+    cells = [
+        [
+            *(row.scale, row.dataset, row.method),
+            *(str(row.counts.get(state, 0)) for state in shown),
+            str(row.stale),
+        ]
+        for row in rows
+    ]
+    return table(headers, cells, text_columns=3)
+
+
+def _about(sweep: SweepStanding, trials: bool) -> Iterator[str]:
+    """The lines on an open sweep: its counts, what runs, and each other open trial if `trials`."""
+    counts = ", ".join(f"{number} {state}" for state, number in sorted(sweep.counts.items()))
+    jobs = f", {plural(len(sweep.jobs), 'array')} {' '.join(sweep.jobs)}" if sweep.jobs else ""
+    yield f"\nsweep {sweep.id} ({sweep.launcher}, {sweep.created_at}{jobs}): {counts}"
+    for trial in sweep.trials:
+        if trial.state == "running" or (trials and trial.state in OPEN_STATES):
+            words = ", ".join(filter(None, (trial.detail, f"job {trial.job}" if trial.job else "")))
+            yield f"  {trial.id}  {trial.label}: {trial.state}{f' ({words})' if words else ''}"
+    if not sweep.counts.keys().isdisjoint(("lost", "stopped", "waiting", "cancelled")):
+        yield "  the same command goes on with what is lost, stopped, cancelled or waiting"

@@ -40,7 +40,10 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Sheet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The steps measured on one device, and the circumstances of the latest."""
+    """The steps measured on one device, and the circumstances of the latest.
+
+    `bf16` says whether a CPU multiplies bfloat16 in hardware: those that call themselves alike may differ.
+    """
 
     device: str
     cpu: str | None
@@ -48,6 +51,15 @@ class Sheet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     torch: str
     measured_at: str
     steps: tuple[Step, ...]
+    bf16: bool | None = None
+
+    @property
+    def name(self) -> str:
+        """File name of the sheet: the GPU's, or the CPU's and whether it has bfloat16."""
+        parts = [self.device]
+        if self.device == "cpu":
+            parts += [self.cpu or "unknown", "bf16" if self.bf16 else ""]
+        return re.sub("[^a-z0-9]+", "-", " ".join(parts).lower()).strip("-")
 
 
 @dataclass(frozen=True)
@@ -87,6 +99,7 @@ def measure_steps(
         torch=str(torch.__version__),
         measured_at=meter.now(),
         steps=tuple(steps),
+        bf16=None if on_gpu else meter.multiplies_bf16(),
     )
 
 
@@ -115,7 +128,7 @@ def as_text(sheet: Sheet) -> str:
 
 def keep(sheet: Sheet, folder: Path) -> Path:
     """Write a sheet under `folder`; steps of other methods that lie there already stay."""
-    path = folder / f"{re.sub('[^a-z0-9]+', '-', sheet.device.lower())}.json"
+    path = folder / f"{sheet.name}.json"
     again = {step.method for step in sheet.steps}
     earlier = load(path).steps if path.is_file() else ()
     steps = [step for step in earlier if step.method not in again] + list(sheet.steps)

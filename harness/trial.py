@@ -6,6 +6,7 @@ Importing this module does not import torch, so that launchers stay light.
 from __future__ import annotations
 
 import errno
+import re
 import shutil
 import traceback
 from collections.abc import Callable, Iterator
@@ -59,6 +60,7 @@ class Settings:
     dataset: what the user typed, "cifar10" or "folder:PATH".
     threads: CPU threads of torch; None leaves torch's own choice.
     checkpoint_seconds: least time between two checkpoints.
+    log: file for the traceback of a failure; None: `log.txt` in the trial's work folder.
     """
 
     results: Path
@@ -67,20 +69,34 @@ class Settings:
     device: str = "cpu"
     threads: int | None = None
     checkpoint_seconds: float = 30.0
+    log: Path | None = None
+
+    def log_of(self, trial: Trial) -> Path:
+        """Where that trial's log lies."""
+        return self.log or trial.work_folder(self.results) / LOG_NAME
 
 
 class BusyError(Exception):
     """Another process is working on the trial."""
 
 
+def log_name(trial: Trial) -> str:
+    """Name of a trial's log in a folder of logs: `dm-cifar10-ipc10-seed0-3f9a1c2b44.log`."""
+    name = f"{trial.method}-{trial.dataset}-ipc{trial.ipc}-seed{trial.seed}-{trial.id}.log"
+    return re.sub(r"[^A-Za-z0-9._@+-]", "_", name)
+
+
 def run_trial(
-    trial: Trial, settings: Settings, on_progress: Callable[[Progress], None] | None = None
+    trial: Trial,
+    settings: Settings,
+    on_progress: Callable[[Progress], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> Record:
     """The record of a trial: the one that is there, done or failed, or else that of running it now.
 
     An interrupted trial goes on from its checkpoints. What goes wrong in the trial becomes a failed record;
-    raised are BusyError, UserError for a file in the record's place that is none, and OSError when the record
-    cannot be written.
+    raised are BusyError, UserError for a file in the record's place that is none, OSError when the record
+    cannot be written, and `harness.loop.Stopped` when a loop obeyed `should_stop`.
     """
     with claimed(trial, settings.results):
         path = trial.record_path(settings.results)
@@ -88,10 +104,24 @@ def run_trial(
             record = read_record(path)
         else:
             _sweep(path)
-            record = _attempt(_Run(trial, settings, on_progress))
+            record = _attempt(_Run(trial, settings, on_progress, should_stop))
             write_record(record, settings.results)
         if record.status == "done":
             shutil.rmtree(trial.work_folder(settings.results), ignore_errors=True)
+        return record
+
+
+def refused(trial: Trial, settings: Settings, reason: str) -> Record:
+    """The record that is there, or else a failed one that says why the trial is not run as things are.
+
+    The same command goes on with it. Raises BusyError, UserError and OSError as `run_trial` does.
+    """
+    with claimed(trial, settings.results):
+        path = trial.record_path(settings.results)
+        if path.exists():
+            return read_record(path)
+        record = Record(id=trial.id, status="failed", reason=reason, resumable=True, trial=trial)
+        write_record(record, settings.results)
         return record
 
 
@@ -148,6 +178,7 @@ class _Run:
     trial: Trial
     settings: Settings
     on_progress: Callable[[Progress], None] | None
+    should_stop: Callable[[], bool] | None
 
     @property
     def work(self) -> Path:
@@ -173,6 +204,7 @@ class _Run:
             work=self.work / phase,
             checkpoint_seconds=self.settings.checkpoint_seconds,
             on_progress=self.on_progress,
+            should_stop=self.should_stop,
         )
 
 
@@ -307,9 +339,10 @@ def _provenance(run: _Run, started_at: str, resumed: int) -> Provenance:
 
 
 def _log_traceback(run: _Run, error: Exception) -> None:
+    path = run.settings.log_of(run.trial)
     try:
-        run.work.mkdir(parents=True, exist_ok=True)
-        with (run.work / LOG_NAME).open("a", encoding="utf-8") as log:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as log:
             log.writelines(traceback.format_exception(error))
     except OSError:
         # The disk is full or gone: the record's reason, or the launcher's, has to do.

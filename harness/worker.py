@@ -1,7 +1,8 @@
 """`python -m harness.worker`: run the one trial that is described on stdin, in a process of its own.
 
-Everything it prints goes to `log.txt` in the trial's work folder; how far it is, to `progress.json` there.
-It dies with the process that started it.
+Everything it prints goes to the job's log, else to `log.txt` in the trial's work folder; how far it is, to
+`progress.json` there. On SIGTERM it stops after the step it is at and leaves a checkpoint of that. It dies
+with the process that started it.
 """
 
 from __future__ import annotations
@@ -9,11 +10,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import platform
+import re
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -23,22 +27,44 @@ import msgspec
 from harness import meter
 from harness.errors import UserError
 from harness.records import Trial
-from harness.trial import LOG_NAME, BusyError, Settings, failure, run_trial
+from harness.trial import LOG_NAME, BusyError, Settings, failure, refused, run_trial
 
 if TYPE_CHECKING:
     from harness.loop import Progress
 
 DONE, FAILED, BUSY = 0, 1, 75  # exit statuses; 75 is EX_TEMPFAIL of sysexits.h
+STOPPED = 128 + signal.SIGTERM  # as shells have it: SIGTERM ended it, the trial is to be gone on with
+# Schedulers end a whole job by SIGTERM to each process, and the launcher passes on the one that it got: both
+# are one wish.
+SAME_WISH_SECONDS = 3.0
 PROGRESS_NAME = "progress.json"
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
+# The worker's own lines in a log, see `_opening` and `_run`.
+OPENING = re.compile(r"\d{4}-\d\d-\d\dT\S+ \S+ pid \d+ attempt \d+ ")
+CLOSING = re.compile(r"\d{4}-\d\d-\d\dT\S+ (done|skipped|failed|timeout|oom|stopped)\b")
+
 
 class Job(msgspec.Struct, frozen=True):
-    """What a launcher sends to a worker; `parent` is the process id that the worker dies with."""
+    """What a launcher sends to a worker.
+
+    parent: process id that the worker dies with.
+    log: file for its output; None: `log.txt` in the trial's work folder.
+    code_digest: `meter.code_digest` of the method when the trial was submitted; other code refuses to run it.
+    attempt: how often the trial was begun without being stopped in order, this time included.
+    """
 
     trial: Trial
     settings: Settings
     parent: int
+    log: Path | None = None
+    code_digest: str | None = None
+    attempt: int = 1
+
+    @property
+    def log_path(self) -> Path:
+        """Where the worker's output goes."""
+        return self.log or self.trial.work_folder(self.settings.results) / LOG_NAME
 
     def encode(self) -> bytes:
         """The job as JSON."""
@@ -71,24 +97,83 @@ def main() -> int:
     """Run the job on stdin; the exit status tells whether its record is done."""
     job = Job.decode(sys.stdin.buffer.read())
     _die_with(job.parent)
-    signal.signal(signal.SIGTERM, _stop)
-    work = job.trial.work_folder(job.settings.results)
-    _redirect_output(work / LOG_NAME)
+    wish = _StopWish()
+    signal.signal(signal.SIGTERM, wish.on_signal)
+    for warning in (signal.SIGUSR1, signal.SIGUSR2):
+        # Schedulers may send these to a whole job before its end; what follows is for the launcher to decide.
+        signal.signal(warning, signal.SIG_IGN)
+    _redirect_output(job.log_path)
+    print(_opening(job), flush=True)
     try:
-        return _run(job, work)
+        return _run(job, wish)
     except BusyError:
         return BUSY
     except (UserError, OSError) as error:
         print(failure(error)[1], flush=True)
         return FAILED
+    except BaseException as error:
+        # `harness.loop.Stopped` above all, which cannot be named here without importing torch.
+        if not wish.granted:
+            raise
+        print(f"{meter.now()} {error}", flush=True)
+        return STOPPED
 
 
-def _run(job: Job, work: Path) -> int:
-    if job.trial.record_path(job.settings.results).exists():
+def _run(job: Job, wish: _StopWish) -> int:
+    trial, settings = job.trial, replace(job.settings, log=job.log_path)
+    if trial.record_path(settings.results).exists():
         return BUSY  # launchers send no trial that has a record: another run was quicker
-    record = run_trial(job.trial, job.settings, _progress_writer(work / PROGRESS_NAME, job.trial))
+    digest = meter.code_digest(trial.method)
+    if job.code_digest is not None and job.code_digest != digest:
+        reason = (
+            f"the code on the measured path changed since this trial was submitted (submitted "
+            f"{job.code_digest}, now {digest}); start the same command again to run it with the present code"
+        )
+        record = refused(trial, settings, reason)
+    else:
+        path = trial.work_folder(settings.results) / PROGRESS_NAME
+        record = run_trial(trial, settings, wish.watching(_progress_writer(path, trial)), wish.should_stop)
     print(f"{meter.now()} {record.status} {record.reason or ''}".rstrip(), flush=True)
     return DONE if record.status == "done" else FAILED
+
+
+class _StopWish:
+    """What SIGTERM does: a loop stops after its present step; outside of loops the process ends at once.
+
+    So it does at a second SIGTERM. A loop counts from its second step on: before that there is one step to
+    lose. `granted` says whether a loop was told to stop.
+    """
+
+    def __init__(self) -> None:
+        self.granted = False
+        self._since: float | None = None
+        self._in_loop = False
+
+    def on_signal(self, _signal: int, _frame: FrameType | None) -> None:
+        """Note the wish, or leave by way of the `finally` blocks."""
+        now = time.monotonic()
+        if self._since is None:
+            self._since = now
+            if self._in_loop:
+                return
+        elif now - self._since < SAME_WISH_SECONDS:
+            return
+        raise SystemExit(STOPPED)
+
+    def should_stop(self) -> bool:
+        """What loops ask that have steps left."""
+        self._in_loop = True
+        self.granted = self._since is not None
+        return self.granted
+
+    def watching(self, tell: Callable[[Progress], None]) -> Callable[[Progress], None]:
+        """The same listener, where the end of each loop is noticed as well."""
+
+        def heard(progress: Progress) -> None:
+            self._in_loop = progress.step < progress.total
+            tell(progress)
+
+        return heard
 
 
 def _progress_writer(path: Path, trial: Trial) -> Callable[[Progress], None]:
@@ -124,9 +209,29 @@ def _die_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _stop(_signal: int, _frame: FrameType | None) -> None:
-    """On SIGTERM: leave by way of the `finally` blocks."""
-    raise SystemExit(128 + signal.SIGTERM)
+def _opening(job: Job) -> str:
+    """The line that an attempt's part of the log begins with, `last_words` knows it."""
+    settings = job.settings
+    threads = "default" if settings.threads is None else settings.threads
+    return (
+        f"{meter.now()} {platform.node() or 'unknown'} pid {os.getpid()} attempt {job.attempt} "
+        f"device {settings.device} threads {threads}: {job.trial.label}"
+    )
+
+
+def last_words(log: Path, count: int) -> list[str]:
+    """Up to `count` last lines of the latest attempt in a log: the end of its traceback, if there is one.
+
+    Blank lines and the worker's own first and last line do not count, nor does what earlier attempts said.
+    """
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    start = max((k for k, line in enumerate(lines, 1) if OPENING.match(line)), default=0)
+    said = [line.rstrip() for line in lines[start:] if line.strip() and not CLOSING.match(line)]
+    start = max((k for k, line in enumerate(said, 1) if line.startswith("Traceback (")), default=0)
+    return said[start:][-count:]
 
 
 def _path_from(kind: type, value: Any) -> Any:

@@ -9,6 +9,8 @@ of its own. A method file may besides define
     PAPER = {("cifar10", 10): {...}}  published settings; ("*", ipc) stands for unpublished datasets,
     UNPUBLISHED = {"digits": {...}}   which may need changes of their own
     SCALED = {"cpu": {...}}           shortened settings of the scales other than "paper"
+    RESOURCES = {"paper": {"mem": "48G"}}   what its jobs on a cluster need at least, by scale: see
+                                      `run --help` for partition, time, gpus, cpus, mem
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from harness.data.toy import toy
 from harness.errors import DivergedError
-from harness.loop import Progress, Runtime, StoppedEarly
+from harness.loop import Progress, Runtime, Stopped, StoppedEarly
 from methods import bacon, dm
 from methods.api import Context, Distilled
 
@@ -23,7 +25,7 @@ def _checkpoint_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run_dm(work: Path | None = None, **named: object) -> tuple[Distilled, Context]:
-    context = Context(arch="ConvNetW8", work=work, checkpoint_seconds=0.0, **named)
+    context = Context(**{"arch": "ConvNetW8", "work": work, "checkpoint_seconds": 0.0} | named)
     return dm.distill(toy(), 2, config=SETTINGS, context=context), context
 
 
@@ -43,6 +45,59 @@ def test_resumed_run_ends_with_the_same_bytes(method: object, stop: int, tmp_pat
     assert resumed.digest() == whole.digest()
     # The checkpoint of the step at which it was stopped had not been written.
     assert context.resumed == (1 if stop > 1 else 0)
+
+
+def after(asked: int) -> Callable[[], bool]:
+    """A `should_stop` that says yes for the first time when it is asked for the `asked`th time."""
+    count = itertools.count(1)
+    return lambda: next(count) >= asked
+
+
+@pytest.mark.parametrize("step", [1, 3, 5])
+def test_loop_that_is_asked_to_stop_goes_on_at_the_very_step(step: int, tmp_path: Path) -> None:
+    seldom = {"arch": "ConvNetW8", "checkpoint_seconds": 1000.0}
+    whole = dm.distill(toy(), 2, config=SETTINGS, context=Context(**seldom))
+    with pytest.raises(Stopped, match=f"stopped after step {step} of 6 of distill"):
+        run_dm(tmp_path, should_stop=after(step), **seldom)
+    assert steps_kept(tmp_path) == {"distill": step}
+    told: list[Progress] = []
+    resumed, context = run_dm(tmp_path, should_stop=lambda: False, on_progress=told.append, **seldom)
+    assert context.resumed == 1
+    assert resumed.digest() == whole.digest()
+
+
+def steps_kept(work: Path) -> dict[str, int]:
+    saved = torch.load(work / "checkpoint.pt", weights_only=True)
+    return {name: loop["step"] for name, loop in saved["loops"].items()}
+
+
+def test_loop_that_is_over_stops_in_the_next(tmp_path: Path) -> None:
+    def two_loops(should_stop: Callable[[], bool]) -> list[str]:
+        runtime, done = Runtime(work=tmp_path, checkpoint_seconds=1000.0, should_stop=should_stop), []
+        for name, steps in (("one", 1), ("two", 3)):
+            for step in runtime.steps(steps, {"total": torch.zeros(())}, name=name):
+                done.append(f"{name} {step}")
+        return done
+
+    with pytest.raises(Stopped, match="of two"):
+        two_loops(lambda: True)
+    assert steps_kept(tmp_path) == {"one": 1, "two": 1}
+    assert two_loops(lambda: False) == ["two 1", "two 2"]
+
+
+def test_run_that_could_keep_nothing_is_not_asked_to_stop() -> None:
+    assert run_dm(should_stop=lambda: True)[0].digest() == run_dm()[0].digest()
+
+
+def test_loop_that_diverged_writes_no_checkpoint_to_stop(tmp_path: Path) -> None:
+    def run() -> None:
+        runtime = Runtime(work=tmp_path, should_stop=lambda: True)
+        for _ in runtime.steps(5, {}):
+            runtime.log(float("nan"))
+
+    with pytest.raises(DivergedError):
+        run()
+    assert not list(tmp_path.iterdir())
 
 
 def test_costs_of_a_killed_run_are_carried_on(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def test_ratios_are_those_of_the_plain_loop_measured_along() -> None:
 
 def test_a_method_measured_again_replaces_its_figures_only(tmp_path: Path) -> None:
     path = steps.keep(steps.measure_steps(["idm", "dm"], "cpu", measured), tmp_path)
-    assert path == tmp_path / "cpu.json"
+    assert path.name.startswith("cpu-")
     steps.keep(steps.measure_steps(["dm"], "cpu", lambda *_: measured("dm", "bf16", "cpu")), tmp_path)
     kept = steps.load(path)
     assert [(step.method, step.variant) for step in kept.steps] == [

@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,10 +20,11 @@ import methods
 from harness import meter
 from harness.errors import UserError
 from harness.evaluate import evaluate
+from harness.loop import Stopped
 from harness.protocol import protocol_named
 from harness.records import Record, Trial, read_record, write_record
 from harness.seeds import seed_for
-from harness.trial import LOG_NAME, BusyError, Settings, claimed, failure, run_trial
+from harness.trial import LOG_NAME, BusyError, Settings, claimed, failure, log_name, refused, run_trial
 from methods.api import Context, Distilled
 
 Distill = Callable[..., Distilled]
@@ -130,6 +132,29 @@ def test_traceback_goes_to_the_log_only(settings: Settings, replace_distill: Cal
     assert "ValueError: two" in log
 
 
+def test_traceback_goes_to_the_log_that_is_asked_for(
+    settings: Settings, replace_distill: Callable[..., None], tmp_path: Path
+) -> None:
+    replace_distill(raising(ValueError("no")))
+    log = tmp_path / "logs" / "trial.log"
+    record = run_trial(digits_trial(), dataclasses.replace(settings, log=log))
+    assert log.read_text().endswith("ValueError: no\n")
+    assert not (record.trial.work_folder(settings.results) / LOG_NAME).exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "dataset", "name"),
+    [
+        ("dm", "cifar10", "dm-cifar10-ipc1-seed0-{}.log"),
+        ("dm+bacon", "cifar10-jpeg", "dm+bacon-cifar10-jpeg-ipc1-seed0-{}.log"),
+        ("cafe@dsa", "my photos/ümläut", "cafe@dsa-my_photos__ml_ut-ipc1-seed0-{}.log"),
+    ],
+)
+def test_names_of_logs(method: str, dataset: str, name: str) -> None:
+    trial = digits_trial(method=method, dataset=dataset)
+    assert log_name(trial) == name.format(trial.id)
+
+
 @pytest.mark.parametrize(
     ("error", "status", "reason", "resumable"),
     [
@@ -173,6 +198,30 @@ def test_interrupted_trial_keeps_no_record(settings: Settings, replace_distill: 
     with pytest.raises(KeyboardInterrupt):
         run_trial(digits_trial(), settings)
     assert not digits_trial().record_path(settings.results).exists()
+
+
+def test_trial_that_is_asked_to_stop_goes_on_in_either_phase(settings: Settings, tmp_path: Path) -> None:
+    trial = dm_trial(4)
+    undisturbed = run_trial(trial, dataclasses.replace(settings, results=tmp_path / "undisturbed"))
+    settings = dataclasses.replace(settings, checkpoint_seconds=1000.0)
+    # The second run is asked after steps 2 and 3 of distillation, then after step 1 of the evaluation.
+    for answers, where in (([], "step 1 of 4 of distill"), ([False, False], "step 1 of 21 of network 1")):
+        with pytest.raises(Stopped, match=where):
+            run_trial(trial, settings, should_stop=partial(next, iter(answers), True))
+        assert not trial.record_path(settings.results).exists()
+    record = run_trial(trial, settings)
+    assert facts(record) == facts(undisturbed)
+    assert record.provenance is not None
+    assert record.provenance.resumed == 2
+
+
+def test_refused_trial_is_gone_on_with_by_the_same_command(settings: Settings) -> None:
+    record = refused(digits_trial(), settings, "other code")
+    assert (record.status, record.reason, record.resumable) == ("failed", "other code", True)
+    assert read_record(digits_trial().record_path(settings.results)) == record
+    assert refused(digits_trial(), settings, "another reason") == record
+    with claimed(digits_trial(seed=1), settings.results), pytest.raises(BusyError):
+        refused(digits_trial(seed=1), settings, "other code")
 
 
 def interrupt_evaluation(trial: Trial, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,12 +7,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 from harness.errors import UserError
 from harness.records import Record, Trial
-from harness.trial import Settings, failure
+from harness.trial import LOG_NAME, Settings, failure, log_name
 from harness.worker import Snapshot
+
+NO_DEVICE = {"", "-1", "NoDevFiles"}  # in CUDA_VISIBLE_DEVICES; the last is Slurm's
 
 
 @dataclass(frozen=True)
@@ -20,24 +22,40 @@ class LaunchOptions:
     """Where and how trials run.
 
     datasets: for each dataset name of the trials what the user typed, such as "folder:PATH".
+    launcher: "inline" for all in this process, else each trial has one of its own.
     slots: trials at a time; None: as many as the cores (or CUDA devices) allow.
+    slots_per_gpu: trials at a time on each CUDA device, unless `slots` says how many in all; None: one.
     threads: CPU threads of each trial; None: an equal share of the cores.
     device: "cpu", "cuda" (all CUDA devices, a trial on each) or one of them, "cuda:1".
     retry_failed: run trials again that failed earlier.
     quiet: say nothing on stderr.
     checkpoint_seconds: least time between two checkpoints.
+    retries: times that a trial whose worker died is tried again, over all launches together.
+    logs: folder for the logs, which then outlive their trials; None: each in its trial's work folder.
+    code_digests: for each method the digest of its code when the trials were submitted; a worker that finds
+        other code refuses. None, or a method left out: whatever code is there.
     """
 
     results: Path
     data_dir: Path
     datasets: Mapping[str, str]
-    launcher: Literal["inline", "local"] = "local"
+    launcher: str = "local"
     slots: int | None = None
     threads: int | None = None
     device: str = "cpu"
     retry_failed: bool = False
     quiet: bool = False
     checkpoint_seconds: float = 30.0
+    retries: int = 2
+    slots_per_gpu: int | None = None
+    logs: Path | None = None
+    code_digests: Mapping[str, str] | None = None
+
+    def log_of(self, trial: Trial) -> Path:
+        """Where a trial's log lies."""
+        if self.logs is None:
+            return trial.work_folder(self.results) / LOG_NAME
+        return self.logs / log_name(trial)
 
     def settings(self, trial: Trial, threads: int | None) -> Settings:
         """What one trial needs of these."""
@@ -48,6 +66,7 @@ class LaunchOptions:
             device=self.device,
             threads=threads,
             checkpoint_seconds=self.checkpoint_seconds,
+            log=None if self.logs is None else self.log_of(trial).absolute(),
         )
 
 
@@ -86,10 +105,13 @@ class Watcher(Protocol):
         """A running trial tells how far it is."""
 
     def put_off(self, trial: Trial) -> None:
-        """A started trial turned out to be run by another process."""
+        """A started trial gave up its slot without a record: it is tried again, or another process has it."""
 
     def ended(self, trial: Trial, record: Record) -> None:
         """A trial has its record."""
+
+    def note(self, text: str) -> None:
+        """Something else that a person should know, in one line."""
 
 
 class Launcher(Protocol):
@@ -99,11 +121,20 @@ class Launcher(Protocol):
         """Run the trials; returns those that another process is working on. One failure stops no other."""
 
 
+class ClusterLauncher(Launcher, Protocol):
+    """A way of running trials on other machines, whose cores and GPUs are not ours to share out."""
+
+    @property
+    def slots(self) -> int:
+        """Trials that may run at a time."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """How a machine is shared out: `slots` trials at a time, `threads` CPU threads each.
 
-    `gpus` holds what CUDA_VISIBLE_DEVICES is for each slot, in turn; empty leaves it alone.
+    `gpus` holds what CUDA_VISIBLE_DEVICES is for each slot, in turn, so that neighbours are on different
+    devices; empty leaves the devices to the launcher's own environment.
     """
 
     slots: int
@@ -118,15 +149,33 @@ def layout(options: LaunchOptions, trials: int) -> Layout:
     as it began with, or its bytes would differ.
     """
     cores = _cores()
-    gpus = _visible_gpus() if options.device == "cuda" else ()
+    gpus = visible_gpus() if options.device == "cuda" else ()
     if options.slots is not None:
         slots = options.slots
     elif options.device.startswith("cuda"):
-        slots = max(1, len(gpus))
+        slots = max(1, len(gpus)) * (options.slots_per_gpu or 1)
     else:
         slots = max(1, cores // (options.threads or 1))
     slots = max(1, min(slots, trials))
     return Layout(slots, options.threads or max(1, cores // slots), gpus)
+
+
+def visible_gpus() -> tuple[str, ...]:
+    """Names of the CUDA devices that this process may use, as CUDA_VISIBLE_DEVICES takes them.
+
+    Raises UserError if there are none.
+    """
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        names = (name.strip() for name in named.split(","))
+        gpus = tuple(name for name in names if name not in NO_DEVICE)
+    else:
+        import torch
+
+        gpus = tuple(map(str, range(torch.cuda.device_count())))
+    if not gpus:
+        raise UserError("no CUDA device is visible; type --device cpu, or check CUDA_VISIBLE_DEVICES")
+    return gpus
 
 
 def unwritten(trial: Trial, error: Exception) -> Record:
@@ -143,17 +192,3 @@ def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _visible_gpus() -> tuple[str, ...]:
-    """Names of the CUDA devices, as CUDA_VISIBLE_DEVICES takes them."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        gpus = tuple(name.strip() for name in named.split(",") if name.strip())
-    else:
-        import torch
-
-        gpus = tuple(map(str, range(torch.cuda.device_count())))
-    if not gpus:
-        raise UserError("no CUDA device is visible; type --device cpu, or check CUDA_VISIBLE_DEVICES")
-    return gpus

@@ -42,12 +42,16 @@ class Display(Watcher, Protocol):
 
 @dataclass
 class Ledger:
-    """Which trials are under way, how many are over, and how long they took."""
+    """Which trials are under way, how many are over, and how long they took.
+
+    `elsewhere` says of a trial that was not seen under way where its record comes from.
+    """
 
     total: int
     over: int
     slots: int
     waiting: list[Trial]
+    elsewhere: str = "by another run"
     started: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
@@ -65,7 +69,7 @@ class Ledger:
         self.waiting = [other for other in self.waiting if other.id != trial.id]
         self.over += 1
         if begun is None:
-            return f"{self._count()} {record.status} {trial.label}: {result(record)}, by another run"
+            return f"{self._count()} {record.status} {trial.label}: {result(record)}, {self.elsewhere}"
         elapsed = time.monotonic() - begun
         if record.status == "done":
             self.seconds[_cell(trial)].append(elapsed)

@@ -12,46 +12,60 @@ from pathlib import Path
 from types import FrameType
 
 from harness.errors import UserError
-from harness.launch.base import Launcher, LaunchOptions, Layout, Summary, layout, unwritten
+from harness.launch.base import (
+    ClusterLauncher,
+    Launcher,
+    LaunchOptions,
+    Layout,
+    Summary,
+    layout,
+    unwritten,
+)
+from harness.launch.deaths import forget_deaths
 from harness.launch.display import Display, Ledger, make_display
 from harness.launch.inline import InlineLauncher
 from harness.launch.local import LocalLauncher
 from harness.records import Record, Trial, read_record
 from harness.report.markdown import plural
-from harness.trial import LOG_NAME, BusyError, claimed
+from harness.trial import BusyError, claimed
+from harness.worker import last_words
 
 WAIT_SECONDS = 1.0  # between two looks at trials that another run has
+LAST_WORDS = 5  # lines shown of the log of a failed trial
 
 
-def launch(trials: Sequence[Trial], options: LaunchOptions) -> Summary:
+def launch(
+    trials: Sequence[Trial], options: LaunchOptions, cluster: ClusterLauncher | None = None
+) -> Summary:
     """Bring all trials to a record, so far as that can be done, and tell on stderr how it goes.
 
     What is done is kept. A trial that was interrupted or killed goes on from its checkpoint; one that failed
     is listed, and run again with `retry_failed`. Raises UserError before anything runs if a planned record's
-    place holds something else or the results folder cannot be written.
+    place holds something else or the results folder cannot be written. `cluster` runs trials elsewhere.
     """
     earlier = {trial.id: record for trial in trials if (record := _existing(trial, options.results))}
     to_run = [trial for trial in trials if _is_due(earlier.get(trial.id), options.retry_failed)]
     kept = {key: record for key, record in earlier.items() if key not in {trial.id for trial in to_run}}
-    plan = layout(options, len(trials))
-    ledger = Ledger(len(trials), len(kept), plan.slots, list(to_run))
-    collected = _Collector(make_display(ledger, quiet=options.quiet), kept)
+    plan = layout(options, len(trials)) if cluster is None else Layout(cluster.slots, threads=1)
+    elsewhere = "by another run" if cluster is None else "in a job"
+    ledger = Ledger(len(trials), len(kept), plan.slots, list(to_run), elsewhere)
+    collected = Collector(make_display(ledger, quiet=options.quiet), kept)
     interrupted = False
     try:
         with _sigterm_interrupts():
             _discard(to_run, options.results)
             with collected.display:
-                _run_all(to_run, _launcher(options, plan), collected, options.results)
+                _run_all(to_run, cluster or _launcher(options, plan), collected, options.results)
     except KeyboardInterrupt:
         interrupted = True
     found = (collected.records.get(trial.id) for trial in trials)
     summary = Summary([record for record in found if record is not None], interrupted)
-    for line in _closing_lines(summary, len(trials), kept, options.results):
+    for line in _closing_lines(summary, len(trials), kept, options):
         collected.display.note(line)
     return summary
 
 
-class _Collector:
+class Collector:
     """Passes events on to the display and keeps the records."""
 
     def __init__(self, display: Display, records: dict[str, Record]) -> None:
@@ -60,6 +74,7 @@ class _Collector:
         self.started = display.started
         self.progressed = display.progressed
         self.put_off = display.put_off
+        self.note = display.note
 
     def ended(self, trial: Trial, record: Record) -> None:
         """See `Watcher`."""
@@ -79,12 +94,16 @@ def _is_due(record: Record | None, retry_failed: bool) -> bool:
 
 
 def _discard(trials: Sequence[Trial], results: Path) -> None:
-    """Take away the records of failures that are to be run again; a worker keeps any record it finds."""
+    """Take away the records of failures that are to be run again; a worker keeps any record it finds.
+
+    Deaths that led to such a record no longer count.
+    """
     try:
         for trial in trials:
             with contextlib.suppress(BusyError), claimed(trial, results):
                 record = _existing(trial, results)
                 if record is not None and record.status != "done":
+                    forget_deaths(trial.work_folder(results))
                     trial.record_path(results).unlink()
     except OSError as error:
         raise UserError(
@@ -96,7 +115,7 @@ def _launcher(options: LaunchOptions, plan: Layout) -> Launcher:
     return InlineLauncher(options) if options.launcher == "inline" else LocalLauncher(options, plan)
 
 
-def _run_all(trials: Sequence[Trial], launcher: Launcher, collected: _Collector, results: Path) -> None:
+def _run_all(trials: Sequence[Trial], launcher: Launcher, collected: Collector, results: Path) -> None:
     busy = launcher.run(trials, collected)
     if busy:
         collected.display.note(f"waiting for {plural(len(busy), 'trial')} that another process is running")
@@ -135,15 +154,18 @@ def _sigterm_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _closing_lines(summary: Summary, planned: int, kept: dict[str, Record], results: Path) -> Iterator[str]:
+def _closing_lines(
+    summary: Summary, planned: int, kept: dict[str, Record], options: LaunchOptions
+) -> Iterator[str]:
     """What a person has to know at the end beyond the results: failures, and how to go on."""
     if summary.failures:
         yield f"{len(summary.failures)} of {plural(planned, 'trial')} failed:"
     for record in summary.failures:
         earlier = ", in an earlier run" if record.id in kept else ""
-        log = record.trial.work_folder(results) / LOG_NAME
+        log = options.log_of(record.trial)
         where = f" (log: {log})" if log.exists() else ""
         yield f"  {record.trial.label}: {record.status}{earlier}: {record.reason}{where}"
+        yield from (f"      {line}" for line in last_words(log, LAST_WORDS))
     if any(not record.resumable for record in summary.failures):
         yield "add --retry failed to the command to run failed trials again"
     if any(record.resumable for record in summary.failures):

@@ -15,60 +15,94 @@ from pathlib import Path
 
 import msgspec
 
+from harness import meter
 from harness.errors import UserError
-from harness.launch.base import LaunchOptions, Layout, Watcher, failed_record, unwritten
-from harness.meter import ROOT
+from harness.launch.base import LaunchOptions, Layout, Watcher, unwritten
+from harness.launch.deaths import KILLED_BY_KERNEL, Death, death_record, deaths, note_death, oom_kills
 from harness.records import Record, Trial, read_record, write_record
-from harness.trial import LOG_NAME, BusyError, claimed
-from harness.worker import BUSY, PROGRESS_NAME, Job, Snapshot
+from harness.trial import BusyError, claimed
+from harness.worker import BUSY, PROGRESS_NAME, STOPPED, Job, Snapshot, last_words
 
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 10.0  # between SIGTERM and SIGKILL
+# A worker that such a signal ended, though not from here, may be the first of a whole job that a cluster
+# ends. This process then gets the signal as well, or SIGKILL after the 30 seconds that are Slurm's default.
+TERM_PATIENCE_SECONDS = 40.0
+ENDS_OF_JOBS = {STOPPED, -signal.SIGTERM, -signal.SIGUSR1, -signal.SIGUSR2}
+REAP_SECONDS = 5.0  # for the kernel to end what got SIGKILL
 # Every library that keeps threads of its own has its own variable for their number.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Worker:
-    """A process and the slot that it takes."""
+    """A process and the slot that it takes.
+
+    kills_before: OOM kills that the kernel counted before it began.
+    patience_ends: until when its end by SIGTERM may turn out to be everybody's.
+    """
 
     trial: Trial
     slot: int
     process: subprocess.Popen[bytes]
+    kills_before: int | None
+    patience_ends: float | None = None
 
 
 class LocalLauncher:
-    """Keeps each slot busy with a worker; a worker that dies costs its trial and no other."""
+    """Keeps each slot busy with a worker; one that dies is replaced, and costs at most its own trial."""
 
     def __init__(self, options: LaunchOptions, layout: Layout) -> None:
         self._options = options
         self._layout = layout
+        self._running: list[_Worker] = []
+        self._stopping = False
+        self._kills_explained = 0
 
     def run(self, trials: Sequence[Trial], watcher: Watcher) -> list[Trial]:
-        """See `Launcher.run`. Whatever ends this early, Ctrl-C above all, stops the workers."""
+        """See `Launcher.run`. Whatever ends this early, Ctrl-C above all, stops the workers.
+
+        A trial whose worker died goes on from its checkpoint before others begin, so long as it has retries.
+        Returned as well are the trials that `stop` left undone.
+        """
         waiting, free = deque(trials), deque(range(self._layout.slots))
-        running: list[_Worker] = []
-        busy: list[Trial] = []
+        left: list[Trial] = []
         try:
-            while waiting or running:
-                while waiting and free:
-                    running.append(self._start(waiting.popleft(), free.popleft()))
-                    watcher.started(running[-1].trial)
+            while self._running or (waiting and not self._stopping):
+                self._fill(waiting, free, watcher)
                 time.sleep(POLL_SECONDS)
-                for worker in list(running):
-                    if worker.process.poll() is None:
-                        self._report_progress(worker, watcher)
-                        continue
-                    running.remove(worker)
+                for worker in self._gone(watcher):
+                    self._running.remove(worker)
                     free.append(worker.slot)
-                    busy += self._finish(worker, watcher)
+                    left += self._finish(worker, waiting, watcher)
         finally:
-            _stop(running)
-        return busy
+            _end(self._running, GRACE_SECONDS)
+            self._running.clear()
+        return [*left, *waiting]
+
+    def stop(self, grace_seconds: float = GRACE_SECONDS) -> None:
+        """End the workers, each after its present step, and let `run` return what is undone as not done here.
+
+        May be called while `run` is under way, from a signal handler or another thread. It returns when the
+        workers are gone, those that took longer than the grace by SIGKILL; afterwards none is ever started.
+        """
+        self._stopping = True
+        _end(self._running, grace_seconds)
+
+    def _fill(self, waiting: deque[Trial], free: deque[int], watcher: Watcher) -> None:
+        """Start workers in the free slots, but none while it is open whether all is being ended."""
+        patient = any(worker.patience_ends is not None for worker in self._running)
+        while waiting and free and not patient and not self._stopping:
+            self._running.append(self._start(waiting.popleft(), free.popleft()))
+            watcher.started(self._running[-1].trial)
+        if self._stopping:
+            # `stop` may have been called in the middle of a start.
+            _end(self._running, GRACE_SECONDS)
 
     def _start(self, trial: Trial, slot: int) -> _Worker:
+        kills_before = oom_kills()
         process = subprocess.Popen(
-            [sys.executable, "-m", "harness.worker"],
+            worker_command(),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -76,50 +110,123 @@ class LocalLauncher:
             # A Ctrl-C in the terminal is for the launcher, which stops the workers in its own way.
             start_new_session=True,
         )
-        job = Job(trial, self._options.settings(trial, self._layout.threads), os.getpid())
         if process.stdin is not None:
             # A worker that died at once shows in its exit status.
             with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
-                pipe.write(job.encode())
-        return _Worker(trial, slot, process)
+                pipe.write(self._job(trial).encode())
+        return _Worker(trial, slot, process, kills_before)
+
+    def _job(self, trial: Trial) -> Job:
+        settings = self._options.settings(trial, self._layout.threads)
+        return Job(
+            trial,
+            settings,
+            parent=os.getpid(),
+            log=settings.log,
+            code_digest=(self._options.code_digests or {}).get(trial.method),
+            attempt=len(deaths(trial.work_folder(settings.results))) + 1,
+        )
 
     def _environment(self, slot: int) -> dict[str, str]:
         variables = dict.fromkeys(THREAD_VARIABLES, str(self._layout.threads))
         inherited = os.environ.get("PYTHONPATH")
-        variables["PYTHONPATH"] = os.pathsep.join([str(ROOT), *([inherited] if inherited else [])])
-        if self._layout.gpus:
+        variables["PYTHONPATH"] = os.pathsep.join([str(meter.ROOT), *([inherited] if inherited else [])])
+        if self._options.device == "cpu":
+            # torch.compile saves the state of every visible GPU's generator, which takes up memory on each.
+            variables["CUDA_VISIBLE_DEVICES"] = ""
+        elif self._layout.gpus:
             variables["CUDA_VISIBLE_DEVICES"] = self._layout.gpus[slot % len(self._layout.gpus)]
         return os.environ | variables
+
+    def _gone(self, watcher: Watcher) -> list[_Worker]:
+        """The workers that ended and are to be dealt with now."""
+        gone = []
+        for worker in self._running:
+            if worker.process.poll() is None:
+                self._report_progress(worker, watcher)
+            elif not self._waits_with(worker, watcher):
+                gone.append(worker)
+        return gone
+
+    def _waits_with(self, worker: _Worker, watcher: Watcher) -> bool:
+        """Whether to wait and see if the signal that ended a worker was meant for this process as well."""
+        returncode, results = worker.process.returncode, self._options.results
+        if self._stopping or returncode not in ENDS_OF_JOBS or worker.trial.record_path(results).exists():
+            return False
+        if worker.patience_ends is None:
+            worker.patience_ends = time.monotonic() + TERM_PATIENCE_SECONDS
+            watcher.note(
+                f"{worker.trial.label}: {cause_of_death(returncode, self._options.log_of(worker.trial))}; "
+                f"waiting {TERM_PATIENCE_SECONDS:.0f} s in case this whole run is being ended"
+            )
+        return time.monotonic() < worker.patience_ends
 
     def _report_progress(self, worker: _Worker, watcher: Watcher) -> None:
         path = worker.trial.work_folder(self._options.results) / PROGRESS_NAME
         with contextlib.suppress(OSError, msgspec.DecodeError):
             watcher.progressed(worker.trial, msgspec.json.decode(path.read_bytes(), type=Snapshot))
 
-    def _finish(self, worker: _Worker, watcher: Watcher) -> list[Trial]:
-        """Pass on what a worker left; returns its trial if another process has that one."""
-        record = outcome(worker.trial, self._options.results, worker.process.returncode)
-        if record is None:
-            watcher.put_off(worker.trial)
-            return [worker.trial]
-        watcher.ended(worker.trial, record)
+    def _finish(self, worker: _Worker, waiting: deque[Trial], watcher: Watcher) -> list[Trial]:
+        """Pass on what a worker left, or queue its trial again; returns the trial if it is left undone."""
+        trial, death = worker.trial, self._death(worker)
+        taken = worker.process.returncode == BUSY
+        found = None if taken else outcome(trial, self._options, death)
+        if isinstance(found, Record):
+            watcher.ended(trial, found)
+            return []
+        watcher.put_off(trial)
+        if death is None or found is None:
+            return [trial]
+        waiting.appendleft(trial)
+        watcher.note(f"{trial.label}: {death.reason}; tried again ({found} of {self._options.retries})")
         return []
 
+    def _death(self, worker: _Worker) -> Death | None:
+        """What a worker died of, if it has no record to show; None if it was told to stop."""
+        if self._stopping:
+            return None
+        returncode = worker.process.returncode
+        reason = cause_of_death(returncode, self._options.log_of(worker.trial))
+        if returncode == -signal.SIGKILL and self._killed_for_memory(worker):
+            reason = KILLED_BY_KERNEL
+        return Death(reason, meter.now())
 
-def outcome(trial: Trial, results: Path, returncode: int) -> Record | None:
-    """Record of a trial whose worker ended with `returncode`; None if another process has the trial.
+    def _killed_for_memory(self, worker: _Worker) -> bool:
+        """Whether the kernel counted a kill in the worker's lifetime that explains no other worker's end."""
+        kills = oom_kills()
+        if kills is None or worker.kills_before is None:
+            return False
+        explained = max(worker.kills_before, self._kills_explained)
+        if kills <= explained:
+            return False
+        self._kills_explained = explained + 1
+        return True
 
-    A worker that died without leaving a record gets one that says so.
+
+def worker_command() -> list[str]:
+    """What is started for each trial."""
+    return [sys.executable, "-m", "harness.worker"]
+
+
+def outcome(trial: Trial, options: LaunchOptions, death: Death | None) -> Record | int | None:
+    """What became of a trial whose worker is gone: its record, if it has one.
+
+    Without one, `death` is noted. Returned is the number of deaths so far while the trial is to be tried
+    again, and the failed record, now written, once there are no retries left. None: another process has the
+    trial, or nobody died.
     """
-    if returncode == BUSY:
-        return None
     try:
-        with claimed(trial, results):
-            path = trial.record_path(results)
+        with claimed(trial, options.results):
+            path = trial.record_path(options.results)
             if path.exists():
                 return read_record(path)
-            record = failed_record(trial, cause_of_death(returncode, trial.work_folder(results) / LOG_NAME))
-            write_record(record, results)
+            if death is None:
+                return None
+            count = note_death(trial.work_folder(options.results), death)
+            if count <= options.retries:
+                return count
+            record = death_record(trial, death, count)
+            write_record(record, options.results)
             return record
     except BusyError:
         return None
@@ -131,26 +238,31 @@ def cause_of_death(returncode: int, log: Path) -> str:
     """Why a worker ended without a record, in one line."""
     if returncode == -signal.SIGKILL:
         return "killed by SIGKILL, perhaps by the kernel for want of memory"
+    if returncode == STOPPED:
+        return "stopped by SIGTERM"
     if returncode < 0:
         return f"killed by {signal.Signals(-returncode).name}"
-    try:
-        last_lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
-    except OSError:
-        last_lines = []
-    last = next((line.strip() for line in reversed(last_lines) if line.strip()), "its log is empty")
-    return f"the worker ended with exit status {returncode}: {last}"
+    last = next(iter(last_words(log, 1)), "its log is empty")
+    return f"the worker ended with exit status {returncode}: {last.strip()}"
 
 
-def _stop(workers: Sequence[_Worker]) -> None:
-    """End the workers: politely first, so that they remove what they were writing."""
-    for worker in workers:
-        worker.process.terminate()
-    deadline = time.monotonic() + GRACE_SECONDS
+def _end(workers: Sequence[_Worker], grace_seconds: float) -> None:
+    """End the workers: politely first, so that they keep what they have and remove what they were writing.
+
+    It polls, as a signal handler must: `Popen.wait` would wait for a lock that the interrupted code may have.
+    """
+    processes = [worker.process for worker in workers]
     try:
-        for worker in workers:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                worker.process.wait(max(0.0, deadline - time.monotonic()))
+        for process in processes:
+            process.terminate()
+        _await(processes, grace_seconds)
     finally:
-        for worker in workers:
-            worker.process.kill()
-            worker.process.wait()
+        for process in processes:
+            process.kill()
+        _await(processes, REAP_SECONDS)
+
+
+def _await(processes: Sequence[subprocess.Popen[bytes]], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)

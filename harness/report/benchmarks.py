@@ -14,7 +14,7 @@ from harness.report.frames import collect
 from harness.report.markdown import MISSING, plural, table
 from harness.report.reported import ReportedFigures, load_reported
 from harness.report.speed import load_sheets, speed_section
-from harness.report.tables import LEGEND, hardware, sections
+from harness.report.tables import Tables, hardware, tables_by_track, with_legend
 from harness.scales import SCALES
 from harness.steps import Sheet
 
@@ -55,10 +55,16 @@ def page(
     reported: ReportedFigures,
     fidelity: Fidelity,
     sheets: Iterable[Sheet] = (),
+    tables: Tables | None = None,
 ) -> str:
-    """The page for these records, of which only those of leaderboard scales count, and sheets of steps."""
-    shown = [record for record in records if _on_leaderboard(record)]
-    body = f"{LEGEND}\n\n{sections(shown, reported, level=3)}" if shown else "No records yet.\n"
+    """The page for these records, of which only those of leaderboard scales count, and sheets of steps.
+
+    `tables` are those of all the records, if they are made already.
+    """
+    shown = [record for record in records if _on_leaderboard(record.trial.scale)]
+    made = tables_by_track(shown, reported) if tables is None else tables
+    made = {track: text for track, text in made.items() if _on_leaderboard(track.scale)}
+    body = with_legend(made, level=3) if shown else "No records yet.\n"
     parts = [
         INTRODUCTION,
         RULES,
@@ -72,8 +78,8 @@ def page(
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _on_leaderboard(record: Record) -> bool:
-    scale = SCALES.get(record.trial.scale)
+def _on_leaderboard(name: str) -> bool:
+    scale = SCALES.get(name)
     return scale is not None and scale.leaderboard
 
 

@@ -14,11 +14,11 @@ from harness.errors import UserError
 from harness.records import Record, write_atomically
 from harness.report.benchmarks import page
 from harness.report.fidelity import load_fidelity
-from harness.report.frames import collect, flatten, print_problems, to_frame
+from harness.report.frames import collect, flatten, print_problems, to_csv
 from harness.report.markdown import plural
 from harness.report.reported import load_reported
 from harness.report.speed import load_sheets
-from harness.report.tables import summary_markdown
+from harness.report.tables import tables_by_track, with_legend
 
 PAGE_NAME = "BENCHMARKS.md"
 REPORT_FOLDER = "report"
@@ -43,12 +43,15 @@ def command(results: Path, *, check: bool, benchmarks: Path | None, as_json: boo
     target = benchmarks or _page_beside(results)
     if check:
         return max(_check(records, target, results), int(bool(problems)))
-    _print(records, as_json)
-    written = _write_report(records, results / REPORT_FOLDER)
+    reported = load_reported()
+    tables = tables_by_track(records, reported)
+    summary = with_legend(tables)
+    print(_as_json(records) if as_json else summary, end="")
+    written = _write_report(records, summary, results / REPORT_FOLDER)
     if problems:
         print(f"{PAGE_NAME} left alone: {plural(len(problems), 'file')} could not be read", file=sys.stderr)
     elif target is not None:
-        _write(target, page(records, load_reported(), load_fidelity(), load_sheets()))
+        _write(target, page(records, reported, load_fidelity(), load_sheets(), tables))
         written.append(target)
     print(f"wrote {', '.join(map(str, written))}", file=sys.stderr)
     return int(bool(problems))
@@ -84,23 +87,15 @@ def _check(records: Sequence[Record], target: Path | None, results: Path) -> int
     return 1
 
 
-def _print(records: Sequence[Record], as_json: bool) -> None:
-    if as_json:
-        print(msgspec.json.encode([flatten(record) for record in records]).decode())
-    else:
-        print(summary_markdown(records), end="")
+def _as_json(records: Sequence[Record]) -> str:
+    return msgspec.json.encode([flatten(record) for record in records]).decode() + "\n"
 
 
-def _write_report(records: Sequence[Record], folder: Path) -> list[Path]:
+def _write_report(records: Sequence[Record], summary: str, folder: Path) -> list[Path]:
     """Write tables.md and tables.csv (a row for each record, settings as JSON) and return their paths."""
     markdown, rows = folder / "tables.md", folder / "tables.csv"
-    _write(markdown, summary_markdown(records))
-    frame = to_frame(records)
-    as_json = {
-        name: frame[name].map(lambda value: msgspec.json.encode(value, order="sorted").decode())
-        for name in ("config", "accuracies", "train_losses")
-    }
-    _write(rows, frame.assign(**as_json).to_csv(index=False))
+    _write(markdown, summary)
+    _write(rows, to_csv(records))
     return [markdown, rows]
 
 

@@ -51,8 +51,14 @@ def _sheet(sheet: Sheet) -> str:
         _row(found[method, PLAIN], found.get((method, "fp32")), found.get((method, "bf16")))
         for method in methods
     ]
-    where = sheet.device if sheet.device != "cpu" else f"{sheet.cpu}, {plural(sheet.threads, 'thread')}"
-    return f"On {where} with torch {sheet.torch}:\n\n{table(HEADERS, rows)}"
+    return f"On {_place(sheet)} with torch {sheet.torch}:\n\n{table(HEADERS, rows)}"
+
+
+def _place(sheet: Sheet) -> str:
+    if sheet.device != "cpu":
+        return sheet.device
+    bf16 = "" if sheet.bf16 is None else f", with{'' if sheet.bf16 else 'out'} instructions for bfloat16"
+    return f"{sheet.cpu}, {plural(sheet.threads, 'thread')}{bf16},"
 
 
 def _row(plain: Beside, fp32: Beside | None, bf16: Beside | None) -> list[str]:

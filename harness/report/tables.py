@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TypeAlias, TypeVar
 
 from harness.records import Provenance, Record
 from harness.report.markdown import MISSING, count, memory, one_line, plural, seconds, table
@@ -13,6 +13,7 @@ from harness.report.reported import UNTRACED, ReportedFigures, load_reported
 from harness.report.tracks import EMPTY, Cell, Grid, Row, Track, by_track, grid_of
 
 T = TypeVar("T")
+Tables: TypeAlias = Mapping[Track, str]
 
 LEGEND = (
     "Accuracies are test accuracies in percent after the last epoch: mean ± sample standard deviation over"
@@ -42,16 +43,26 @@ COST_HEADERS = (
 
 def summary_markdown(records: Sequence[Record]) -> str:
     """The tables of these records with the legend, as `run` and `report` print them."""
-    return f"{LEGEND}\n\n{sections(records, load_reported())}"
+    return with_legend(tables_by_track(records, load_reported()))
+
+
+def with_legend(tables: Tables, level: int = 2) -> str:
+    """The legend, then one section for each track, under headings of the given level."""
+    return f"{LEGEND}\n\n{_sections(tables, level)}"
 
 
 def sections(records: Iterable[Record], reported: ReportedFigures, level: int = 2) -> str:
     """One section for each track, under headings of the given level."""
-    parts = (
-        f"{'#' * level} {track.heading}\n\n{track_markdown(track, members, reported)}"
-        for track, members in by_track(records).items()
-    )
-    return "\n".join(parts)
+    return _sections(tables_by_track(records, reported), level)
+
+
+def tables_by_track(records: Iterable[Record], reported: ReportedFigures) -> Tables:
+    """What stands under the heading of each track, tracks in the order in which they are shown."""
+    return {track: track_markdown(track, members, reported) for track, members in by_track(records).items()}
+
+
+def _sections(tables: Tables, level: int) -> str:
+    return "\n".join(f"{'#' * level} {track.heading}\n\n{text}" for track, text in tables.items())
 
 
 def track_markdown(track: Track, records: Sequence[Record], reported: ReportedFigures) -> str:

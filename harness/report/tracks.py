@@ -7,7 +7,9 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from functools import cached_property
+from operator import attrgetter
+from typing import Any, NamedTuple, TypeAlias
 
 from harness.records import Record, Trial
 from harness.report.markdown import MISSING, count, plural
@@ -29,11 +31,6 @@ class Track:
     budget_flops: float | None
     dataset_source: str
     listing: str
-
-    @classmethod
-    def of(cls, trial: Trial) -> Track:
-        """The track that a trial belongs to."""
-        return cls(**{field.name: getattr(trial, field.name) for field in dataclasses.fields(cls)})
 
     @property
     def heading(self) -> str:
@@ -76,7 +73,7 @@ class Cell:
     done: tuple[Record, ...]
     missed: tuple[Record, ...]
 
-    @property
+    @cached_property
     def mean(self) -> float | None:
         """Mean accuracy in percent over all networks of all seeds, rounded as it is shown."""
         accuracies = self._accuracies()
@@ -109,13 +106,16 @@ EMPTY = Cell((), ())
 
 Grid: TypeAlias = Mapping[tuple[Row, int], Cell]
 
+_TRACK_FACTS = attrgetter(*(field.name for field in dataclasses.fields(Track)))
+
 
 def by_track(records: Iterable[Record]) -> dict[Track, list[Record]]:
     """Records of each track, tracks in the order in which they are shown."""
-    tracks: dict[Track, list[Record]] = defaultdict(list)
+    tracks: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
     for record in records:
-        tracks[Track.of(record.trial)].append(record)
-    return dict(sorted(tracks.items(), key=lambda item: item[0].order))
+        tracks[_TRACK_FACTS(record.trial)].append(record)
+    members = {Track(*facts): found for facts, found in tracks.items()}
+    return dict(sorted(members.items(), key=lambda item: item[0].order))
 
 
 def grid_of(records: Sequence[Record]) -> Grid:
@@ -133,10 +133,12 @@ def grid_of(records: Sequence[Record]) -> Grid:
 
 def _differing_settings(records: Iterable[Record]) -> Mapping[str, set[str]]:
     """For each method, settings that take several values at one ipc."""
+    trials = (record.trial for record in records)
+    configs = {(trial.method, trial.ipc, repr(trial.config)): trial.config for trial in trials}
     seen: dict[tuple[str, int, str], set[str]] = defaultdict(set)
-    for trial in (record.trial for record in records):
-        for name, value in trial.config.items():
-            seen[trial.method, trial.ipc, name].add(repr(value))
+    for (method, ipc, _), config in configs.items():
+        for name, value in config.items():
+            seen[method, ipc, name].add(repr(value))
     differing: dict[str, set[str]] = defaultdict(set)
     for (method, _, name), values in seen.items():
         if len(values) > 1:

@@ -1,4 +1,4 @@
-"""A launch for tests to kill: `python fault_driver.py RESULTS < trials.json`."""
+"""A launch for tests to kill: `python fault_driver.py RESULTS [--retry-failed] < trials.json`."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ def main() -> int:
         slots=2,
         threads=1,
         checkpoint_seconds=0.05,
+        retry_failed="--retry-failed" in sys.argv,
     )
     return launch(trials, options).exit_status
 

@@ -32,11 +32,11 @@ PATIENCE = 120.0  # seconds until a test gives up waiting
 class Run:
     """One driver process and its workers."""
 
-    def __init__(self, results: Path, trials: Sequence[Trial], stderr: Path) -> None:
+    def __init__(self, results: Path, trials: Sequence[Trial], stderr: Path, *flags: str) -> None:
         self._stderr = stderr
         with stderr.open("wb") as file:
             self.process = subprocess.Popen(
-                [sys.executable, str(DRIVER), str(results)],
+                [sys.executable, str(DRIVER), str(results), *flags],
                 stdin=subprocess.PIPE,
                 stderr=file,
                 env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)},
@@ -71,7 +71,7 @@ class Run:
         psutil.wait_procs(workers, timeout=PATIENCE)
 
 
-Start = Callable[[Path, Sequence[Trial]], Run]
+Start = Callable[..., Run]
 
 
 @pytest.fixture
@@ -79,8 +79,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
     """Start runs, and leave none behind."""
     runs: list[Run] = []
 
-    def begin(results: Path, trials: Sequence[Trial]) -> Run:
-        runs.append(Run(results, trials, tmp_path / f"stderr-{len(runs)}.txt"))
+    def begin(results: Path, trials: Sequence[Trial], *flags: str) -> Run:
+        runs.append(Run(results, trials, tmp_path / f"stderr-{len(runs)}.txt", *flags))
         return runs[-1]
 
     yield begin
@@ -147,26 +147,67 @@ def test_trees_killed_at_random_moments_end_with_the_same_bytes(tmp_path: Path, 
     )
 
 
-def test_killed_worker_costs_one_trial(tmp_path: Path, start: Start) -> None:
+def test_killed_worker_is_replaced_and_its_trial_ends_with_the_same_bytes(
+    tmp_path: Path, start: Start
+) -> None:
     victim, other = dm_trial(400), digits_trial()
+    assert start(tmp_path / "undisturbed", [victim]).ends() == 0
     run = start(tmp_path / "results", [victim, other])
-    wait_until(lambda: checkpoint(victim, tmp_path / "results").exists())
-    next(worker for worker in run.workers() if works_on(worker, victim)).kill()
-    assert run.ends() == 1
-    assert "1 of 2 trials failed:" in run.stderr
-    assert "killed by SIGKILL, perhaps by the kernel for want of memory" in run.stderr
-    assert "the same command goes on" in run.stderr
-    killed = record_of(victim, tmp_path / "results")
-    assert (killed.status, killed.resumable) == ("failed", True)
-    finished = record_of(other, tmp_path / "results")
-    assert finished.status == "done"
-
-    again = start(tmp_path / "results", [victim, other])
-    assert again.ends() == 0
-    assert record_of(other, tmp_path / "results") == finished
+    kill_worker_of(victim, tmp_path / "results", run)
+    assert run.ends() == 0
+    said = "killed by SIGKILL, perhaps by the kernel for want of memory; tried again (1 of 2)"
+    assert f"{victim.label}: {said}" in run.stderr
+    assert record_of(other, tmp_path / "results").status == "done"
     provenance = record_of(victim, tmp_path / "results").provenance
     assert provenance is not None
     assert provenance.resumed == 1
+    ours, theirs = (distilled_bytes([victim], tmp_path / place) for place in ("results", "undisturbed"))
+    assert ours == theirs
+    assert not victim.work_folder(tmp_path / "results").exists()
+
+
+def test_trial_whose_workers_all_die_fails_and_costs_no_other(tmp_path: Path, start: Start) -> None:
+    results, victim, other = tmp_path / "results", dm_trial(400), digits_trial()
+    run = start(results, [victim, other])
+    for _ in range(3):
+        kill_worker_of(victim, results, run)
+    assert run.ends() == 1
+    assert "1 of 2 trials failed:" in run.stderr
+    assert "tried again (2 of 2)" in run.stderr
+    assert "add --retry failed to the command" in run.stderr
+    killed, finished = record_of(victim, results), record_of(other, results)
+    assert (killed.status, killed.resumable, finished.status) == ("failed", False, "done")
+    assert killed.reason == "killed by SIGKILL, perhaps by the kernel for want of memory; 3 attempts"
+
+    assert start(results, [victim, other]).ends() == 1
+    assert start(results, [victim, other], "--retry-failed").ends() == 0
+    assert record_of(other, results) == finished
+    provenance = record_of(victim, results).provenance
+    assert provenance is not None
+    assert provenance.resumed == 3
+
+
+def kill_worker_of(trial: Trial, results: Path, run: Run) -> None:
+    """SIGKILL the worker that is at the trial now, once it has written a checkpoint of its own."""
+    before = written_at(checkpoint(trial, results))
+    wait_until(lambda: written_at(checkpoint(trial, results)) != before)
+    victim = next(worker for worker in run.workers() if works_on(worker, trial))
+    victim.kill()
+    psutil.wait_procs([victim], timeout=PATIENCE)
+
+
+def test_sigterm_to_a_whole_job_is_nobodys_death(tmp_path: Path, start: Start) -> None:
+    trial = dm_trial(100_000)
+    run = start(tmp_path / "results", [trial])
+    wait_until(lambda: checkpoint(trial, tmp_path / "results").exists())
+    for process in (*run.workers(), run.process):
+        process.send_signal(signal.SIGTERM)
+    assert run.ends() == 130
+    assert "tried again" not in run.stderr
+    assert "Traceback" not in run.stderr
+    work = trial.work_folder(tmp_path / "results")
+    assert not (work / "deaths.json").exists()
+    assert " stopped after step " in (work / "log.txt").read_text().splitlines()[-1]
 
 
 def works_on(worker: psutil.Process, trial: Trial) -> bool:

@@ -17,11 +17,13 @@ from harness.errors import UserError
 from harness.launch import LaunchOptions, Summary, launch
 from harness.launch import base as launch_base
 from harness.launch.base import failed_record, layout
+from harness.launch.deaths import Death, deaths, note_death
 from harness.launch.display import SilentDisplay
+from harness.launch.driver import _discard
 from harness.launch.local import LocalLauncher, cause_of_death, outcome
 from harness.records import Record, Trial, read_record, write_record
 from harness.trial import claimed
-from harness.worker import BUSY, Job
+from harness.worker import STOPPED, Job
 
 DIVERGES = {"lr_img": 1e38}
 
@@ -103,6 +105,25 @@ def test_one_failure_costs_one_trial_and_is_explained(
     assert "Traceback" not in err
 
 
+def test_closing_lines_show_the_end_of_the_log_of_a_failure(
+    options: LaunchOptions, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trial = dm_trial(5, config=DIVERGES)
+    options = dataclasses.replace(options, logs=options.results / "logs", retry_failed=True)
+    log = options.log_of(trial)
+    log.parent.mkdir(parents=True)
+    log.write_text("of another attempt\n" * 9)
+    launch([trial], options)
+    lines = capsys.readouterr().err.splitlines()
+    headline = next(k for k, line in enumerate(lines) if line.startswith("  dm · digits · ipc 1 · seed 0: "))
+    assert lines[headline].endswith(f"(log: {log})")
+    shown = [line for line in lines[headline + 1 :] if line.startswith("      ")]
+    assert len(shown) == 5
+    assert shown[-1].strip().startswith("harness.errors.DivergedError: ")
+    assert [line.strip() for line in shown] == [line.strip() for line in log.read_text().splitlines()[-5:]]
+    assert not (trial.work_folder(options.results) / "log.txt").exists()
+
+
 def test_earlier_failure_is_listed_as_such(
     options: LaunchOptions, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -182,6 +203,7 @@ def test_takes_over_from_a_process_that_died(options: LaunchOptions, monkeypatch
         (-signal.SIGSEGV, "", "killed by SIGSEGV"),
         (3, "first\nlast words\n\n", "the worker ended with exit status 3: last words"),
         (3, "", "the worker ended with exit status 3: its log is empty"),
+        (STOPPED, "", "stopped by SIGTERM"),
     ],
 )
 def test_cause_of_death(tmp_path: Path, returncode: int, log: str, reason: str) -> None:
@@ -189,22 +211,41 @@ def test_cause_of_death(tmp_path: Path, returncode: int, log: str, reason: str) 
     assert cause_of_death(returncode, tmp_path / "log.txt") == reason
 
 
-def test_outcome_of_a_killed_worker_is_recorded(tmp_path: Path) -> None:
-    record = outcome(digits_trial(), tmp_path, -signal.SIGKILL)
-    assert record is not None
-    assert (record.status, record.resumable) == ("failed", True)
-    assert read_record(digits_trial().record_path(tmp_path)) == record
+def test_outcome_of_a_death_is_another_try_until_there_are_no_more(options: LaunchOptions) -> None:
+    trial, death = digits_trial(), Death("killed by SIGSEGV", "2025-01-01T00:00:00+00:00")
+    assert [outcome(trial, options, death) for _ in range(2)] == [1, 2]
+    assert not trial.record_path(options.results).exists()
+    record = outcome(trial, options, death)
+    assert isinstance(record, Record)
+    assert (record.status, record.resumable) == ("failed", False)
+    assert record.reason == "killed by SIGSEGV; 3 attempts"
+    assert read_record(trial.record_path(options.results)) == record
 
 
-def test_outcome_is_left_to_the_process_that_has_the_trial(tmp_path: Path) -> None:
-    assert outcome(digits_trial(), tmp_path, BUSY) is None
-    with claimed(digits_trial(), tmp_path):
-        assert outcome(digits_trial(), tmp_path, -signal.SIGKILL) is None
+def test_outcome_is_left_to_the_process_that_has_the_trial(options: LaunchOptions) -> None:
+    death = Death("killed by SIGKILL", "2025-01-01T00:00:00+00:00")
+    with claimed(digits_trial(), options.results):
+        assert outcome(digits_trial(), options, death) is None
+    assert deaths(digits_trial().work_folder(options.results)) == ()
+
+
+def test_retry_of_a_failure_counts_deaths_anew(options: LaunchOptions) -> None:
+    trial, work = digits_trial(), digits_trial().work_folder(options.results)
+    write_record(failed(trial, resumable=False), options.results)
+    note_death(work, Death("killed by SIGKILL", "2025-01-01T00:00:00+00:00"))
+    launch([trial], options)
+    assert len(deaths(work)) == 1
+    _discard([trial], options.results)
+    assert deaths(work) == ()
+    assert not trial.record_path(options.results).exists()
 
 
 def test_job_survives_the_way_to_the_worker(options: LaunchOptions) -> None:
-    job = Job(dm_trial(5), options.settings(dm_trial(5), 2), 4711)
-    assert Job.decode(job.encode()) == job
+    trial = dm_trial(5)
+    for logs in (None, options.results / "logs"):
+        settings = dataclasses.replace(options, logs=logs).settings(trial, 2)
+        job = Job(trial, settings, 4711, log=settings.log, code_digest="0123456789ab", attempt=3)
+        assert Job.decode(job.encode()) == job
 
 
 @pytest.mark.parametrize(
@@ -218,6 +259,11 @@ def test_job_survives_the_way_to_the_worker(options: LaunchOptions) -> None:
         (20, {"slots": 3, "threads": 1}, 3, 1),
         (20, {"device": "cuda"}, 2, 4),
         (20, {"device": "cuda:1"}, 1, 8),
+        (20, {"device": "cuda", "slots_per_gpu": 3}, 6, 1),
+        (4, {"device": "cuda", "slots_per_gpu": 3}, 4, 2),
+        (20, {"device": "cuda", "slots_per_gpu": 3, "slots": 2}, 2, 4),
+        (20, {"device": "cuda:1", "slots_per_gpu": 2}, 2, 4),
+        (20, {"slots_per_gpu": 3}, 8, 1),
     ],
 )
 def test_layout_shares_out_the_machine(
@@ -235,13 +281,6 @@ def test_layout_shares_out_the_machine(
     assert got.gpus == (("2", "3") if changes.get("device") == "cuda" else ())
 
 
-def test_each_slot_has_its_gpu_and_threads(options: LaunchOptions) -> None:
-    launcher = LocalLauncher(options, launch_base.Layout(3, 4, ("2", "3")))
-    environments = [launcher._environment(slot) for slot in range(3)]
-    assert [env["CUDA_VISIBLE_DEVICES"] for env in environments] == ["2", "3", "2"]
-    assert {env["OMP_NUM_THREADS"] for env in environments} == {"4"}
-
-
 def test_worker_leaves_a_trial_that_another_run_finished_meanwhile(options: LaunchOptions) -> None:
     record = failed(digits_trial(), resumable=False)
     write_record(record, options.results)
@@ -250,8 +289,9 @@ def test_worker_leaves_a_trial_that_another_run_finished_meanwhile(options: Laun
     assert read_record(digits_trial().record_path(options.results)) == record
 
 
-def test_no_gpu_is_a_users_error(options: LaunchOptions, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+@pytest.mark.parametrize("named", ["", "-1", "NoDevFiles", " , "])
+def test_no_gpu_is_a_users_error(options: LaunchOptions, monkeypatch: pytest.MonkeyPatch, named: str) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
     with pytest.raises(UserError, match="--device cpu"):
         layout(dataclasses.replace(options, device="cuda"), 1)
 

@@ -1,0 +1,98 @@
+"""What a job of Slurm does: run its trials like the local launcher does, in the share of a node it was given.
+
+submitit calls a `Crew` and, when Slurm says that the job's time is up or that it has to make room, its
+`checkpoint`. Nothing depends on that call: a job that is killed or requeued without notice begins again here,
+skips the trials that have a record, and each of the others goes on from its own checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.launch.base import LaunchOptions, Layout, visible_gpus
+from harness.launch.display import Ledger, make_display
+from harness.launch.driver import Collector
+from harness.launch.local import LocalLauncher
+from harness.launch.sweep import Submission, Sweep, Work
+from harness.records import Record, Trial, read_record
+
+if TYPE_CHECKING:
+    from submitit.helpers import DelayedSubmission
+
+STOP_SECONDS = (
+    60.0  # that workers have for their checkpoints; Slurm's signal comes SIGNAL_SECONDS before the end
+)
+SIGNAL_SECONDS = 120
+
+
+@dataclass
+class Crew:
+    """One job: the trials at place `index` of a submission. Its pickle holds nothing but where to look."""
+
+    folder: str
+    number: int
+    index: int
+    _launcher: LocalLauncher | None = field(default=None, repr=False)
+
+    def __call__(self) -> str:
+        """Bring the job's trials to their records; returns how they ended, for the log."""
+        sweep = Sweep(Path(self.folder))
+        submission = next(one for one in sweep.submissions() if one.number == self.number)
+        trials = self._trials(sweep, submission)
+        results = Path(submission.work.results)
+        due = [trial for trial in trials if not trial.record_path(results).exists()]
+        self._launcher, layout = _launcher(submission.work, sweep)
+        ledger = Ledger(len(trials), len(trials) - len(due), layout.slots, list(due))
+        display = make_display(ledger, quiet=False)
+        with display:
+            busy = self._launcher.run(due, Collector(display, {}))
+        return _outcome(trials, busy, results)
+
+    def checkpoint(self) -> DelayedSubmission:
+        """Stop the workers, which write their checkpoints, and ask to be called again."""
+        from submitit.helpers import DelayedSubmission
+
+        if self._launcher is not None:
+            self._launcher.stop(STOP_SECONDS)
+        return DelayedSubmission(Crew(self.folder, self.number, self.index))
+
+    def _trials(self, sweep: Sweep, submission: Submission) -> list[Trial]:
+        by_id = {trial.id: trial for trial in sweep.manifest.trials}
+        return [by_id[key] for key in submission.packs[self.index]]
+
+
+def launch_options(work: Work, sweep: Sweep) -> LaunchOptions:
+    """The local launcher's options inside a job."""
+    return LaunchOptions(
+        results=Path(work.results),
+        data_dir=Path(work.data_dir),
+        datasets=work.datasets,
+        slots=work.slots,
+        threads=work.threads,
+        device=work.device,
+        slots_per_gpu=work.slots_per_gpu,
+        retries=work.retries,
+        logs=sweep.logs,
+        code_digests=work.code_digests,
+    )
+
+
+def _launcher(work: Work, sweep: Sweep) -> tuple[LocalLauncher, Layout]:
+    """The launcher in this job's share: its slots and threads were decided when it was submitted."""
+    gpus = visible_gpus() if work.device == "cuda" else ()
+    layout = Layout(work.slots, work.threads, gpus)
+    return LocalLauncher(launch_options(work, sweep), layout), layout
+
+
+def _outcome(trials: Sequence[Trial], busy: Sequence[Trial], results: Path) -> str:
+    counts: Counter[str] = Counter(record.status for record in _records(trials, results))
+    parts = [f"{number} {status}" for status, number in counts.items()]
+    return ", ".join([*parts, *([f"{len(busy)} run elsewhere"] if busy else [])])
+
+
+def _records(trials: Sequence[Trial], results: Path) -> list[Record]:
+    return [read_record(path) for trial in trials if (path := trial.record_path(results)).exists()]

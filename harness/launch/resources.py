@@ -1,0 +1,159 @@
+"""What jobs ask of a cluster, and which trials share a job and an array."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import methods
+from harness.errors import UnknownNameError, UserError
+from harness.options import Options, option_infos
+from harness.records import Trial
+from harness.report.markdown import plural
+
+DEFAULT_MINUTES, DEFAULT_CPUS = 240, 4
+OF_A_METHOD = ("partition", "time", "gpus", "cpus", "mem")  # what `--resources` may change
+MEBIBYTES = {"M": 1, "G": 1024, "T": 1024**2}
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one job asks for; None leaves it to the cluster. `time` in minutes, `mem` as "16G".
+
+    extra: other options of sbatch; True stands for one without a value.
+    setup: shell commands before the trials.
+    """
+
+    partition: str | None = None
+    time: int = DEFAULT_MINUTES
+    gpus: int = 0
+    cpus: int = DEFAULT_CPUS
+    mem: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    extra: tuple[tuple[str, str | bool], ...] = ()
+    setup: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Array:
+    """Jobs that ask for the same and are submitted together; each runs a few trials of one dataset.
+
+    `parallel` of them may run at a time; one that is `chained` waits for the end of the array before it.
+    """
+
+    resources: Resources
+    packs: tuple[tuple[Trial, ...], ...] = field(repr=False)
+    parallel: int
+    chained: bool = False
+
+
+def resources_of(method: str, options: Options) -> Resources:
+    """What a trial of this method asks for.
+
+    That is the profile's or what was typed, at least what the method's file asks for at this scale
+    (`RESOURCES`), and before all what `--resources METHOD.KEY=VALUE` says.
+    """
+    general = Resources(
+        partition=options.partition,
+        time=options.time or DEFAULT_MINUTES,
+        gpus=options.gpus or 0,
+        cpus=options.cpus or DEFAULT_CPUS,
+        mem=options.mem,
+        account=options.account,
+        qos=options.qos,
+        extra=options.slurm,
+        setup=options.setup,
+    )
+    asked = getattr(methods.load(method), "RESOURCES", {}).get(options.scale, {})
+    needs = {
+        key: _more(key, getattr(general, key), _parsed(key, value, method)) for key, value in asked.items()
+    }
+    return replace(general, **(needs | _typed(method, options)))
+
+
+def check_resources(options: Options) -> None:
+    """Refuse `--resources` of methods that are not selected and of what cannot be changed for a method."""
+    for method, key, _ in options.resources:
+        if method not in options.methods:
+            raise UserError(
+                f"--resources {method}.{key}: method {method!r} is not selected; expected one of "
+                f"{', '.join(options.methods)}"
+            )
+        if key not in OF_A_METHOD:
+            raise UnknownNameError("resource", key, OF_A_METHOD)
+    for method in options.methods:
+        resources_of(method, options)
+
+
+def arrays(trials: Sequence[Trial], options: Options, largest_array: int) -> list[Array]:
+    """Pack trials of one dataset that ask for the same into jobs, and jobs that ask for the same into arrays.
+
+    The arrays share `array_parallelism` in proportion to their jobs, at least one each. What exceeds the
+    cluster's largest array is chained behind it.
+    """
+    groups: dict[Resources, list[tuple[Trial, ...]]] = {}
+    for (_, resources), members in _by_dataset_and_resources(trials, options).items():
+        groups.setdefault(resources, []).extend(_chunks(members, options.trials_per_job))
+    jobs = sum(map(len, groups.values()))
+    made = []
+    for resources, packs in groups.items():
+        parallel = max(1, math.floor(options.array_parallelism * len(packs) / jobs))
+        for number, part in enumerate(_chunks(packs, largest_array)):
+            made.append(Array(resources, part, min(parallel, len(part)), chained=number > 0))
+    return made
+
+
+def _by_dataset_and_resources(
+    trials: Sequence[Trial], options: Options
+) -> dict[tuple[str, Resources], list[Trial]]:
+    asked = {method: resources_of(method, options) for method in {trial.method for trial in trials}}
+    groups: dict[tuple[str, Resources], list[Trial]] = {}
+    for trial in trials:
+        groups.setdefault((trial.dataset, asked[trial.method]), []).append(trial)
+    return groups
+
+
+def _chunks(items: Sequence[Any], size: int) -> Iterator[tuple[Any, ...]]:
+    for start in range(0, len(items), size):
+        yield tuple(items[start : start + size])
+
+
+def _typed(method: str, options: Options) -> dict[str, Any]:
+    """What `--resources` says for one method."""
+    return {
+        key: _parsed(key, value, f"--resources {name}")
+        for name, key, value in options.resources
+        if name == method and key in OF_A_METHOD
+    }
+
+
+def _parsed(key: str, value: Any, where: str) -> Any:
+    """A resource, read as the option of the same name is."""
+    info = option_infos()[key]
+    try:
+        return info.parse(value)
+    except ValueError:
+        raise UserError(f"{where}.{key}={value}: expected {info.expects}") from None
+
+
+def _more(key: str, general: Any, asked: Any) -> Any:
+    """The larger of what all jobs ask for and what a method asks for."""
+    if key == "mem":
+        return asked if general is None or mebibytes(asked) > mebibytes(general) else general
+    return max(general, asked)
+
+
+def mebibytes(mem: str) -> int:
+    """Size of "16G" in MiB."""
+    return int(mem[:-1]) * MEBIBYTES[mem[-1]]
+
+
+def as_words(resources: Resources) -> str:
+    """`partition gpu, 4 CPUs, 1 GPU, 16G, 240 min`."""
+    parts = [f"partition {resources.partition}" if resources.partition else "", plural(resources.cpus, "CPU")]
+    parts += [plural(resources.gpus, "GPU") if resources.gpus else "", resources.mem or ""]
+    parts += [f"{resources.time} min"]
+    return ", ".join(filter(None, parts))

@@ -1,0 +1,328 @@
+"""Trials as arrays of Slurm jobs, submitted through submitit and followed by their records.
+
+Nothing that a sweep needs lives in this process. Jobs write the records themselves; the queue tells which
+jobs there still are; files under the sweep's folder tell which trials each job has. A driver that is killed
+and started again, or a second one, reads all three and goes on. submitit's own results and states are not
+used: they are stale, or never come, once a controller restarts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+import msgspec
+from filelock import FileLock
+
+from harness import meter
+from harness.errors import UserError
+from harness.launch import queue
+from harness.launch.base import LaunchOptions, Watcher, failed_record, unwritten
+from harness.launch.crew import Crew
+from harness.launch.deaths import Death, note_death
+from harness.launch.queue import Job, SlurmUnreachableError
+from harness.launch.resources import Array, Resources, arrays, as_words
+from harness.launch.submission import make_executor, quiet_submitit, shares
+from harness.launch.sweep import Submission, Sweep, Work, sweeps
+from harness.options import Options
+from harness.records import WORK_FOLDER, Record, Status, Trial, read_record, write_record
+from harness.report.markdown import plural
+from harness.trial import BusyError, claimed
+from harness.worker import PROGRESS_NAME, Snapshot
+
+POLL_SECONDS = 5.0  # between two looks at the queue
+# A job may leave the queue before its last record is seen on another node's file system, or be in it only a
+# moment after its submission: what is missing counts as lost only after so long.
+LOST_SECONDS = 15.0
+STATUS_OF_STATE: Mapping[str, Status] = {"OUT_OF_MEMORY": "oom", "TIMEOUT": "timeout", "DEADLINE": "timeout"}
+REASON_OF_STATE = {
+    "OUT_OF_MEMORY": "out of memory: Slurm ended the job",
+    "TIMEOUT": "the job reached its time limit",
+    "NODE_FAIL": "a node failed",
+    "BOOT_FAIL": "a node did not start",
+    "PREEMPTED": "the job was preempted and not requeued",
+    "CANCELLED": "the job was cancelled",
+    "FAILED": "the job failed",
+    "COMPLETED": "the job ended without its record",
+}
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a trial was last submitted."""
+
+    sweep: Sweep
+    submission: Submission
+    index: int
+
+    @property
+    def key(self) -> tuple[str | None, int]:
+        """The job, as the queue calls it."""
+        return self.submission.job_id, self.index
+
+    @property
+    def age(self) -> float:
+        """Seconds since the submission was written down."""
+        submitted = datetime.fromisoformat(self.submission.submitted_at)
+        return (datetime.now(timezone.utc) - submitted).total_seconds()
+
+
+@dataclass
+class SlurmLauncher:
+    """Submits what no job has yet, then watches records and the queue.
+
+    A job that ends without its trials' records is made up for: its trials are submitted again, as often as
+    `retries` says, then recorded as failed with the reason that Slurm gives.
+    """
+
+    options: LaunchOptions
+    asked: Options
+    sweep: Sweep
+    _absent_since: dict[tuple[str | None, int], float] = field(default_factory=dict)
+    _running: set[str] = field(default_factory=set)
+
+    @property
+    def slots(self) -> int:
+        """Trials that run at a time if the cluster has room for all jobs that may."""
+        in_a_job, _ = shares(Resources(gpus=self.asked.gpus or 0), self.asked)
+        return in_a_job * self.asked.array_parallelism
+
+    def run(self, trials: Sequence[Trial], watcher: Watcher) -> list[Trial]:
+        """See `Launcher.run`; whatever ends this early leaves the jobs to themselves."""
+        pending = {trial.id: trial for trial in trials}
+        self.submit(trials, watcher)
+        while pending and not self.asked.detach:
+            for trial in self._recorded(pending.values()):
+                record = _read(trial, self.options.results)
+                self._running.discard(trial.id)
+                del pending[trial.id]
+                watcher.ended(trial, record)
+            if not pending:
+                break
+            self._look(pending, watcher)
+            time.sleep(POLL_SECONDS)
+        return []
+
+    def submit(self, trials: Sequence[Trial], watcher: Watcher) -> list[Submission]:
+        """Submit those of the trials that have no record and no job, of this or of another sweep."""
+        with _submitting(self.options.results):
+            listed = queue.queue()
+            places = recover(places_of(self.options.results, trials), listed)
+            due = [
+                trial
+                for trial in trials
+                if not trial.record_path(self.options.results).exists()
+                and not self._has_job(places.get(trial.id), listed)
+            ]
+            made: list[Submission] = []
+            for array in arrays(due, self.asked, queue.array_limit()):
+                made.append(self._submit_array(array, made[-1].job_id if array.chained else None))
+                watcher.note(_submitted(made[-1]))
+        return made
+
+    def _has_job(self, place: Place | None, listed: Mapping[tuple[str, int], Job]) -> bool:
+        """Whether a job has the trial, or had it a moment ago and is still to be judged."""
+        if place is None:
+            return False
+        if place.submission.job_id is None:
+            return place.age < LOST_SECONDS
+        job = listed.get((place.submission.job_id, place.index))
+        return job is not None and job.active
+
+    def _submit_array(self, array: Array, after: str | None) -> Submission:
+        number = 1 + max((one.number for one in self.sweep.submissions()), default=0)
+        submission = Submission(
+            number=number,
+            name=self.sweep.job_name(number),
+            submitted_at=datetime.now(timezone.utc).isoformat(),
+            resources=as_words(array.resources),
+            packs=tuple(tuple(trial.id for trial in pack) for pack in array.packs),
+            work=self._work(array.resources, {trial.method for pack in array.packs for trial in pack}),
+        )
+        self.sweep.write(submission)
+        executor = make_executor(self.sweep, array, submission.name, after)
+        try:
+            with quiet_submitit(), executor.batch():
+                jobs = [
+                    executor.submit(Crew(str(self.sweep.folder), number, index))
+                    for index in range(len(array.packs))
+                ]
+        except Exception as error:  # noqa: BLE001 - submitit raises its own and subprocess's
+            (self.sweep.folder / f"submission-{number}.json").unlink(missing_ok=True)
+            raise UserError(f"Slurm took no job: {_last_line(error)}") from None
+        submission = msgspec.structs.replace(submission, job_id=jobs[0].job_id.partition("_")[0])
+        self.sweep.write(submission)
+        return submission
+
+    def _work(self, resources: Resources, methods: Iterable[str]) -> Work:
+        slots, threads = shares(resources, self.asked)
+        return Work(
+            results=str(self.options.results.absolute()),
+            data_dir=str(self.options.data_dir.absolute()),
+            datasets=dict(self.options.datasets),
+            device=self.options.device,
+            slots=slots,
+            threads=threads,
+            slots_per_gpu=self.asked.slots_per_gpu,
+            retries=self.options.retries,
+            code_digests={method: meter.code_digest(method) for method in sorted(methods)},
+        )
+
+    def _recorded(self, trials: Iterable[Trial]) -> list[Trial]:
+        return [trial for trial in trials if trial.record_path(self.options.results).exists()]
+
+    def _look(self, pending: Mapping[str, Trial], watcher: Watcher) -> None:
+        """Show how running trials are getting on, and make up for jobs that are gone."""
+        try:
+            listed = queue.queue()
+        except SlurmUnreachableError as error:
+            # A controller that restarts: jobs go on without it, and nothing is judged before it answers.
+            logger.info("%s", error)
+            return
+        places = recover(places_of(self.options.results, pending.values()), listed)
+        lost: dict[tuple[str | None, int], list[Trial]] = {}
+        for trial in pending.values():
+            place = places.get(trial.id)
+            job = listed.get((place.submission.job_id or "", place.index)) if place is not None else None
+            if job is not None and job.active:
+                self._absent_since.pop(place.key, None) if place is not None else None
+                self._show(trial, job, watcher)
+            elif place is None or self._is_lost(place):
+                lost.setdefault(place.key if place else (None, 0), []).append(trial)
+        for members in lost.values():
+            self._settle(members, places.get(members[0].id), listed, watcher)
+        if lost:
+            self.submit([trial for members in lost.values() for trial in members], watcher)
+
+    def _is_lost(self, place: Place) -> bool:
+        """Whether a job has been away from the queue for long enough to be sure."""
+        since = self._absent_since.setdefault(place.key, time.monotonic())
+        return time.monotonic() - since >= LOST_SECONDS and place.age >= LOST_SECONDS
+
+    def _show(self, trial: Trial, job: Job, watcher: Watcher) -> None:
+        progress = trial.work_folder(self.options.results) / PROGRESS_NAME
+        if job.state != "RUNNING" or not progress.is_file():
+            if trial.id in self._running:
+                self._running.discard(trial.id)
+                watcher.put_off(trial)
+            return
+        if trial.id not in self._running:
+            self._running.add(trial.id)
+            watcher.started(trial)
+        with contextlib.suppress(OSError, msgspec.DecodeError):
+            watcher.progressed(trial, msgspec.json.decode(progress.read_bytes(), type=Snapshot))
+
+    def _settle(
+        self,
+        trials: Sequence[Trial],
+        place: Place | None,
+        listed: Mapping[tuple[str, int], Job],
+        watcher: Watcher,
+    ) -> None:
+        """Judge the trials that a lost job left without a record: noted as dead, or failed for good."""
+        for trial in trials:
+            if trial.id in self._running:
+                self._running.discard(trial.id)
+                watcher.put_off(trial)
+        if place is None or place.submission.job_id is None:
+            return
+        job_id, index = place.submission.job_id, place.index
+        job = listed.get((job_id, index))
+        state = job.state if job is not None else queue.final_state(job_id, index) or "unknown to Slurm"
+        reason = f"{REASON_OF_STATE.get(state, 'the job is gone')} (job {job_id}_{index}: {state})"
+        begun = [trial for trial in trials if (trial.work_folder(self.options.results)).is_dir()]
+        for trial in begun or trials:
+            _judge(trial, self.options, state, reason, f"{job_id}_{index}", watcher)
+
+
+def _judge(trial: Trial, options: LaunchOptions, state: str, reason: str, job: str, watcher: Watcher) -> None:
+    """Note that a trial's job died; a record says so if it was cancelled or has been tried often enough."""
+    try:
+        with claimed(trial, options.results):
+            if trial.record_path(options.results).exists():
+                return
+            if state == "CANCELLED":
+                write_record(failed_record(trial, reason), options.results)
+                return
+            deaths = note_death(trial.work_folder(options.results), Death(reason, meter.now(), job))
+            if deaths > options.retries:
+                record = _given_up(failed_record(trial, reason), state, deaths)
+                write_record(record, options.results)
+            else:
+                watcher.note(f"{trial.label}: {reason}; submitted again ({deaths} of {options.retries})")
+    except BusyError:
+        return
+
+
+def _given_up(record: Record, state: str, attempts: int) -> Record:
+    """The record of a trial that is given up, with the status that Slurm's state stands for."""
+    return msgspec.structs.replace(
+        record,
+        status=STATUS_OF_STATE.get(state, "failed"),
+        reason=f"{record.reason}; {plural(attempts, 'attempt')}",
+        resumable=False,
+    )
+
+
+def places_of(results: Path, trials: Iterable[Trial]) -> dict[str, Place]:
+    """Where each of the trials was last submitted, by any sweep under this results folder."""
+    wanted = {trial.id for trial in trials}
+    places: dict[str, Place] = {}
+    for sweep in sweeps(results):
+        for submission in sweep.submissions():
+            for index, pack in enumerate(submission.packs):
+                for key in wanted.intersection(pack):
+                    earlier = places.get(key)
+                    if earlier is None or earlier.submission.submitted_at < submission.submitted_at:
+                        places[key] = Place(sweep, submission, index)
+    return places
+
+
+def recover(places: Mapping[str, Place], listed: Mapping[tuple[str, int], Job]) -> dict[str, Place]:
+    """The places with the job ids that a driver did not live to write down, known by the jobs' names."""
+    by_name = {job.name: job.job_id for job in listed.values()}
+    found = dict(places)
+    for key, place in places.items():
+        submission = place.submission
+        if submission.job_id is None and submission.name in by_name:
+            submission = msgspec.structs.replace(submission, job_id=by_name[submission.name])
+            place.sweep.write(submission)
+            found[key] = replace(place, submission=submission)
+    return found
+
+
+@contextlib.contextmanager
+def _submitting(results: Path) -> Iterator[None]:
+    """Only one driver at a time decides what to submit, so that none submits what another just did."""
+    folder = results / WORK_FOLDER / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "submit.lock"):
+        yield
+
+
+def _submitted(submission: Submission) -> str:
+    trials = sum(map(len, submission.packs))
+    jobs = len(submission.packs)
+    return (
+        f"submitted {plural(trials, 'trial')} as {plural(jobs, 'job')} {submission.job_id} "
+        f"({submission.resources} each)"
+    )
+
+
+def _read(trial: Trial, results: Path) -> Record:
+    try:
+        return read_record(trial.record_path(results))
+    except (UserError, OSError) as error:
+        return unwritten(trial, error)
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if "error:" in line), lines[-1] if lines else type(error).__name__)

@@ -1,0 +1,319 @@
+"""Sweeps on a real Slurm: jobs requeued, timed out, cancelled, shot; daemons and drivers that die.
+
+Each ends with every record present once, and with the bytes of an undisturbed run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from slurm_cluster import Bench, Cluster, labels, missing_programs, wait
+
+from harness.meter import ROOT
+from harness.records import Record, read_records
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="Slurm runs on Linux"),
+    pytest.mark.skipif(
+        bool(missing_programs()), reason=f"no Slurm on this machine: {', '.join(missing_programs())} missing"
+    ),
+]
+
+QUICK = ("--dataset", "digits", "--scale", "smoke", "--evals", "1", "--ipc", "1", "--methods", "random")
+# One trial of half a minute with one thread.
+LONG = (
+    *("--dataset", "digits", "--scale", "smoke", "--evals", "1", "--ipc", "1", "--methods", "dm"),
+    *("--set", "dm.iterations=4000", "--set", "dm.batch_real=16", "--threads", "1"),
+)
+JOBS = ("--launcher", "slurm", "--cpus", "1", "--mem", "2G", "--time", "30m")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """Two nodes, for all tests of this module."""
+    # Not under pytest's folder: paths of sockets are short.
+    folder = Path(tempfile.mkdtemp(prefix="dd-", dir="/tmp"))
+    started = Cluster.start(folder)
+    yield started
+    started.stop()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def bench(cluster: Cluster, tmp_path: Path) -> Iterator[Bench]:
+    """A results folder; no job outlives its test."""
+    yield Bench(cluster, tmp_path / "results")
+    cluster.call("scancel", "--user=root" if os.getuid() == 0 else "--me")
+    wait(lambda: not cluster.jobs(), "an empty queue")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Record:
+    """The record of the long trial, run by the local launcher."""
+    bench = Bench(cluster, tmp_path_factory.mktemp("undisturbed") / "results")
+    bench.harness("run", *LONG, "--seeds", "1", "--launcher", "local")
+    (record,) = bench.records()
+    return record
+
+
+def assert_as_undisturbed(records: list[Record], undisturbed: Record) -> None:
+    """One record, done, with the same bytes; and no checkpoint left."""
+    (record,) = records
+    assert (record.status, record.id) == ("done", undisturbed.id)
+    assert record.images_digest == undisturbed.images_digest
+    assert record.accuracies == undisturbed.accuracies
+
+
+def test_a_sweep_of_real_trials_packed_into_jobs(bench: Bench) -> None:
+    methods = (
+        "--methods",
+        "random,herding",
+        "--seeds",
+        "3",
+        "--trials-per-job",
+        "2",
+        "--array-parallelism",
+        "2",
+    )
+    done = bench.harness("run", *QUICK, *methods, *JOBS)
+    expected = [(method, 1, seed, "done") for method in ("herding", "random") for seed in range(3)]
+    assert labels(bench.records()) == expected
+    assert "| herding" in done.stdout
+    (submission,) = bench.submissions()
+    assert [len(pack) for pack in submission.packs] == [2, 2, 2]
+    script = next(bench.results.glob(".work/sweeps/*/jobs/*_submission.sh")).read_text()
+    assert "#SBATCH --array=0-2%2" in script
+    logs = sorted(path.name for path in bench.results.glob(".work/sweeps/*/logs/*.log"))
+    assert len(logs) == 6
+    assert logs[0].startswith("herding-digits-ipc1-seed0-")
+    assert len(bench.harness("logs", "herding digits", "--path").stdout.splitlines()) == 3
+    log = bench.harness("logs", bench.records()[0].id).stdout
+    assert "attempt 1" in log
+    assert " done" in log.splitlines()[-1]
+    again = bench.harness("run", *QUICK, *methods, *JOBS)
+    assert "6 done, 0 to run" in again.stderr
+    assert len(bench.submissions()) == 1
+
+
+def test_a_detached_sweep_is_seen_and_cancelled_from_another_shell(bench: Bench) -> None:
+    other = Bench(bench.cluster, bench.results.with_name("other"))
+    other.harness("run", *LONG, "--seeds", "1", *JOBS, "--detach")
+    began = bench.harness("run", *LONG, "--seeds", "5", *JOBS, "--detach")
+    assert "submitted 5 trials as 5 jobs" in began.stderr
+    bench.under_way()
+    states = json.loads(bench.harness("status", "--json").stdout)["sweeps"][0]["counts"]
+    assert states["running"] >= 1
+    assert states.get("running", 0) + states.get("pending", 0) == 5
+    assert "seed 0: running" in bench.harness("status", "--trials").stdout
+    (submission,), (others,) = bench.submissions(), other.submissions()
+    bench.harness("cancel")
+    wait(lambda: submission.job_id not in ids(bench), "the end of the cancelled jobs")
+    assert ids(bench) == {others.job_id}, "the other sweep's job goes on"
+    counts = json.loads(bench.harness("status", "--json").stdout)["sweeps"][0]["counts"]
+    assert counts == {"cancelled": 5}
+    assert bench.records() == []
+
+
+def ids(bench: Bench) -> set[str]:
+    """Arrays that wait or run."""
+    return {row[0] for row in bench.cluster.jobs()}
+
+
+def test_a_requeue_in_the_middle(bench: Bench, undisturbed: Record) -> None:
+    driver = bench.begin("run", *LONG, "--seeds", "1", *JOBS)
+    bench.under_way(step=300)
+    ((job_id, *_),) = bench.cluster.jobs()
+    bench.cluster.call("scontrol", "requeue", job_id)
+    output, _ = driver.communicate(timeout=180)
+    assert driver.returncode == 0, output
+    assert_as_undisturbed(bench.records(), undisturbed)
+    provenance = bench.records()[0].provenance
+    assert provenance is not None
+    assert provenance.resumed >= 1, "it went on from a checkpoint that SIGTERM made it write"
+
+
+def test_a_time_limit(bench: Bench, undisturbed: Record) -> None:
+    # Slurm tells a job of one minute at once that its time is nearly up, at the next of its looks each 30 s.
+    driver = bench.begin("run", *LONG, "--seeds", "1", *JOBS, "--time", "1m")
+    bench.under_way()
+    output, _ = driver.communicate(timeout=300)
+    assert driver.returncode == 0, output
+    assert_as_undisturbed(bench.records(), undisturbed)
+
+
+def test_a_preempted_job_makes_room_and_goes_on(bench: Bench, undisturbed: Record) -> None:
+    bench.harness("run", *LONG, "--seeds", "1", *JOBS, "--partition", "main", "--detach")
+    bench.under_way(step=300)
+    urgent = [
+        "sbatch",
+        "--partition=urgent",
+        "--nodes=2",
+        "--exclusive",
+        "--output=/dev/null",
+        "--wrap=sleep 1",
+    ]
+    bench.cluster.call(*urgent)
+    assert_as_undisturbed(bench.settled(1), undisturbed)
+    provenance = bench.records()[0].provenance
+    assert provenance is not None
+    assert provenance.resumed >= 1
+
+
+def test_scancel_and_the_same_command(bench: Bench, undisturbed: Record) -> None:
+    driver = bench.begin("run", *LONG, "--seeds", "1", *JOBS)
+    bench.under_way()
+    ((job_id, *_),) = bench.cluster.jobs()
+    bench.cluster.call("scancel", job_id)
+    output, _ = driver.communicate(timeout=120)
+    assert driver.returncode == 1
+    assert "the job was cancelled" in output
+    assert "the same command goes on" in output
+    bench.harness("run", *LONG, "--seeds", "1", *JOBS)
+    assert_as_undisturbed(bench.records(), undisturbed)
+
+
+def worker_of(bench: Bench) -> psutil.Process:
+    """The process of the one trial under way."""
+    return next(
+        process
+        for process in psutil.process_iter(["cmdline", "environ"])
+        if "harness.worker" in (process.info["cmdline"] or [])
+        and (process.info["environ"] or {}).get("SLURM_CONF") == bench.cluster.environment["SLURM_CONF"]
+    )
+
+
+def test_a_worker_shot_is_replaced(bench: Bench, undisturbed: Record) -> None:
+    driver = bench.begin("run", *LONG, "--seeds", "1", *JOBS)
+    bench.under_way()
+    worker_of(bench).kill()
+    output, _ = driver.communicate(timeout=180)
+    assert driver.returncode == 0, output
+    assert_as_undisturbed(bench.records(), undisturbed)
+
+
+def test_a_job_killed_hard_is_submitted_again_then_given_up(bench: Bench) -> None:
+    driver = bench.begin("run", *LONG, "--seeds", "1", *JOBS, "--retries", "1")
+    killed = set()
+    for _ in range(2):
+        wait(lambda: bool(new_jobs(bench, killed)), "another job")
+        bench.under_way()
+        job_id = new_jobs(bench, killed)[0]
+        bench.cluster.call("scancel", "--signal=KILL", "--full", job_id)
+        killed.add(job_id)
+        for path in bench.results.glob(".work/*/progress.json"):
+            path.unlink()
+    output, _ = driver.communicate(timeout=180)
+    assert driver.returncode == 1
+    (record,) = bench.records()
+    assert (record.status, record.resumable) == ("failed", False)
+    assert "the job failed" in (record.reason or "")
+    assert "2 attempts" in (record.reason or "")
+    assert "submitted again (1 of 1)" in output
+
+
+def new_jobs(bench: Bench, known: set[str]) -> list[str]:
+    """Running jobs other than these."""
+    return [row[0] for row in bench.cluster.jobs() if row[2] == "RUNNING" and row[0] not in known]
+
+
+def test_slurmctld_restarts(bench: Bench, undisturbed: Record) -> None:
+    driver = bench.begin("run", *LONG, "--seeds", "1", *JOBS)
+    bench.under_way()
+    os.kill(bench.cluster.daemon("slurmctld"), signal.SIGKILL)
+    wait(lambda: "Slurm does not answer" in refused(bench), "a controller that is down")
+    Cluster.start(bench.cluster.folder)
+    output, _ = driver.communicate(timeout=180)
+    assert driver.returncode == 0, output
+    assert_as_undisturbed(bench.records(), undisturbed)
+    assert len(bench.submissions()) == 1
+
+
+def refused(bench: Bench) -> str:
+    """What another sweep is told; it takes a while until clients notice."""
+    done = subprocess.run(
+        bench.command("run", *QUICK, "--seeds", "1", *JOBS),
+        env=bench.cluster.environment | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stderr if done.returncode == 2 else ""
+
+
+def test_a_killed_driver_and_the_same_command(bench: Bench, undisturbed: Record) -> None:
+    driver = bench.begin("run", *LONG, "--seeds", "1", *JOBS)
+    bench.under_way()
+    driver.kill()
+    driver.communicate()
+    again = bench.harness("run", *LONG, "--seeds", "1", *JOBS)
+    assert "submitted" not in again.stderr
+    assert_as_undisturbed(bench.records(), undisturbed)
+    assert len(bench.submissions()) == 1
+
+
+def test_a_driver_that_dies_before_it_knows_its_job(bench: Bench, undisturbed: Record) -> None:
+    bench.harness("run", *LONG, "--seeds", "1", *JOBS, "--detach")
+    (path,) = bench.results.glob(".work/sweeps/*/submission-1.json")
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"job_id": None}))
+    bench.harness("run", *LONG, "--seeds", "1", *JOBS)
+    assert_as_undisturbed(bench.records(), undisturbed)
+    (submission,) = bench.submissions()
+    assert submission.job_id == content["job_id"]
+
+
+def test_code_that_changed_since_the_submission_is_refused(bench: Bench, tmp_path: Path) -> None:
+    checkout = tmp_path / "checkout"
+    for name in ("harness", "methods"):
+        shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+    bench.harness("run", *QUICK, "--seeds", "1", *JOBS, "--slurm", "hold", "--detach", root=checkout)
+    changed = checkout / "methods" / "random.py"
+    changed.write_text(changed.read_text() + "\n\nADDED = 1\n")
+    bench.cluster.call("scontrol", "release", bench.cluster.jobs()[0][0])
+    (record,) = bench.settled(1)
+    assert (record.status, record.resumable) == ("failed", True)
+    assert "the code on the measured path changed since this trial was submitted" in (record.reason or "")
+    bench.harness("run", *QUICK, "--seeds", "1", *JOBS, root=checkout)
+    (record,) = bench.records()
+    assert record.status == "done"
+
+
+def test_methods_get_resources_of_their_own_and_gpus_are_handed_out(bench: Bench) -> None:
+    methods = ("--methods", "random,herding", "--seeds", "1", "--resources", "herding.cpus=2")
+    planned = bench.harness("plan", *QUICK, *methods, *JOBS, "--no-estimate").stdout
+    assert "array of 1 job with 1 trial, at most 16 at a time, each with 2 CPUs, 2G, 30 min" in planned
+    assert "#SBATCH --cpus-per-task=2" in planned
+    bench.harness("run", *QUICK, *methods, *JOBS, "--slurm", "gres=gpu:1", "--detach")
+    assert labels(bench.settled(2)) == [("herding", 1, 0, "done"), ("random", 1, 0, "done")]
+    assert len(bench.submissions()) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--partition", "nope"), "Invalid partition name specified"),
+        (("--mem", "900G"), "Requested node configuration is not available"),
+        (("--slurm", "gres=gpu:9"), "Requested node configuration is not available"),
+        (("--slurm", "nonsense=1"), "unrecognized option"),
+    ],
+)
+def test_what_the_cluster_cannot_run_is_one_line(
+    bench: Bench, arguments: tuple[str, ...], words: str
+) -> None:
+    refused = bench.harness("run", *QUICK, *JOBS, *arguments, status=2).stderr
+    last = refused.strip().splitlines()[-1]
+    assert last.startswith("error: Slurm refuses a job of ")
+    assert words in last
+    assert bench.submissions() == []
+    assert not list(read_records(bench.results)) if bench.results.exists() else True

@@ -1,0 +1,74 @@
+"""Stands for `harness.worker` where tests need its manners and not its work: it starts without torch.
+
+A trial's config says under "acts" what to do at each start, the last act again and again: "done", "sleep"
+(until SIGTERM), "sleep deaf" (to SIGTERM), "exit N", or the name of a signal to die of.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from harness.records import Record, write_record
+from harness.worker import STOPPED, Job
+
+
+def main() -> int:
+    """Tell of the start in `starts.jsonl` under the results, then act."""
+    job = Job.decode(sys.stdin.buffer.read())
+    results = job.settings.results
+    earlier = [start for start in starts(results) if start["trial"] == job.trial.id]
+    acts = job.trial.config["acts"]
+    what = acts[min(len(earlier), len(acts) - 1)]
+    if what == "sleep":
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))
+    elif what == "sleep deaf":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    tell(job)
+    return act(what, job)
+
+
+def act(what: str, job: Job) -> int:
+    """Do it; returns the exit status."""
+    if what == "done":
+        record = Record(id=job.trial.id, status="done", trial=job.trial, accuracies=[0.5])
+        write_record(record, job.settings.results)
+        return 0
+    if what.startswith("sleep"):
+        time.sleep(600)
+    if what.startswith("exit "):
+        job.log_path.parent.mkdir(parents=True, exist_ok=True)
+        job.log_path.write_text("last words\n")
+        return int(what.split()[1])
+    os.kill(os.getpid(), signal.Signals[what])
+    raise AssertionError(f"survived {what}")
+
+
+def tell(job: Job) -> None:
+    """Add this start to the list of them."""
+    names = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    start = {
+        "trial": job.trial.id,
+        "pid": os.getpid(),
+        "attempt": job.attempt,
+        "log": str(job.log),
+        "code_digest": job.code_digest,
+        "environment": {name: os.environ.get(name) for name in names},
+    }
+    with (job.settings.results / "starts.jsonl").open("a") as file:
+        file.write(json.dumps(start) + "\n")
+
+
+def starts(results: Path) -> list[dict[str, Any]]:
+    """All starts so far, in order."""
+    path = results / "starts.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,356 @@
+"""The local launcher and its workers as processes: deaths, retries, slots, and being told to stop.
+
+Most workers are stand-ins (`fake_worker.py`) that die as told and start quickly.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from launch.fake_worker import starts
+from trials import digits_trial
+
+from harness.launch import LaunchOptions, Summary, launch, local
+from harness.launch.base import Layout, layout
+from harness.launch.deaths import KILLED_BY_KERNEL, deaths
+from harness.launch.display import SilentDisplay
+from harness.launch.local import LocalLauncher
+from harness.records import Record, Trial, read_record
+from harness.trial import log_name
+from harness.worker import Snapshot
+
+FAKE_WORKER = Path(__file__).with_name("fake_worker.py")
+BY_SIGKILL = "killed by SIGKILL, perhaps by the kernel for want of memory"
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> LaunchOptions:
+    (tmp_path / "results").mkdir()
+    return LaunchOptions(
+        results=tmp_path / "results", data_dir=tmp_path / "data", datasets={"digits": "digits"}, slots=1
+    )
+
+
+@pytest.fixture(autouse=True)
+def _fake_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "worker_command", lambda: [sys.executable, str(FAKE_WORKER)])
+    monkeypatch.setattr(local, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(local, "oom_kills", lambda: None)
+
+
+def acting(*acts: str, **changes: Any) -> Trial:
+    """A trial whose worker does these things, one at each start."""
+    return digits_trial(config={"acts": list(acts)}, **changes)
+
+
+class Diary(SilentDisplay):
+    """Keeps what a watcher is told."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, str]] = []
+        self.records: list[Record] = []
+
+    def started(self, trial: Trial) -> None:
+        self.events.append(("started", trial.id))
+
+    def put_off(self, trial: Trial) -> None:
+        self.events.append(("put off", trial.id))
+
+    def ended(self, trial: Trial, record: Record) -> None:
+        self.events.append(("ended", trial.id))
+        self.records.append(record)
+
+    def note(self, text: str) -> None:
+        self.events.append(("note", text))
+
+    def progressed(self, trial: Trial, snapshot: Snapshot) -> None:
+        return
+
+    @property
+    def notes(self) -> list[str]:
+        return [text for kind, text in self.events if kind == "note"]
+
+
+def run(
+    options: LaunchOptions, trials: Sequence[Trial], place: Layout | None = None
+) -> tuple[Diary, list[Trial]]:
+    diary = Diary()
+    left = LocalLauncher(options, place or layout(options, len(trials))).run(trials, diary)
+    return diary, left
+
+
+def order(options: LaunchOptions) -> list[str]:
+    return [start["trial"] for start in starts(options.results)]
+
+
+def test_trial_of_a_dead_worker_is_tried_again_before_others_begin(options: LaunchOptions) -> None:
+    victim, other = acting("SIGKILL", "done"), acting("done", seed=1)
+    diary, left = run(options, [victim, other])
+    assert left == []
+    assert diary.events == [
+        ("started", victim.id),
+        ("put off", victim.id),
+        ("note", f"{victim.label}: {BY_SIGKILL}; tried again (1 of 2)"),
+        ("started", victim.id),
+        ("ended", victim.id),
+        ("started", other.id),
+        ("ended", other.id),
+    ]
+    assert [record.status for record in diary.records] == ["done", "done"]
+    assert [start["attempt"] for start in starts(options.results)] == [1, 2, 1]
+
+
+def test_worker_that_always_dies_fails_after_its_retries_and_costs_no_other(options: LaunchOptions) -> None:
+    victim, other = acting("SIGSEGV", "exit 3", "SIGSEGV"), acting("done", seed=1)
+    diary, _ = run(options, [victim, other])
+    assert order(options) == [victim.id] * 3 + [other.id]
+    assert diary.notes == [
+        f"{victim.label}: killed by SIGSEGV; tried again (1 of 2)",
+        f"{victim.label}: the worker ended with exit status 3: last words; tried again (2 of 2)",
+    ]
+    record = read_record(victim.record_path(options.results))
+    assert (record.status, record.resumable) == ("failed", False)
+    assert record.reason == "killed by SIGSEGV; 3 attempts"
+    assert read_record(other.record_path(options.results)).status == "done"
+
+
+def test_without_retries_the_first_death_is_a_failure(options: LaunchOptions) -> None:
+    victim = acting("SIGKILL")
+    diary, _ = run(dataclasses.replace(options, retries=0), [victim])
+    assert (diary.notes, len(order(options))) == ([], 1)
+    assert diary.records[0].reason == f"{BY_SIGKILL}; 1 attempt"
+
+
+def test_deaths_count_over_launches_until_a_retry_is_asked_for(options: LaunchOptions) -> None:
+    victim = acting("SIGSEGV", "SIGSEGV", "SIGSEGV", "done")
+    once = dataclasses.replace(options, retries=1, quiet=True)
+    assert statuses(launch([victim], once)) == ["failed"]
+    assert statuses(launch([victim], once)) == ["failed"]
+    assert len(order(options)) == 2
+    assert statuses(launch([victim], dataclasses.replace(once, retry_failed=True))) == ["done"]
+    assert len(order(options)) == 4
+
+
+def statuses(summary: Summary) -> list[str]:
+    return [record.status for record in summary.records]
+
+
+def test_launch_says_what_died_and_how_to_run_it_again(
+    options: LaunchOptions, capsys: pytest.CaptureFixture[str]
+) -> None:
+    victim = acting("exit 3")
+    assert launch([victim], dataclasses.replace(options, retries=1)).exit_status == 1
+    said = capsys.readouterr().err.splitlines()
+    reason = "the worker ended with exit status 3: last words"
+    assert said[0] == f"{victim.label}: {reason}; tried again (1 of 1)"
+    assert f"  {victim.label}: failed: {reason}; 2 attempts (log: {options.log_of(victim)})" in said
+    assert "      last words" in said
+    assert said[-1] == "add --retry failed to the command to run failed trials again"
+
+
+@pytest.mark.parametrize(
+    ("counts", "status"),
+    [([4, 4, 5], "oom"), ([4, 4, 4], "failed"), ([None, None, 5], "failed")],
+)
+def test_kill_that_the_kernel_counted_is_want_of_memory(
+    options: LaunchOptions, monkeypatch: pytest.MonkeyPatch, counts: list[int | None], status: str
+) -> None:
+    told = itertools.chain(counts[1:], itertools.repeat(counts[-1]))
+    monkeypatch.setattr(local, "oom_kills", lambda: next(told))
+    diary, _ = run(dataclasses.replace(options, retries=0), [acting("SIGKILL")])
+    assert diary.records[0].status == status
+    assert diary.records[0].reason == f"{KILLED_BY_KERNEL if status == 'oom' else BY_SIGKILL}; 1 attempt"
+
+
+def test_one_counted_kill_explains_one_death(options: LaunchOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = itertools.chain([0, 0], itertools.repeat(1))
+    monkeypatch.setattr(local, "oom_kills", lambda: next(told))
+    options = dataclasses.replace(options, retries=0, slots=2)
+    diary, _ = run(options, [acting("SIGKILL", seed=seed) for seed in range(2)])
+    assert sorted(record.status for record in diary.records) == ["failed", "oom"]
+
+
+def test_crash_is_no_want_of_memory_whatever_the_kernel_counts(
+    options: LaunchOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = itertools.count()
+    monkeypatch.setattr(local, "oom_kills", lambda: next(told))
+    diary, _ = run(dataclasses.replace(options, retries=0), [acting("SIGSEGV")])
+    assert diary.records[0].status == "failed"
+
+
+def test_death_that_cannot_be_noted_is_told(options: LaunchOptions) -> None:
+    victim = acting("SIGKILL")
+    victim.work_folder(options.results).parent.mkdir()
+    victim.work_folder(options.results).write_text("a file, so that nothing can be written below it")
+    diary, _ = run(options, [victim])
+    assert len(order(options)) == 1
+    assert (diary.records[0].status, diary.records[0].resumable) == ("failed", True)
+
+
+UUIDS = tuple(f"GPU-8a2c0e1f-33d6-4d0b-9c1e-00000000000{k}" for k in range(2))
+
+
+@pytest.mark.parametrize(
+    ("visible", "slots_per_gpu", "devices", "threads"),
+    [
+        (("0", "1", "2"), None, ["0", "1", "2"], "4"),
+        (("0", "1", "2"), 2, ["0", "1", "2", "0", "1", "2"], "2"),
+        (UUIDS, 2, [*UUIDS, *UUIDS], "3"),
+        (("MIG-4d0b",), 2, ["MIG-4d0b", "MIG-4d0b"], "6"),
+    ],
+)
+def test_what_each_worker_sees_of_the_gpus(
+    options: LaunchOptions,
+    monkeypatch: pytest.MonkeyPatch,
+    visible: tuple[str, ...],
+    slots_per_gpu: int | None,
+    devices: list[str],
+    threads: str,
+) -> None:
+    """There is no GPU here: stand-ins write down the environment in which a worker finds its device."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ", ".join(visible))
+    monkeypatch.setattr("harness.launch.base._cores", lambda: 12)
+    options = dataclasses.replace(options, slots=None, device="cuda", slots_per_gpu=slots_per_gpu)
+    trials = [acting("done", seed=seed) for seed in range(len(devices))]
+    run(options, trials)
+    environments = {start["trial"]: start["environment"] for start in starts(options.results)}
+    assert [environments[trial.id]["CUDA_VISIBLE_DEVICES"] for trial in trials] == devices
+    for environment in environments.values():
+        assert (environment["OMP_NUM_THREADS"], environment["MKL_NUM_THREADS"]) == (threads, threads)
+
+
+def test_slot_of_a_dead_worker_keeps_its_gpu(options: LaunchOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no GPU here, see above."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
+    options = dataclasses.replace(options, slots=None, device="cuda", retries=1)
+    dies, other = acting("SIGKILL"), acting("done", seed=1)
+    run(options, [dies, other])
+    seen = [start["environment"]["CUDA_VISIBLE_DEVICES"] for start in starts(options.results)]
+    assert (order(options), seen) == ([dies.id, dies.id, other.id], ["5", "5", "5"])
+
+
+def test_trials_on_the_cpu_see_no_gpu(options: LaunchOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    run(options, [acting("done")])
+    assert starts(options.results)[0]["environment"]["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_one_named_gpu_is_found_in_the_environment_as_it_is(
+    options: LaunchOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    run(dataclasses.replace(options, device="cuda:1", slots=None), [acting("done")])
+    assert starts(options.results)[0]["environment"]["CUDA_VISIBLE_DEVICES"] == "0,1"
+
+
+def test_jobs_carry_the_log_and_the_code_they_were_submitted_with(
+    options: LaunchOptions, tmp_path: Path
+) -> None:
+    trials = [acting("done"), acting("done", method="dm")]
+    options = dataclasses.replace(options, logs=tmp_path / "logs", code_digests={"dm": "0123456789ab"})
+    run(options, trials)
+    told = [(start["log"], start["code_digest"]) for start in starts(options.results)]
+    logs = [str(tmp_path / "logs" / log_name(trial)) for trial in trials]
+    assert told == [(logs[0], None), (logs[1], "0123456789ab")]
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "SIGUSR2", "exit 143"])
+def test_worker_ended_alone_by_sigterm_is_tried_again_after_a_while(
+    options: LaunchOptions, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(local, "TERM_PATIENCE_SECONDS", 0.5)
+    victim, other = acting(how, "done"), acting("done", seed=1)
+    begun = time.monotonic()
+    diary, left = run(options, [victim, other])
+    assert time.monotonic() - begun > 0.5
+    assert left == []
+    reason = "stopped by SIGTERM" if how == "exit 143" else f"killed by {how}"
+    assert diary.notes == [
+        f"{victim.label}: {reason}; waiting 0 s in case this whole run is being ended",
+        f"{victim.label}: {reason}; tried again (1 of 2)",
+    ]
+    assert order(options) == [victim.id, victim.id, other.id]
+
+
+@pytest.fixture
+def alarm() -> Iterator[None]:
+    """Leave no alarm behind."""
+    before = signal.getsignal(signal.SIGALRM)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.usefixtures("alarm")
+def test_stop_from_a_signal_handler_ends_the_run(options: LaunchOptions) -> None:
+    sleeping, asleep, unbegun = (acting("sleep", seed=seed) for seed in range(3))
+    options = dataclasses.replace(options, slots=2)
+    launcher, diary = LocalLauncher(options, layout(options, 3)), Diary()
+
+    def on_alarm(*_: object) -> None:
+        if len(starts(options.results)) < 2:
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            return
+        launcher.stop(grace_seconds=5.0)
+        assert not any(psutil.pid_exists(start["pid"]) for start in starts(options.results))
+
+    signal.signal(signal.SIGALRM, on_alarm)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    assert launcher.run([sleeping, asleep, unbegun], diary) == [sleeping, asleep, unbegun]
+    assert diary.events[2:] == [("put off", sleeping.id), ("put off", asleep.id)]
+    assert len(starts(options.results)) == 2
+    assert not any(deaths(trial.work_folder(options.results)) for trial in (sleeping, asleep))
+    # A launcher that was stopped starts nothing ever again.
+    assert launcher.run([unbegun], diary) == [unbegun]
+    assert len(starts(options.results)) == 2
+
+
+def test_stop_while_a_run_waits_for_its_own_end_counts_no_death(
+    options: LaunchOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "TERM_PATIENCE_SECONDS", 60.0)
+    victim, other = acting("SIGTERM"), acting("done", seed=1)
+    launcher, diary = LocalLauncher(options, layout(options, 2)), Diary()
+    stopper = threading.Thread(target=lambda: (wait_for(lambda: diary.notes), launcher.stop()))
+    stopper.start()
+    assert launcher.run([victim, other], diary) == [victim, other]
+    stopper.join()
+    assert order(options) == [victim.id]
+    assert deaths(victim.work_folder(options.results)) == ()
+
+
+def test_stop_kills_what_does_not_heed_it(options: LaunchOptions) -> None:
+    trial = acting("sleep deaf")
+    launcher, diary = LocalLauncher(options, layout(options, 1)), Diary()
+    stopper = threading.Thread(
+        target=lambda: (wait_for(lambda: starts(options.results)), launcher.stop(grace_seconds=0.3))
+    )
+    stopper.start()
+    assert launcher.run([trial], diary) == [trial]
+    stopper.join()
+    assert deaths(trial.work_folder(options.results)) == ()
+
+
+def test_stop_before_the_run(options: LaunchOptions) -> None:
+    launcher = LocalLauncher(options, layout(options, 1))
+    launcher.stop()
+    assert launcher.run([acting("done")], Diary()) == [acting("done")]
+    assert starts(options.results) == []
+
+
+def wait_for(condition: Any) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)

@@ -1,0 +1,233 @@
+"""Real workers: how they stop, what they write into their logs, which code they refuse to run."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+from trials import digits_trial, dm_trial
+
+from harness import meter, worker
+from harness.loop import Progress
+from harness.records import Trial, read_record
+from harness.trial import LOG_NAME, Settings
+from harness.worker import (
+    CLOSING,
+    DONE,
+    FAILED,
+    PROGRESS_NAME,
+    SAME_WISH_SECONDS,
+    STOPPED,
+    Job,
+    Snapshot,
+    _StopWish,
+    last_words,
+)
+
+STAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00"
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(
+        results=tmp_path / "results",
+        data_dir=tmp_path / "data",
+        dataset="digits",
+        threads=1,
+        checkpoint_seconds=1000.0,
+    )
+
+
+Start = Callable[[Job], "subprocess.Popen[bytes]"]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start workers, and leave none behind."""
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def begin(job: Job) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "harness.worker"], stdin=subprocess.PIPE, cwd=meter.ROOT
+        )
+        processes.append(process)
+        assert process.stdin is not None
+        with process.stdin as pipe:
+            pipe.write(job.encode())
+        return process
+
+    yield begin
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def job(trial: Trial, settings: Settings, **named: object) -> Job:
+    return msgspec.structs.replace(Job(trial, settings, os.getpid()), **named)
+
+
+def step_of(trial: Trial, settings: Settings) -> int:
+    """How far a worker says it is."""
+    path = trial.work_folder(settings.results) / PROGRESS_NAME
+    return msgspec.json.decode(path.read_bytes(), type=Snapshot).step if path.exists() else 0
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGTERM")
+def test_sigterm_stops_a_worker_at_its_step_and_nothing_is_lost(
+    settings: Settings, start: Start, tmp_path: Path
+) -> None:
+    trial = dm_trial(600)
+    stopped = start(job(trial, settings))
+    wait_until(lambda: step_of(trial, settings) > 1)
+    seen = step_of(trial, settings)
+    # A scheduler signals all processes of a job, and the launcher then passes on what it got.
+    stopped.send_signal(signal.SIGTERM)
+    stopped.send_signal(signal.SIGTERM)
+    assert stopped.wait(60) == STOPPED
+    last_line = (trial.work_folder(settings.results) / LOG_NAME).read_text().splitlines()[-1]
+    told = re.fullmatch(rf"{STAMP} stopped after step (\d+) of 600 of distill", last_line)
+    assert told, last_line
+    assert seen <= int(told[1]) < 600
+    checkpoint = trial.work_folder(settings.results) / "distill" / "checkpoint.pt"
+    assert torch.load(checkpoint, weights_only=True)["loops"]["distill"]["step"] == int(told[1])
+    assert not trial.record_path(settings.results).exists()
+
+    assert start(job(trial, settings)).wait(120) == DONE
+    undisturbed = replace(settings, results=tmp_path / "undisturbed")
+    assert start(job(trial, undisturbed)).wait(120) == DONE
+    ours, theirs = (read_record(trial.record_path(place.results)) for place in (settings, undisturbed))
+    assert ours.images_digest == theirs.images_digest
+    assert ours.accuracies == theirs.accuracies
+    paths = [trial.distilled_path(place.results) for place in (settings, undisturbed)]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    assert (ours.provenance.resumed, theirs.provenance.resumed) == (1, 0)
+
+
+def test_log_of_a_failure_begins_and_ends_with_the_facts(
+    settings: Settings, start: Start, tmp_path: Path
+) -> None:
+    trial, log = dm_trial(5, config={"lr_img": 1e38}), tmp_path / "logs" / "trial.log"
+    assert start(job(trial, settings, log=log, attempt=2)).wait(120) == FAILED
+    lines = log.read_text().splitlines()
+    facts = rf"{STAMP} \S+ pid \d+ attempt 2 device cpu threads 1: dm · digits · ipc 1 · seed 0"
+    assert re.fullmatch(facts, lines[0])
+    record = read_record(trial.record_path(settings.results))
+    assert re.fullmatch(rf"{STAMP} failed {re.escape(record.reason or '')}", lines[-1])
+    assert last_words(log, 1) == [f"harness.errors.DivergedError: {record.reason}"]
+    assert not (trial.work_folder(settings.results) / LOG_NAME).exists()
+
+
+def test_worker_with_other_code_than_was_submitted_refuses(settings: Settings, start: Start) -> None:
+    trial, now = digits_trial(), meter.code_digest("random")
+    assert start(job(trial, settings, code_digest="0123456789ab")).wait(120) == FAILED
+    record = read_record(trial.record_path(settings.results))
+    assert record.reason == (
+        f"the code on the measured path changed since this trial was submitted (submitted 0123456789ab, "
+        f"now {now}); start the same command again to run it with the present code"
+    )
+    assert (record.status, record.resumable) == ("failed", True)
+    trial.record_path(settings.results).unlink()
+    assert start(job(trial, settings, code_digest=now)).wait(120) == DONE
+
+
+class Clock:
+    """A clock that tests set."""
+
+    now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(worker.time, "monotonic", made.monotonic)
+    return made
+
+
+def ends(wish: _StopWish) -> bool:
+    """Whether SIGTERM ends the process at once."""
+    try:
+        wish.on_signal(signal.SIGTERM, None)
+    except SystemExit as end:
+        return end.code == STOPPED
+    return False
+
+
+@pytest.mark.usefixtures("clock")
+def test_sigterm_outside_of_loops_ends_at_once() -> None:
+    assert ends(_StopWish())
+
+
+@pytest.mark.usefixtures("clock")
+def test_sigterm_between_loops_ends_at_once() -> None:
+    wish, told = _StopWish(), []
+    hear = wish.watching(told.append)
+    assert not wish.should_stop()
+    hear(Progress("distill", 3, 3, None))
+    assert ends(wish)
+    assert [progress.step for progress in told] == [3]
+    assert not wish.granted
+
+
+def test_sigterm_in_a_loop_is_a_wish_and_the_second_an_order(clock: Clock) -> None:
+    wish = _StopWish()
+    hear = wish.watching(lambda _: None)
+    assert not wish.should_stop()
+    hear(Progress("distill", 2, 3, None))
+    assert not ends(wish)
+    clock.now += SAME_WISH_SECONDS / 2
+    assert not ends(wish)
+    assert not wish.granted
+    assert wish.should_stop()
+    assert wish.granted
+    clock.now += SAME_WISH_SECONDS
+    assert ends(wish)
+
+
+OPENING_LINE = "2025-01-01T00:00:00+00:00 node7 pid 12 attempt 1 device cpu threads 1: dm · digits"
+TRACEBACK = ["Traceback (most recent call last):", '  File "x.py", line 1', "    f()", "ValueError: no"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (["a", "b", "", "c"], ["b", "c"]),
+        ([OPENING_LINE, "old", OPENING_LINE, "new"], ["new"]),
+        ([OPENING_LINE, "old", OPENING_LINE], []),
+        ([*TRACEBACK, OPENING_LINE, "warning", *TRACEBACK], ["    f()", "ValueError: no"]),
+        ([*TRACEBACK, TRACEBACK[0], "KeyError: 1"], ["KeyError: 1"]),
+        (["said", "2025-01-01T00:00:09+00:00 failed ValueError: no"], ["said"]),
+        ([], []),
+    ],
+)
+def test_last_words(tmp_path: Path, lines: list[str], words: list[str]) -> None:
+    log = tmp_path / "log.txt"
+    assert last_words(log, 2) == []
+    log.write_text("\n".join(lines) + "\n")
+    assert last_words(log, 2) == words
+
+
+@pytest.mark.parametrize("status", ["done", "failed", "oom", "stopped"])
+def test_closing_lines_are_known_as_such(status: str) -> None:
+    assert CLOSING.match(f"{meter.now()} {status} whatever")
+    assert not CLOSING.match(f"{status} whatever")
