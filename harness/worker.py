@@ -123,18 +123,25 @@ def _run(job: Job, wish: _StopWish) -> int:
     trial, settings = job.trial, replace(job.settings, log=job.log_path)
     if trial.record_path(settings.results).exists():
         return BUSY  # launchers send no trial that has a record: another run was quicker
-    digest = meter.code_digest(trial.method)
-    if job.code_digest is not None and job.code_digest != digest:
-        reason = (
-            f"the code on the measured path changed since this trial was submitted (submitted "
-            f"{job.code_digest}, now {digest}); start the same command again to run it with the present code"
-        )
-        record = refused(trial, settings, reason)
-    else:
+    objection = _objection(job)
+    if objection is None:
         path = trial.work_folder(settings.results) / PROGRESS_NAME
         record = run_trial(trial, settings, wish.watching(_progress_writer(path, trial)), wish.should_stop)
+    else:
+        record = refused(trial, settings, objection)
     print(f"{meter.now()} {record.status} {record.reason or ''}".rstrip(), flush=True)
     return DONE if record.status == "done" else FAILED
+
+
+def _objection(job: Job) -> str | None:
+    """Why the trial is not to be run with the code that is here, in one line."""
+    submitted = job.code_digest
+    if submitted is None or submitted == (now := meter.code_digest(job.trial.method)):
+        return None
+    return (
+        f"the code on the measured path changed since this trial was submitted (submitted {submitted}, "
+        f"now {now}); start the same command again to run it with the present code"
+    )
 
 
 class _StopWish:

@@ -25,10 +25,9 @@ from harness.worker import BUSY, PROGRESS_NAME, STOPPED, Job, Snapshot, last_wor
 
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 10.0  # between SIGTERM and SIGKILL
-# A worker that such a signal ended, though not from here, may be the first of a whole job that a cluster
-# ends. This process then gets the signal as well, or SIGKILL after the 30 seconds that are Slurm's default.
+# A worker that SIGTERM ended, though not from here, may be the first of a whole job that a cluster ends. This
+# process then gets the signal as well, or SIGKILL after the 30 seconds that are Slurm's default.
 TERM_PATIENCE_SECONDS = 40.0
-ENDS_OF_JOBS = {STOPPED, -signal.SIGTERM, -signal.SIGUSR1, -signal.SIGUSR2}
 REAP_SECONDS = 5.0  # for the kernel to end what got SIGKILL
 # Every library that keeps threads of its own has its own variable for their number.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -57,6 +56,7 @@ class LocalLauncher:
         self._layout = layout
         self._running: list[_Worker] = []
         self._stopping = False
+        self._grace_seconds = GRACE_SECONDS
         self._kills_explained = 0
 
     def run(self, trials: Sequence[Trial], watcher: Watcher) -> list[Trial]:
@@ -86,7 +86,7 @@ class LocalLauncher:
         May be called while `run` is under way, from a signal handler or another thread. It returns when the
         workers are gone, those that took longer than the grace by SIGKILL; afterwards none is ever started.
         """
-        self._stopping = True
+        self._stopping, self._grace_seconds = True, grace_seconds
         _end(self._running, grace_seconds)
 
     def _fill(self, waiting: deque[Trial], free: deque[int], watcher: Watcher) -> None:
@@ -97,7 +97,7 @@ class LocalLauncher:
             watcher.started(self._running[-1].trial)
         if self._stopping:
             # `stop` may have been called in the middle of a start.
-            _end(self._running, GRACE_SECONDS)
+            _end(self._running, self._grace_seconds)
 
     def _start(self, trial: Trial, slot: int) -> _Worker:
         kills_before = oom_kills()
@@ -151,7 +151,8 @@ class LocalLauncher:
     def _waits_with(self, worker: _Worker, watcher: Watcher) -> bool:
         """Whether to wait and see if the signal that ended a worker was meant for this process as well."""
         returncode, results = worker.process.returncode, self._options.results
-        if self._stopping or returncode not in ENDS_OF_JOBS or worker.trial.record_path(results).exists():
+        ends_jobs = (STOPPED, -signal.SIGTERM, -signal.SIGUSR1, -signal.SIGUSR2)
+        if self._stopping or returncode not in ends_jobs or worker.trial.record_path(results).exists():
             return False
         if worker.patience_ends is None:
             worker.patience_ends = time.monotonic() + TERM_PATIENCE_SECONDS

@@ -16,6 +16,7 @@ import msgspec
 
 from harness.errors import UserError
 from harness.records import Cost, Provenance, Record, Trial, read_record, record_files
+from harness.report.tracks import sample_std
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -110,7 +111,7 @@ def _mean(record: Record) -> float | None:
 
 
 def _std(record: Record) -> float | None:
-    return statistics.stdev(record.accuracies) if len(record.accuracies) > 1 else None
+    return sample_std(record.accuracies) if len(record.accuracies) > 1 else None
 
 
 NESTED = ("trial", "distill", "evaluate", "provenance")

@@ -1,7 +1,8 @@
 """Stands for `harness.worker` where tests need its manners and not its work: it starts without torch.
 
 A trial's config says under "acts" what to do at each start, the last act again and again: "done", "sleep"
-(until SIGTERM), "sleep deaf" (to SIGTERM), "exit N", or the name of a signal to die of.
+(until SIGTERM), "sleep deaf" (to SIGTERM), "survive" (be done when the first other worker is gone), "exit N",
+or the name of a signal to die of.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from harness.records import Record, write_record
 from harness.worker import STOPPED, Job
@@ -35,7 +38,10 @@ def main() -> int:
 
 def act(what: str, job: Job) -> int:
     """Do it; returns the exit status."""
-    if what == "done":
+    if what == "survive":
+        while not other_is_gone(job):
+            time.sleep(0.02)
+    if what in ("done", "survive"):
         record = Record(id=job.trial.id, status="done", trial=job.trial, accuracies=[0.5])
         write_record(record, job.settings.results)
         return 0
@@ -47,6 +53,12 @@ def act(what: str, job: Job) -> int:
         return int(what.split()[1])
     os.kill(os.getpid(), signal.Signals[what])
     raise AssertionError(f"survived {what}")
+
+
+def other_is_gone(job: Job) -> bool:
+    """Whether another trial's worker began, ended and was noticed by the launcher."""
+    others = [start["pid"] for start in starts(job.settings.results) if start["trial"] != job.trial.id]
+    return bool(others) and not psutil.pid_exists(others[0])
 
 
 def tell(job: Job) -> None:

@@ -283,6 +283,16 @@ def test_worker_ended_alone_by_sigterm_is_tried_again_after_a_while(
     assert order(options) == [victim.id, victim.id, other.id]
 
 
+def test_nothing_begins_while_it_is_open_whether_all_is_being_ended(
+    options: LaunchOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "TERM_PATIENCE_SECONDS", 1.0)
+    victim, neighbour, unbegun = acting("SIGTERM", "done"), acting("survive", seed=1), acting("done", seed=2)
+    diary, _ = run(dataclasses.replace(options, slots=2), [victim, neighbour, unbegun])
+    begun = [trial for kind, trial in diary.events if kind == "started"]
+    assert begun == [victim.id, neighbour.id, victim.id, unbegun.id]
+
+
 @pytest.fixture
 def alarm() -> Iterator[None]:
     """Leave no alarm behind."""

@@ -100,6 +100,7 @@ def test_sigterm_stops_a_worker_at_its_step_and_nothing_is_lost(
     seen = step_of(trial, settings)
     # A scheduler signals all processes of a job, and the launcher then passes on what it got.
     stopped.send_signal(signal.SIGTERM)
+    time.sleep(0.01)  # pending signals of a kind are one
     stopped.send_signal(signal.SIGTERM)
     assert stopped.wait(60) == STOPPED
     last_line = (trial.work_folder(settings.results) / LOG_NAME).read_text().splitlines()[-1]
