@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.data import Dataset, Split, sealed
+from harness.data import Dataset, HeldOut, Split, sealed
 from harness.errors import UserError
 from harness.loop import State
 from harness.nets import Network
@@ -51,9 +51,10 @@ class TrainingSet:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One test accuracy in [0, 1] and one last training loss per network."""
+    """One test accuracy in [0, 1], overall and for each class, and one last training loss per network."""
 
     accuracies: list[float]
+    class_accuracies: list[list[float]]
     train_losses: list[float]
     test_fingerprint: str
     test_looks: int
@@ -78,9 +79,14 @@ def evaluate(
             networks.append(net)
     looks_before = data.test_looks
     test = data.test()
-    accuracies = [accuracy(net, test, context) for net in networks]
+    hits = [class_hits(net, test, context) for net in networks]
     return Evaluation(
-        accuracies, losses, test.fingerprint, data.test_looks - looks_before, len(training_set.images)
+        accuracies=[sum(of_classes) / len(test) for of_classes in hits],
+        class_accuracies=[_shares(of_classes, test, data.num_classes) for of_classes in hits],
+        train_losses=losses,
+        test_fingerprint=test.fingerprint,
+        test_looks=data.test_looks - looks_before,
+        decoded_images=len(training_set.images),
     )
 
 
@@ -145,17 +151,30 @@ def train_network(
     return float(mean_loss)
 
 
-@torch.no_grad()
-def accuracy(net: Network, test: Split, context: Context) -> float:
+def accuracy(net: Network, test: Split | HeldOut, context: Context) -> float:
     """Share of the test images that `net` puts into their class, in evaluation mode."""
+    return sum(class_hits(net, test, context)) / len(test)
+
+
+@torch.no_grad()
+def class_hits(net: Network, test: Split | HeldOut, context: Context) -> list[int]:
+    """How many test images of each class `net` puts into it, in evaluation mode."""
     net.eval()
     forward = logits_forward(context)
     rows_at_once = rows_per_piece(net, (test.images.shape[1], test.images.shape[2], test.images.shape[3]))
-    hits = sum(
-        (forward(net, test.batch(piece)).argmax(dim=1) == test.labels[piece]).sum()
-        for piece in pieces(len(test), rows_at_once or 256)
-    )
-    return int(hits) / len(test)
+    classes = net.classifier.out_features
+    hits = torch.zeros(classes, dtype=torch.int64, device=test.labels.device)
+    for piece in pieces(len(test), rows_at_once or 256):
+        labels = test.labels[piece]
+        right = forward(net, test.batch(piece)).argmax(dim=1) == labels
+        hits += torch.bincount(labels[right], minlength=classes)
+    return [int(count) for count in hits]
+
+
+def _shares(hits: list[int], test: Split, classes: int) -> list[float]:
+    """Accuracy on each class; 0 for a class without test images."""
+    counts = torch.bincount(test.labels, minlength=classes).tolist()
+    return [count / max(1, total) for count, total in zip(hits, counts, strict=True)]
 
 
 class _Optimizer:

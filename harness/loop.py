@@ -39,6 +39,7 @@ R = TypeVar("R")
 # Work left, in FLOPs, above which compiling repays its half minute; measured on two CPU cores and, for
 # CUDA, scaled by the ratio of the devices' speeds.
 COMPILE_PAYS_FLOPS = {"cpu": 2e13, "cuda": 2e15}
+SNAPSHOTS = "snapshots"  # folder beside the checkpoint
 CHECKPOINT_SHARE = 0.02  # of the time that writing checkpoints may take
 
 logger = logging.getLogger(__name__)
@@ -141,6 +142,8 @@ class Runtime:
         stop_after: raise `StoppedEarly` after so many steps of the first loop (to time real steps).
         limit_steps: most steps of any loop that a budget may cut (to try a method out).
         compile_loops: whether long loops may be compiled.
+        snapshots: keep the checkpoint of the loop "distill" at so many moments, evenly spaced, as
+            `<work>/snapshots/<step>.pt`, for `harness.curve`.
     """
 
     def __init__(
@@ -157,6 +160,7 @@ class Runtime:
         stop_after: int | None = None,
         limit_steps: int | None = None,
         compile_loops: bool = True,
+        snapshots: int = 0,
     ) -> None:
         self.seed = seed
         self.device = torch.device(device)
@@ -170,6 +174,7 @@ class Runtime:
         self._should_stop = should_stop
         self._stop_after = stop_after
         self._limit_steps = limit_steps
+        self._snapshots = snapshots
         self._may_compile = compile_loops and _can_compile(self.device)
         self._generators: dict[str, torch.Generator] = {}
         self._loops: dict[str, LoopState] = {}
@@ -212,7 +217,7 @@ class Runtime:
         The first step is counted (FLOPs, images through networks); with a budget, the number of steps of a
         `budgeted` loop is what the budget buys.
         """
-        loop = self._enter(name, self._limited(total) if budgeted else total, state)
+        loop = self._enter(name, total, state, limited=budgeted)
         while loop.step < loop.total:
             first, first_compiled = loop.step == 0, self.compiling and not loop.compiled
             warming_up = first or first_compiled
@@ -255,6 +260,10 @@ class Runtime:
         """
         self._charged.append(cost)
 
+    def steps_of(self, name: str) -> int:
+        """Steps that a loop has made, runs before a kill included; 0 for one that was never entered."""
+        return self._loops[name].step if name in self._loops else 0
+
     def cost(self) -> Cost:
         """What this phase has cost so far, runs before a kill and charged work included."""
         return reduce(_plus, self._charged, self._own_cost())
@@ -277,7 +286,7 @@ class Runtime:
         host, on_device = meter.peak_host_bytes(), meter.peak_device_bytes(self.device)
         return _larger(host, self._carried_peaks[0]), _larger(on_device, self._carried_peaks[1])
 
-    def _enter(self, name: str, total: int, state: State) -> LoopState:
+    def _enter(self, name: str, total: int, state: State, *, limited: bool) -> LoopState:
         if name in self._loops:
             raise ValueError(f"two loops named {name!r} in one phase; give each its own name")
         loop = LoopState(total)
@@ -287,6 +296,7 @@ class Runtime:
             _restore(state, self._saved["states"][name])
             under_way = loop.step < loop.total
             self._restore_generators(self._saved["generators"] if under_way else loop.generators)
+        loop.total = self._limited(loop.total) if limited else loop.total
         self._loops[name] = loop
         self._states[name] = state
         self.compiling = loop.step > 0 and self._compiling_pays(loop)
@@ -356,6 +366,8 @@ class Runtime:
         """Write the checkpoint if it is time to or the loop is to stop here; then raise `Stopped`."""
         stopping = self._should_stop is not None and self._should_stop()
         now = time.perf_counter()
+        if name == "distill" and self._is_look(loop):
+            self._write_checkpoint(checkpoint.parent / SNAPSHOTS / f"{loop.step}.pt")
         pause = max(self._checkpoint_seconds, self._checkpoint_cost / CHECKPOINT_SHARE)
         if self._checkpoint_seconds == 0:
             pause = 0.0
@@ -366,6 +378,11 @@ class Runtime:
             self._checkpoint_cost = self._checkpointed - now
         if stopping:
             raise Stopped(name, loop)
+
+    def _is_look(self, loop: LoopState) -> bool:
+        """Whether this step is one of those that a curve has a point for; the last one is not counted."""
+        before, now = ((loop.step - back) * self._snapshots // loop.total for back in (1, 0))
+        return now > before
 
     def _check_finite(self, name: str, loop: LoopState) -> None:
         if self._loss is not None and not bool(torch.isfinite(torch.as_tensor(self._loss)).all()):

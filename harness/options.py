@@ -288,6 +288,14 @@ class Options:
             verbatim=True,
         ),
     )
+    curve: int = field(
+        default=0,
+        metadata=_info(
+            _count,
+            "a whole number from 0 up",
+            "judge the set at so many moments of its distillation, by a tenth of train left out of it (0)",
+        ),
+    )
     zca: bool = field(
         default=False, metadata=_info(_switch, "true or false", "ZCA whitening in place of normalisation")
     )

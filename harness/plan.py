@@ -304,6 +304,7 @@ def _trials(
             precision=options.precision,
             config=config,
             budget_flops=options.budget,
+            curve=options.curve,
             zca=zca,
             image_size=spec.image_size,
             listing=spec.listing,

@@ -53,9 +53,10 @@ def preview(plan: Plan, options: Options, *, timing: bool) -> Preview:
 
     Not so for jobs of a cluster: steps on a login node tell nothing of those on its nodes.
     """
-    records = finished(plan.trials, options.results)
+    known = collect(options.results).records
+    records = finished(plan.trials, options.results, known)
     states = {trial.id: _state(records.get(trial.id), options.retry) for trial in plan.trials}
-    estimates = from_records(collect(options.results).records, options.device)
+    estimates = from_records(known, options.device)
     unknown = [trial for trial in Preview(plan, states, {}).waiting if cell(trial) not in estimates]
     slots, threads = _shares(plan, options)
     if not (timing and unknown) or options.launcher == "slurm":
@@ -148,6 +149,7 @@ def planned_jobs(view: Preview, options: Options) -> list[PlannedArray]:
     from harness.launch import queue
     from harness.launch.resources import arrays, as_words
     from harness.launch.submission import batch_script
+
     sweep = sweep_of(view.plan.trials, options.results)
     planned = arrays(view.waiting, options, queue.array_limit())
     return [

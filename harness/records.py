@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,11 +24,13 @@ WORK_FOLDER = ".work"
 Status = Literal["done", "skipped", "failed", "timeout", "oom"]
 
 
-class Trial(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Trial(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
     """One cell of the plan in canonical form: two equal trials are the same work.
 
     `config` is the method's resolved configuration as plain values; `settings_source` says where it comes
-    from ("paper: cifar10 ipc 10", ...) and is not part of the identity.
+    from ("paper: cifar10 ipc 10", ...) and is not part of the identity. `curve` is the number of looks at the
+    set during distillation, which then leaves a tenth of the train split out for them; 0: none, and nothing
+    left out.
     """
 
     method: str
@@ -47,31 +50,49 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     image_size: int | None = None
     listing: str = ""
     settings_source: str = ""
+    curve: int = 0
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Ten hex digits of the SHA-256 of everything that decides the result."""
-        identity = msgspec.structs.asdict(self)
-        del identity["settings_source"]
-        return hashlib.sha256(msgspec.json.encode(identity, order="sorted")).hexdigest()[:10]
+        return _digest(self, "settings_source")
+
+    @cached_property
+    def cell(self) -> str:
+        """Identity but for the seed: trials of one cell take the same time."""
+        return _digest(self, "settings_source", "seed")
 
     @property
     def label(self) -> str:
         """Name for people: `bacon · cifar10 · ipc 10 · seed 0`."""
         return f"{self.method} · {self.dataset} · ipc {self.ipc} · seed {self.seed}"
 
+    @property
+    def place(self) -> str:
+        """Path of its files relative to a results folder, without suffix."""
+        folder = f"{self.scale}/{self.dataset}/{self.method}/ipc{self.ipc}"
+        return f"{folder}/{self.arch}-seed{self.seed}-{self.id}"
+
     def record_path(self, results: Path) -> Path:
         """Where this trial's record lies under `results`."""
-        folder = results / self.scale / self.dataset / self.method / f"ipc{self.ipc}"
-        return folder / f"{self.arch}-seed{self.seed}-{self.id}.json"
+        return results / f"{self.place}.json"
 
     def distilled_path(self, results: Path) -> Path:
         """Where this trial's distilled set lies, beside the record."""
-        return self.record_path(results).with_suffix(".safetensors")
+        return results / f"{self.place}.safetensors"
 
     def work_folder(self, results: Path) -> Path:
         """Where checkpoints, the log and progress of this trial lie while it is not done."""
         return results / WORK_FOLDER / self.id
+
+
+def _digest(trial: Trial, *ignored: str) -> str:
+    facts = msgspec.structs.asdict(trial)
+    for name in ignored:
+        del facts[name]
+    if not trial.curve:
+        del facts["curve"]  # so that trials keep the ids that they had before there were curves
+    return hashlib.sha256(msgspec.json.encode(facts, order="sorted")).hexdigest()[:10]
 
 
 class Cost(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -109,8 +130,28 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     code_digest: str
 
 
+class CurvePoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The set after so many steps and FLOPs: accuracies in [0, 1] on the tenth of train that was left out."""
+
+    step: int
+    flops: float
+    accuracies: list[float]
+
+
+class Submitted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where a set comes from that somebody else distilled; the claimed accuracy is a fraction in [0, 1]."""
+
+    claimed_accuracy: float | None
+    file_digest: str
+    importer: str
+    findings: list[str] = []
+
+
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Outcome of one trial. `accuracies` holds one test accuracy in [0, 1] per freshly trained network."""
+    """Outcome of one trial. `accuracies` holds one test accuracy in [0, 1] per freshly trained network.
+
+    `class_accuracies` has for each of them the accuracy on each class, in the order of the labels.
+    """
 
     schema: int = SCHEMA
     id: str
@@ -129,6 +170,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     images_digest: str | None = None
     dataset_fingerprint: str | None = None
     test_fingerprint: str | None = None
+    class_accuracies: list[list[float]] = []
+    curve: list[CurvePoint] = []
+    submission: Submitted | None = None
     provenance: Provenance | None = None
 
 

@@ -151,7 +151,9 @@ def _as_text(status: Status, trials: bool) -> str:
         totals.update(row.counts)
     shown = [state for state in STATES if state == "done" or totals[state]]
     states = ", ".join(f"{totals[state]} {state}" for state in shown)
-    lines = [f"{status.results}: {plural(totals.total(), 'record')}, {states}"]
+    open_trials = sum(trial.state in OPEN_STATES for sweep in status.sweeps for trial in sweep.trials)
+    unfinished = open_trials + len(status.unfinished)
+    lines = [f"{status.results}: {plural(totals.total(), 'record')}, {states}; {unfinished} unfinished"]
     if status.rows:
         lines += ["", _table(status.rows, shown)]
     if any(row.stale for row in status.rows):

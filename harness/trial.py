@@ -13,17 +13,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from filelock import FileLock, Timeout
 
 from harness import meter
+from harness.curve import HELD_OUT_SHARE, Judge, measure
 from harness.errors import DataError, UserError
 from harness.protocol import protocol_named
 from harness.records import (
     WORK_FOLDER,
     Cost,
+    CurvePoint,
     Provenance,
     Record,
     Status,
@@ -35,7 +37,7 @@ from harness.records import (
 from harness.seeds import seed_for
 
 if TYPE_CHECKING:
-    from harness.data import Dataset
+    from harness.data import Dataset, HeldOut
     from harness.loop import Progress
     from methods.api import Context
 
@@ -169,6 +171,7 @@ class _Distillation(msgspec.Struct, frozen=True):
     cost: Cost
     resumed: int
     images_digest: str
+    steps: int = 0  # of the loop that changes the set, without those before it
 
 
 @dataclass(frozen=True)
@@ -188,24 +191,28 @@ class _Run:
     def distilled_path(self) -> Path:
         return self.trial.distilled_path(self.settings.results)
 
-    def context(self, phase: str) -> Context:
-        """Context of one phase. Evaluation measures: its precision and length are the protocol's alone."""
+    def context(self, phase: str, **changes: Any) -> Context:
+        """Context of one phase. Evaluation measures: its precision and length are the protocol's alone.
+
+        `changes` replace arguments of the context.
+        """
         from methods.api import Context
 
         distilling = phase == "distill"
-        return Context(
-            seed_for(self.trial.seed, phase),
-            arch=self.trial.arch,
-            data_dir=self.settings.data_dir,
-            cache=self.settings.results / WORK_FOLDER / CACHE_NAME,
-            device=self.settings.device,
-            precision=self.trial.precision if distilling else "fp32",
-            budget_flops=self.trial.budget_flops if distilling else None,
-            work=self.work / phase,
-            checkpoint_seconds=self.settings.checkpoint_seconds,
-            on_progress=self.on_progress,
-            should_stop=self.should_stop,
-        )
+        arguments: dict[str, Any] = {
+            "arch": self.trial.arch,
+            "data_dir": self.settings.data_dir,
+            "cache": self.settings.results / WORK_FOLDER / CACHE_NAME,
+            "device": self.settings.device,
+            "precision": self.trial.precision if distilling else "fp32",
+            "budget_flops": self.trial.budget_flops if distilling else None,
+            "work": self.work / phase,
+            "checkpoint_seconds": self.settings.checkpoint_seconds,
+            "on_progress": self.on_progress,
+            "should_stop": self.should_stop,
+            "snapshots": self.trial.curve if distilling else 0,
+        }
+        return Context(seed_for(self.trial.seed, phase), **(arguments | changes))
 
 
 def _attempt(run: _Run) -> Record:
@@ -232,9 +239,12 @@ def _measured(run: _Run, start: _Start) -> Record:
     from methods.api import Distilled
 
     trial = run.trial
-    dataset = _dataset(run)
+    dataset, held_out = _dataset(run), None
+    if trial.curve:
+        dataset, held_out = dataset.hold_out(HELD_OUT_SHARE)
     distillation = _distilled(run, dataset)
     distilled = Distilled.load(run.distilled_path)
+    curve = [] if held_out is None else _curve(run, dataset, held_out, distillation)
     context = run.context("evaluate")
     protocol = protocol_named(trial.protocol)
     evaluation = evaluate(distilled, dataset, protocol, evals=trial.evals, context=context)
@@ -243,6 +253,8 @@ def _measured(run: _Run, start: _Start) -> Record:
         status="done",
         trial=trial,
         accuracies=evaluation.accuracies,
+        class_accuracies=evaluation.class_accuracies,
+        curve=curve,
         train_losses=evaluation.train_losses,
         test_looks=evaluation.test_looks,
         distill=distillation.cost,
@@ -255,6 +267,30 @@ def _measured(run: _Run, start: _Start) -> Record:
         test_fingerprint=evaluation.test_fingerprint,
         provenance=_provenance(run, start.started_at, distillation.resumed + context.resumed),
     )
+
+
+def _curve(run: _Run, dataset: Dataset, held_out: HeldOut, distillation: _Distillation) -> list[CurvePoint]:
+    """How good the set was along the way and in the end, by images that it was not distilled from."""
+    from harness.data import sealed
+    from methods import config_from, load
+    from methods.api import Distilled
+
+    trial = run.trial
+
+    def context_of(step: int, k: int) -> Context:
+        return run.context(f"curve-{step}-{k}", work=None, on_progress=None, should_stop=None)
+
+    def distil_to(work: Path, step: int) -> tuple[Distilled, float]:
+        context = run.context("distill", work=work, limit_steps=step, on_progress=None, snapshots=0)
+        config = config_from(trial.method, trial.config)
+        distilled = load(trial.method).distill(dataset, trial.ipc, config=config, context=context)
+        return distilled, context.cost().flops
+
+    judge = Judge(held_out, protocol_named(trial.protocol), trial.evals, context_of)
+    with sealed(f"watching {trial.method} distil"):
+        points = list(measure(run.work, judge, distil_to))
+        final = judge.accuracies(Distilled.load(run.distilled_path), distillation.steps)
+    return [*points, CurvePoint(distillation.steps, distillation.cost.flops, final)]
 
 
 def _distilled(run: _Run, dataset: Dataset) -> _Distillation:
@@ -270,7 +306,7 @@ def _distilled(run: _Run, dataset: Dataset) -> _Distillation:
     with sealed(f"distilling {run.trial.method}"):
         distilled = load(run.trial.method).distill(dataset, run.trial.ipc, config=config, context=context)
     distilled.save(run.distilled_path)
-    finished = _Distillation(context.cost(), context.resumed, distilled.digest())
+    finished = _Distillation(context.cost(), context.resumed, distilled.digest(), context.steps_of("distill"))
     write_atomically(_distillation_path(run), msgspec.json.encode(finished))
     return finished
 

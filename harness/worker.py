@@ -82,8 +82,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     phase: str
     step: int
     total: int
-    loss: float | None
-    host_bytes: int | None
+    loss: float | None = None
+    host_bytes: int | None = None
     label: str = ""
 
     @classmethod

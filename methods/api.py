@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from harness.data import Dataset, Transform, default_data_dir, load, parse, transform_from_state
+from harness.data import Dataset, HeldOut, Transform, default_data_dir, load, parse, transform_from_state
 from harness.errors import DivergedError, UserError
 from harness.loop import Runtime
 from harness.nets import Network, build
@@ -200,7 +200,7 @@ class Context(Runtime):
             dataset = load(parse(dataset, self.data_dir, None, zca), self.data_dir)
         return dataset.to(self.device)
 
-    def network(self, data: Dataset, role: str = "net", *, arch: str | None = None) -> Network:
+    def network(self, data: Dataset | HeldOut, role: str = "net", *, arch: str | None = None) -> Network:
         """A fresh random network for the data, drawn from the generator of `role`; `arch` if given."""
         channels, height, width = data.shape
         net = build(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from harness.data.catalog import DatasetRow, DatasetSpec, default_data_dir, describe, parse
 
 if TYPE_CHECKING:
-    from harness.data.dataset import Dataset, Samples, Split
+    from harness.data.dataset import Dataset, HeldOut, Samples, Split
     from harness.data.firewall import sealed
     from harness.data.loading import load
     from harness.data.sampling import ClassBatch, ClassIndex, draw_uniform
@@ -26,6 +26,7 @@ __all__ = [
     "Dataset",
     "DatasetRow",
     "DatasetSpec",
+    "HeldOut",
     "Normalization",
     "Samples",
     "Split",
@@ -41,6 +42,7 @@ __all__ = [
 
 _HOME = {
     "Dataset": "dataset",
+    "HeldOut": "dataset",
     "Samples": "dataset",
     "Split": "dataset",
     "sealed": "firewall",

@@ -88,6 +88,30 @@ class Split:
         return self._sealable
 
 
+class HeldOut:
+    """Train images that nothing was distilled from, to choose and to watch by; a test split of a kind."""
+
+    def __init__(self, samples: Samples, transform: Transform) -> None:
+        self.num_classes = len(samples.class_names)
+        self.images = samples.images
+        self.labels = samples.labels
+        self._transform = transform
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.labels)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
+    def batch(self, indices: Tensor | slice) -> Tensor:
+        """Transformed float32 images (n, C, H, W)."""
+        return self._transform(self.images[indices])
+
+
 class _TestDoor:
     """The one way to the test files, shared by a dataset's copies on other devices; reads once and counts."""
 
@@ -173,6 +197,26 @@ class Dataset:
     def batch(self, indices: Tensor | slice) -> Tensor:
         """Transformed float32 train images (n, C, H, W)."""
         return self.transform(self.images[indices])
+
+    def hold_out(self, share: float) -> tuple[Dataset, HeldOut]:
+        """The dataset without that share of each class's train images, at least one, and these.
+
+        The same images are left out in every run. The transform stays that of the whole train split.
+        """
+        counts = self.index.counts
+        generator = torch.Generator().manual_seed(0)
+        out = torch.zeros(len(self), dtype=torch.bool)
+        for c, count in enumerate(counts):
+            order = torch.randperm(count, generator=generator)[: max(1, int(share * count))]
+            members = (self.labels.cpu() == c).nonzero().flatten()
+            out[members[order]] = True
+        out = out.to(self.device)
+        kept = copy.copy(self)
+        kept.__dict__.pop("index", None)
+        kept.__dict__.pop("fingerprint", None)
+        kept._train = Samples(self.images[~out], self.labels[~out], self.class_names)
+        left = Samples(self.images[out], self.labels[out], self.class_names)
+        return kept, HeldOut(left, self.transform)
 
     def to(self, device: torch.device | str) -> Dataset:
         """The same dataset on `device`; looks at the test split are counted together."""
