@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from harness.launch import LaunchOptions, Summary, launch
+from harness.launch.base import LaunchOptions, Summary
+from harness.launch.driver import launch
 from harness.launch.sweep import Sweep, open_sweep
 from harness.options import Options
 from harness.plan import make_plan

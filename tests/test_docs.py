@@ -11,17 +11,17 @@ import pytest
 from harness.cli import build_parser
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = sorted(path for path in ROOT.glob("*.md")) + sorted((ROOT / "results").glob("*.md"))
+DOCUMENTS = [path for folder in (".", "results", "slurm") for path in sorted((ROOT / folder).glob("*.md"))]
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_to_files(document: Path) -> None:
     targets = re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", document.read_text(encoding="utf-8"))
     local = [target for target in targets if "://" not in target]
     assert [target for target in local if not (document.parent / target).exists()] == []
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_commands_parse(document: Path) -> None:
     text = document.read_text(encoding="utf-8").replace("\\\n", " ")
     for line in re.findall(r"^\s*python -m harness (.+)$", text, flags=re.MULTILINE):

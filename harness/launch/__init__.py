@@ -1,11 +1,5 @@
-"""Running many trials: inline in this process, or locally with a fresh process for each.
+"""Running many trials: inline in this process, locally with a fresh process for each, or as jobs of Slurm.
 
-Launchers know nothing of distillation; they start trials, watch them and keep what they left behind.
+Launchers know nothing of distillation; they start trials, watch them and keep what they left behind. `driver.py`
+is the course of a launch; nothing is imported here, so that `status` need not load what draws a live table.
 """
-
-from __future__ import annotations
-
-from harness.launch.base import LaunchOptions, Summary
-from harness.launch.driver import launch
-
-__all__ = ["LaunchOptions", "Summary", "launch"]

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import msgspec
 
-from harness.launch import LaunchOptions, launch
+from harness.launch.base import LaunchOptions
+from harness.launch.driver import launch
 from harness.records import Trial
 
 

@@ -14,12 +14,11 @@ from trials import digits_trial, dm_trial
 
 import methods
 from harness.errors import UserError
-from harness.launch import LaunchOptions, Summary, launch
 from harness.launch import base as launch_base
-from harness.launch.base import failed_record, layout
+from harness.launch.base import LaunchOptions, Summary, failed_record, layout
 from harness.launch.deaths import Death, deaths, note_death
 from harness.launch.display import SilentDisplay
-from harness.launch.driver import _discard
+from harness.launch.driver import _discard, launch
 from harness.launch.local import LocalLauncher, cause_of_death, outcome
 from harness.records import Record, Trial, read_record, write_record
 from harness.trial import claimed

@@ -20,10 +20,11 @@ import pytest
 from launch.fake_worker import starts
 from trials import digits_trial
 
-from harness.launch import LaunchOptions, Summary, launch, local
-from harness.launch.base import Layout, layout
+from harness.launch import local
+from harness.launch.base import LaunchOptions, Layout, Summary, layout
 from harness.launch.deaths import KILLED_BY_KERNEL, deaths
 from harness.launch.display import SilentDisplay
+from harness.launch.driver import launch
 from harness.launch.local import LocalLauncher
 from harness.records import Record, Trial, read_record
 from harness.trial import log_name
