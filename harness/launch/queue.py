@@ -23,6 +23,7 @@ ACTIVE = frozenset(
 )
 LARGEST_ARRAY = 1001  # Slurm's own default of MaxArraySize
 FORMAT = "%F|%K|%T|%r|%N|%j"
+FAILURE = "allocation failure: "  # how sbatch --test-only begins its reason
 SECONDS = 30.0  # that a command of Slurm's may take
 
 
@@ -96,8 +97,9 @@ def refusal(script: Path) -> str | None:
     )
     if tried.returncode == 0:
         return None
-    words = [line.partition("error: ")[2] or line for line in tried.stderr.splitlines() if line.strip()]
-    return (words[-1] if words else "it gives no reason").removeprefix("allocation failure: ")
+    lines = [line.removeprefix("sbatch: ") for line in tried.stderr.splitlines() if line.strip()]
+    failures = (line.partition(FAILURE)[2] for line in lines if line.startswith(FAILURE))
+    return next(failures, lines[0] if lines else "it gives no reason")
 
 
 def nodes_elsewhere(partition: str | None) -> bool:

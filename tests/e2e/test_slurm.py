@@ -190,12 +190,13 @@ def test_scancel_and_the_same_command(bench: Bench, undisturbed: Record) -> None
     assert_as_undisturbed(bench.records(), undisturbed)
 
 
-def worker_of(bench: Bench) -> psutil.Process:
-    """The process of the one trial under way."""
+def process_of(bench: Bench, module: str) -> psutil.Process:
+    """The process that runs a module in the one job under way."""
     return next(
         process
         for process in psutil.process_iter(["cmdline", "environ"])
-        if "harness.worker" in (process.info["cmdline"] or [])
+        if module in (process.info["cmdline"] or [])
+        and "SLURM_JOB_ID" in (process.info["environ"] or {})
         and (process.info["environ"] or {}).get("SLURM_CONF") == bench.cluster.environment["SLURM_CONF"]
     )
 
@@ -203,7 +204,7 @@ def worker_of(bench: Bench) -> psutil.Process:
 def test_a_worker_shot_is_replaced(bench: Bench, undisturbed: Record) -> None:
     driver = bench.begin("run", *LONG, "--seeds", "1", *JOBS)
     bench.under_way()
-    worker_of(bench).kill()
+    process_of(bench, "harness.worker").kill()
     output, _ = driver.communicate(timeout=180)
     assert driver.returncode == 0, output
     assert_as_undisturbed(bench.records(), undisturbed)
@@ -215,9 +216,8 @@ def test_a_job_killed_hard_is_submitted_again_then_given_up(bench: Bench) -> Non
     for _ in range(2):
         wait(lambda: bool(new_jobs(bench, killed)), "another job")
         bench.under_way()
-        job_id = new_jobs(bench, killed)[0]
-        bench.cluster.call("scancel", "--signal=KILL", "--full", job_id)
-        killed.add(job_id)
+        killed.add(new_jobs(bench, killed)[0])
+        process_of(bench, "submitit.core._submit").kill()
         for path in bench.results.glob(".work/*/progress.json"):
             path.unlink()
     output, _ = driver.communicate(timeout=180)
@@ -299,7 +299,7 @@ def test_code_that_changed_since_the_submission_is_refused(bench: Bench, tmp_pat
 def test_methods_get_resources_of_their_own_and_gpus_are_handed_out(bench: Bench) -> None:
     methods = ("--methods", "random,herding", "--seeds", "1", "--resources", "herding.cpus=2")
     planned = bench.harness("plan", *QUICK, *methods, *JOBS, "--no-estimate").stdout
-    assert "array of 1 job with 1 trial, at most 16 at a time, each with 2 CPUs, 2G, 30 min" in planned
+    assert "array of 1 job with 1 trial, at most 1 at a time, each with 2 CPUs, 2G, 30 min" in planned
     assert "#SBATCH --cpus-per-task=2" in planned
     bench.harness("run", *QUICK, *methods, *JOBS, "--slurm", "gres=gpu:1", "--detach")
     assert labels(bench.settled(2)) == [("herding", 1, 0, "done"), ("random", 1, 0, "done")]

@@ -1,0 +1,332 @@
+"""The web leaderboard in a real browser, opened from disk as a reader would."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import msgspec
+import pytest
+from trials import digits_trial
+
+from harness.records import CurvePoint, Record
+from harness.report.site import build
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+HOSTILE = "<img src=x onerror=alert(1)>"
+PATIENCE_SECONDS = 60
+WIDTHS = (1280, 390)
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (CHROMIUM and DRIVER), reason="no chromium and chromedriver (apt-get install both)"
+    ),
+]
+
+
+def record(method: str, ipc: int, seed: int, flops: float) -> Record:
+    """A finished trial whose accuracy grows with its FLOPs."""
+    trial = digits_trial(method=method, ipc=ipc, seed=seed, scale="cpu", evals=2)
+    cost = {"seconds": 2.0, "warmup_seconds": 0.1, "steps": 3, "flops": flops, "images_forwarded": 9}
+    mean = 0.3 + 0.05 * len(method) + 0.01 * ipc + 0.002 * seed
+    facts: dict[str, Any] = {
+        "id": trial.id,
+        "status": "done",
+        "trial": msgspec.to_builtins(trial),
+        "accuracies": [mean, mean + 0.01],
+        "class_accuracies": [[mean] * 10] * 2,
+        "distill": cost | {"peak_host_bytes": 2**28, "peak_device_bytes": None},
+        "curve": [
+            msgspec.to_builtins(CurvePoint(step, flops * step / 3 + 1, [0.1 * step])) for step in (1, 3)
+        ],
+        "stored_images": 10 * ipc,
+        "stored_bytes": 10 * ipc * (8 * 8 * 4 + 8),
+    }
+    return msgspec.convert(facts, Record)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder: Path = tmp_path_factory.mktemp("site")
+    methods = {"dm": 1e12, "idm": 2e12, "random": 0.0, HOSTILE: 3e12}
+    records = [
+        record(method, ipc, seed, flops)
+        for method, flops in methods.items()
+        for ipc in (1, 10)
+        for seed in (0, 1)
+    ]
+    build.write(build.files(build.site_of(records, folder)), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    profile = tmp_path_factory.mktemp("profile")
+    for flag in ("headless=new", "no-sandbox", "disable-dev-shm-usage", f"user-data-dir={profile}"):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def page(browser: Any, site: Path) -> Iterator[Page]:
+    opened = Page(browser, site)
+    opened.resize(WIDTHS[0])
+    browser.get_log("browser")
+    browser.get_log("performance")
+    yield opened
+    opened.assert_quiet()
+
+
+class Page:
+    """The browser on a page of the site."""
+
+    def __init__(self, browser: Any, site: Path) -> None:
+        self.browser, self.site = browser, site
+
+    def open(self, name: str, query: str = "") -> None:
+        self.browser.get(f"{(self.site / name).as_uri()}{query}")
+        if name in ("index.html", "compute.html"):
+            self.until("return document.documentElement.dataset.ready")
+
+    def run(self, script: str, *arguments: Any) -> Any:
+        return self.browser.execute_script(script, *arguments)
+
+    def until(self, script: str) -> Any:
+        return WebDriverWait(self.browser, PATIENCE_SECONDS).until(lambda _: self.run(script))
+
+    def all(self, selector: str) -> list[Any]:
+        return list(self.browser.find_elements(By.CSS_SELECTOR, selector))
+
+    def one(self, selector: str) -> Any:
+        return self.browser.find_element(By.CSS_SELECTOR, selector)
+
+    def labels(self) -> list[str]:
+        """Methods in the rows that are shown, in their order."""
+        return [element.text for element in self.all("#board tbody .name")]
+
+    def choose(self, facet: str, value: str) -> None:
+        Select(self.one(f"select[data-facet={facet}]")).select_by_visible_text(value)
+
+    def query(self) -> dict[str, list[str]]:
+        return parse_qs(urlsplit(self.browser.current_url).query)
+
+    def resize(self, width: int, scheme: str = "light") -> None:
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+        self.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+    def assert_quiet(self) -> None:
+        """No message in the console, and no request but for files of the site."""
+        assert self.browser.get_log("browser") == []
+        messages = [json.loads(entry["message"])["message"] for entry in self.browser.get_log("performance")]
+        sent = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+        assert sent
+        allowed = (self.site.as_uri(), "data:", "http://127.0.0.1:")
+        assert [url for url in sent if not url.startswith(allowed)] == []
+
+
+def test_filters_are_kept_in_the_address(page: Page) -> None:
+    page.open("index.html")
+    page.choose("kind", "measured")
+    page.choose("ipc", "10")
+    assert set(page.labels()) == {"dm", "idm", "random", HOSTILE}
+    assert page.query() == {"kind": ["measured"], "ipc": ["10"]}
+    page.one("[data-search]").send_keys("DM")
+    assert set(page.labels()) == {"dm", "idm"}
+    page.browser.refresh()
+    page.until("return document.documentElement.dataset.ready")
+    assert set(page.labels()) == {"dm", "idm"}
+    assert page.one("[data-search]").get_attribute("value") == "DM"
+    page.one("[data-reset]").click()
+    assert len(page.labels()) > 4
+    assert page.query() == {}
+
+
+def test_a_link_to_what_is_gone_shows_everything(page: Page) -> None:
+    page.open("index.html", "?dataset=gone&sort=nothing.asc")
+    assert len(page.labels()) > 4
+
+
+def test_sorting_by_mouse_and_by_keyboard(page: Page) -> None:
+    page.open("index.html", "?kind=measured&ipc=1")
+    header = page.one("#board th.flops .dt-column-order")
+    header.click()
+    assert page.labels() == ["random", "dm", "idm", HOSTILE]
+    assert page.query()["sort"] == ["flops.asc"]
+    header.send_keys(Keys.ENTER)
+    assert page.labels() == ["random", "dm", "idm", HOSTILE][::-1]
+    page.browser.refresh()
+    page.until("return document.documentElement.dataset.ready")
+    assert page.labels() == ["random", "dm", "idm", HOSTILE][::-1]
+
+
+def test_unknown_figures_come_last_either_way(page: Page) -> None:
+    for direction in ("asc", "desc"):
+        page.open("index.html", f"?sort=flops.{direction}")
+        kinds = [element.text for element in page.all("#board tbody .badge")]
+        assert kinds[0] == "measured"
+        assert kinds[-1] == "reported"
+
+
+def test_mixed_tracks_are_said_not_to_compare(page: Page) -> None:
+    page.open("index.html")
+    assert "compare only within one" in page.one("[data-notice]").text
+    page.choose("kind", "measured")
+    assert "compare" not in page.one("[data-notice]").text
+
+
+def test_a_record_opens_and_leads_back_to_the_same_filter(page: Page) -> None:
+    page.open("index.html", "?kind=measured&ipc=1")
+    next(link for link in page.all("#board .name") if link.text == "dm").click()
+    page.until("return document.querySelector('h1').textContent === 'dm'")
+    assert "/records/" in page.browser.current_url
+    for text in ("While it was distilled", "Class by class", "Provenance", "--methods dm"):
+        assert text in page.one("main").text
+    page.one(".crumbs a").click()
+    page.until("return document.documentElement.dataset.ready")
+    assert page.query() == {"kind": ["measured"], "ipc": ["1"]}
+
+
+def test_a_name_with_markup_is_text(page: Page) -> None:
+    page.open("index.html", "?kind=measured&ipc=1")
+    assert HOSTILE in page.labels()
+    assert page.all("img") == []
+    next(link for link in page.all("#board .name") if link.text == HOSTILE).click()
+    page.until("return location.href.includes('/records/')")
+    assert page.one("h1").text == HOSTILE
+    assert page.all("img") == []
+    page.open("compute.html")
+    assert HOSTILE in [button.text for button in page.all(".entry")]
+    assert page.all("img") == []
+
+
+def test_the_legend_takes_methods_away_and_the_address_keeps_it(page: Page) -> None:
+    marks = "return document.querySelectorAll('#plot .mark-symbol path').length"
+    page.open("compute.html", "?ipc=1")
+    assert page.until(marks) == 3
+    assert len(page.all("#plot .mark-rule line")) >= 1
+    entry = next(button for button in page.all(".entry") if button.text == "idm")
+    entry.send_keys(Keys.SPACE)
+    page.until(f"{marks} === 2")
+    assert entry.get_attribute("aria-pressed") == "false"
+    assert page.query()["hide"] == ["idm"]
+    page.browser.refresh()
+    page.until("return document.documentElement.dataset.ready")
+    page.until(f"{marks} === 2")
+    page.one("[data-none]").click()
+    page.until(f"{marks} === 0")
+    page.one("[data-all]").click()
+    page.until(f"{marks} === 3")
+    assert "hide" not in page.query()
+
+
+def test_hovering_says_what_a_point_is(page: Page) -> None:
+    page.open("compute.html", "?ipc=1&hide=idm")
+    page.until("return document.querySelectorAll('#plot .mark-symbol path').length === 2")
+    point = page.one("#plot .mark-symbol path")
+    webdriver.ActionChains(page.browser).move_to_element(point).perform()
+    text = page.until("return document.querySelector('#vg-tooltip-element.visible')?.textContent")
+    assert "95 % interval" in text
+
+
+def test_the_plot_takes_the_filter_of_the_table_along(page: Page) -> None:
+    page.open("index.html", "?kind=measured&ipc=10")
+    page.all("nav .page")[1].click()
+    page.until("return document.documentElement.dataset.ready === 'plot'")
+    assert Select(page.one("[data-ipc]")).first_selected_option.text == "10"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_no_page_scrolls_sideways(page: Page, width: int, scheme: str) -> None:
+    page.resize(width, scheme)
+    record_page = sorted((page.site / "records").glob("*.html"))[0]
+    for name in ("index.html", "compute.html", "how.html", f"records/{record_page.name}"):
+        page.open(name)
+        assert page.run("return document.documentElement.scrollWidth") <= width, name
+
+
+def test_colours_follow_the_system_and_are_legible(page: Page) -> None:
+    luminance = """
+      const rgb = (name) => getComputedStyle(document.body)[name].match(/[\\d.]+/g).map(Number);
+      const light = (c) => { c /= 255; return c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4; };
+      const of = ([r, g, b]) => 0.2126 * light(r) + 0.7152 * light(g) + 0.0722 * light(b);
+      return [of(rgb("color")), of(rgb("backgroundColor"))];"""
+    for scheme in ("light", "dark"):
+        page.resize(1280, scheme)
+        page.open("how.html")
+        text, ground = page.run(luminance)
+        assert (text < ground) == (scheme == "light")
+        assert (max(text, ground) + 0.05) / (min(text, ground) + 0.05) > 7
+
+
+def test_focus_is_seen_on_everything_that_takes_it(page: Page) -> None:
+    page.open("index.html", "?kind=measured&ipc=1")
+    seen = set()
+    for _ in range(24):
+        webdriver.ActionChains(page.browser).send_keys(Keys.TAB).perform()
+        tag, style, width = page.run(
+            "const e = document.activeElement, s = getComputedStyle(e);"
+            "return [e.tagName, s.outlineStyle, parseFloat(s.outlineWidth)]"
+        )
+        if tag != "BODY":
+            assert style != "none"
+            assert width >= 1, tag
+            seen.add(tag)
+    assert {"A", "SELECT", "INPUT", "BUTTON"} <= seen
+
+
+def test_on_a_phone_rows_can_be_sorted_too(page: Page) -> None:
+    page.resize(WIDTHS[1])
+    page.open("index.html", "?kind=measured&ipc=1")
+    page.one(".filter-box summary").click()
+    Select(page.one("[data-sort]")).select_by_value("flops.desc")
+    assert page.labels() == [HOSTILE, "idm", "dm", "random"]
+
+
+def test_it_works_from_a_web_server_as_well(page: Page) -> None:
+    handler = partial(QuietHandler, directory=str(page.site))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        with contextlib.closing(Stopper(server)):
+            page.browser.get(f"http://127.0.0.1:{server.server_port}/index.html?kind=measured")
+            page.until("return document.documentElement.dataset.ready")
+            assert "dm" in page.labels()
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    """Serves files and logs nothing."""
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing."""
+
+
+class Stopper:
+    """Ends a server when it is closed."""
+
+    def __init__(self, server: ThreadingHTTPServer) -> None:
+        self.server = server
+
+    def close(self) -> None:
+        """Stop serving."""
+        self.server.shutdown()
