@@ -106,8 +106,10 @@ class SlurmLauncher:
                 watcher.ended(trial, record)
             if not pending:
                 break
+            began = time.monotonic()
             self._look(pending, watcher)
-            time.sleep(POLL_SECONDS)
+            # Thousands of trials on a slow file system: looking must not become all that this does.
+            time.sleep(max(POLL_SECONDS, 4 * (time.monotonic() - began)))
         return []
 
     def submit(self, trials: Sequence[Trial], watcher: Watcher) -> list[Submission]:
@@ -199,7 +201,14 @@ class SlurmLauncher:
         for members in lost.values():
             self._settle(members, places.get(members[0].id), listed, watcher)
         if lost:
-            self.submit([trial for members in lost.values() for trial in members], watcher)
+            self._submit_again([trial for members in lost.values() for trial in members], watcher)
+
+    def _submit_again(self, trials: Sequence[Trial], watcher: Watcher) -> None:
+        try:
+            self.submit(trials, watcher)
+        except UserError as error:
+            # Those that run are not to be left alone for it, and the next look tries again.
+            watcher.note(f"not submitted again yet: {error}")
 
     def _is_lost(self, place: Place) -> bool:
         """Whether a job has been away from the queue for long enough to be sure."""
@@ -236,7 +245,8 @@ class SlurmLauncher:
         job_id, index = place.submission.job_id, place.index
         job = listed.get((job_id, index))
         state = job.state if job is not None else queue.final_state(job_id, index) or "unknown to Slurm"
-        reason = f"{REASON_OF_STATE.get(state, 'the job is gone')} (job {job_id}_{index}: {state})"
+        words = REASON_OF_STATE.get(state, "the job is gone")
+        reason = f"{words} (job {job_id}_{index}: {state}{_output_of(place)})"
         begun = [trial for trial in trials if (trial.work_folder(self.options.results)).is_dir()]
         for trial in begun or trials:
             _judge(trial, self.options, state, reason, f"{job_id}_{index}", watcher)
@@ -246,8 +256,8 @@ def _judge(trial: Trial, options: LaunchOptions, state: str, reason: str, job: s
     """Note that a trial's job died; a record says so if it was cancelled or has been tried often enough."""
     try:
         with claimed(trial, options.results):
-            if trial.record_path(options.results).exists():
-                return
+            if trial.record_path(options.results).exists() or state == "PREEMPTED":
+                return  # making room is no failure, however often it happens
             if state == "CANCELLED":
                 write_record(failed_record(trial, reason), options.results)
                 return
@@ -305,6 +315,14 @@ def _submitting(results: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "submit.lock"):
         yield
+
+
+def _output_of(place: Place) -> str:
+    """Where a job's own output is, if it left any."""
+    job_id, index = place.submission.job_id, place.index
+    name = f"{job_id}_{index}" if len(place.submission.packs) > 1 else str(job_id)
+    path = place.sweep.jobs / f"{name}_0_log.out"
+    return f", output: {path}" if path.is_file() else ""
 
 
 def _submitted(submission: Submission) -> str:
