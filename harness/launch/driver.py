@@ -99,7 +99,8 @@ def _discard(trials: Sequence[Trial], results: Path) -> None:
     Deaths that led to such a record no longer count.
     """
     try:
-        for trial in trials:
+        # The others are not even locked: a sweep may have thousands.
+        for trial in (trial for trial in trials if trial.record_path(results).exists()):
             with contextlib.suppress(BusyError), claimed(trial, results):
                 record = _existing(trial, results)
                 if record is not None and record.status != "done":
