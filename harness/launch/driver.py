@@ -25,7 +25,7 @@ from harness.launch.deaths import forget_deaths
 from harness.launch.display import Display, Ledger, make_display
 from harness.launch.inline import InlineLauncher
 from harness.launch.local import LocalLauncher
-from harness.records import Record, Trial, read_record
+from harness.records import WORK_FOLDER, Record, Trial, read_record
 from harness.report.markdown import plural
 from harness.trial import BusyError, claimed
 from harness.worker import last_words
@@ -99,6 +99,7 @@ def _discard(trials: Sequence[Trial], results: Path) -> None:
     Deaths that led to such a record no longer count.
     """
     try:
+        (results / WORK_FOLDER).mkdir(parents=True, exist_ok=True)
         # The others are not even locked: a sweep may have thousands.
         for trial in (trial for trial in trials if trial.record_path(results).exists()):
             with contextlib.suppress(BusyError), claimed(trial, results):
