@@ -6,7 +6,7 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -87,17 +87,29 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SWEEP.toml",
         help="file with the same options; those typed win",
     )
+    _add_options(parser)
+
+
+def _add_options(
+    parser: argparse.ArgumentParser,
+    leave_out: Sequence[str] = (),
+    other_help: Mapping[str, str] | None = None,
+) -> None:
+    """Add the options of `run` but for some, described otherwise where they mean something else."""
     for name, info in option_infos().items():
+        if name in leave_out:
+            continue
+        about = (other_help or {}).get(name, info.help)
         if info.switch:
             switch = argparse.BooleanOptionalAction
-            parser.add_argument(flag(name), action=switch, default=argparse.SUPPRESS, help=info.help)
+            parser.add_argument(flag(name), action=switch, default=argparse.SUPPRESS, help=about)
         else:
             parser.add_argument(
                 flag(name),
                 action="append" if info.repeatable else "store",
                 default=argparse.SUPPRESS,
                 metavar=METAVARS.get(name, name.upper()),
-                help=info.help,
+                help=about,
             )
 
 
@@ -157,6 +169,10 @@ def _report_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="the page to write or check (beside the results folder)",
     )
+    parser.add_argument(
+        "--site", type=Path, metavar="FOLDER", help="write the web leaderboard into this folder instead"
+    )
+    _add_filters(parser)
     _add_json(parser)
 
 
@@ -172,6 +188,70 @@ def _show_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="PICTURE", help="the PNG to write"
     )
+
+
+def _paper_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--missing",
+        action="store_true",
+        help="print the commands that fill the empty cells, with estimated GPU-hours",
+    )
+    parser.add_argument(
+        "--run", metavar="TABLE", help="run what a table lacks: main, cross, terms, lambda or cost"
+    )
+    decided = ("scale", "set", "arch", "protocol", "budget", "zca", "image_size", "precision", "curve")
+    only = "only cells of these"
+    filters = {"methods": f"{only} methods", "dataset": f"{only} datasets", "ipc": f"{only} images per class"}
+    _add_options(parser, decided, filters)
+
+
+def _compare_arguments(parser: argparse.ArgumentParser) -> None:
+    what = "a method, a results folder, or a git revision (REV or REV:FOLDER)"
+    parser.add_argument("a", metavar="A", help=f"{what}; the baseline")
+    parser.add_argument("b", metavar="B", help="another of the same kind; the candidate")
+    _add_results(parser)
+    _add_json(parser)
+    parser.add_argument(
+        "--fail-below",
+        type=_points,
+        metavar="POINTS",
+        help="exit with 1 if the candidate B is worse than the baseline A by more than so many percentage "
+        "points in any cell, with the whole 95 %% interval",
+    )
+
+
+def _points(text: str) -> float:
+    try:
+        points = float(text)
+    except ValueError:
+        points = -1.0
+    if not 0 <= points <= 100:
+        raise argparse.ArgumentTypeError(f"{text}: expected percentage points from 0 to 100, e.g. 1.0")
+    return points
+
+
+def _plot_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_results(parser)
+    parser.add_argument(
+        "--kind",
+        default="",
+        metavar="NAMES",
+        help="of ipc, flops, seconds, memory, curve, classes, networks, gallery, compare and nearest (all)",
+    )
+    parser.add_argument("--dataset", default="", metavar="A,B", help="of these datasets only")
+    parser.add_argument("--methods", default="", metavar="A,B", help="of these methods only")
+    parser.add_argument("--scale", default="", metavar="A,B", help="of these scales only")
+    parser.add_argument("--ipc", default="", metavar="N,N", help="of these images per class only")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="where datasets lie, for the nearest images")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FOLDER", help="where figures go (DIR/report/plots)"
+    )
+
+
+def _submit_arguments(parser: argparse.ArgumentParser) -> None:
+    from harness.submit import add_arguments
+
+    add_arguments(parser)
 
 
 def _perf_arguments(parser: argparse.ArgumentParser) -> None:
@@ -190,6 +270,22 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--results", type=Path, default=Path("results"), metavar="DIR", help="where records lie"
     )
+
+
+def _add_filters(parser: argparse.ArgumentParser) -> None:
+    """Options of reports on some of the records, which touch no page."""
+    for name in ("dataset", "ipc", "methods", "arch", "scale"):
+        parser.add_argument(
+            flag(name),
+            type=_names,
+            default=(),
+            metavar=METAVARS.get(name, "A,B"),
+            help="only these: the tables go into report/filtered, and no page is touched",
+        )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for name in map(str.strip, text.split(",")) if name))
 
 
 def _add_json(parser: argparse.ArgumentParser) -> None:
@@ -243,10 +339,21 @@ def _logs(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from harness.report import command
+    from dataclasses import fields
 
+    from harness.report import command
+    from harness.report.filters import Filters
+
+    if arguments.site is not None:
+        from harness.report.site.build import command as build_site
+
+        return build_site(arguments.results, arguments.site)
     return command(
-        arguments.results, check=arguments.check, benchmarks=arguments.benchmarks, as_json=arguments.json
+        arguments.results,
+        check=arguments.check,
+        benchmarks=arguments.benchmarks,
+        as_json=arguments.json,
+        filters=Filters(**{field.name: getattr(arguments, field.name) for field in fields(Filters)}),
     )
 
 
@@ -260,6 +367,39 @@ def _show(arguments: argparse.Namespace) -> int:
     from harness.report.gallery import command
 
     return command(arguments.files, arguments.output)
+
+
+def _paper(arguments: argparse.Namespace) -> int:
+    from harness.report.paper import Request, command
+
+    known = option_infos()
+    typed = {name: value for name, value in vars(arguments).items() if name in known}
+    return command(Request(typed, missing=arguments.missing, run=arguments.run))
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from harness.report.compare import command
+
+    return command(
+        arguments.a,
+        arguments.b,
+        arguments.results,
+        as_json=arguments.json,
+        fail_below=arguments.fail_below,
+    )
+
+
+def _plot(arguments: argparse.Namespace) -> int:
+    from harness.report.plots import command, selection_of
+
+    typed = {name: getattr(arguments, name) for name in ("kind", "dataset", "methods", "scale", "ipc")}
+    return command(selection_of(**typed), arguments.results, arguments.output, arguments.data)
+
+
+def _submit(arguments: argparse.Namespace) -> int:
+    from harness.submit import command, request_from
+
+    return command(request_from(arguments))
 
 
 def _perf(arguments: argparse.Namespace) -> int:
@@ -291,6 +431,7 @@ METAVARS = {
     "data": "DIR",
     "retry": "failed",
     "retries": "N",
+    "curve": "N",
     "slots_per_gpu": "N",
     "profile": "NAME",
     "partition": "NAME",
@@ -320,7 +461,23 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Comman
     "cancel": ("End the jobs of a sweep on a cluster.", _cancel_arguments, _cancel),
     "logs": ("Print the log of a trial.", _logs_arguments, _logs),
     "report": ("Print and write the tables; rewrite or check BENCHMARKS.md.", _report_arguments, _report),
+    "compare": (
+        "Compare two methods, two results folders or two git revisions: differences with intervals, costs.",
+        _compare_arguments,
+        _compare,
+    ),
+    "paper": (
+        "Print the BACON paper's tables, ours beside the printed figures; list or run what is missing.",
+        _paper_arguments,
+        _paper,
+    ),
     "check": ("Check that a method keeps its contract, on made-up data.", _check_arguments, _check),
     "show": ("Draw distilled sets as a picture.", _show_arguments, _show),
+    "plot": ("Draw the figures of the records as PNG and SVG.", _plot_arguments, _plot),
+    "submit": (
+        "Check and evaluate a distilled set that somebody else made, its claim beside our measurement.",
+        _submit_arguments,
+        _submit,
+    ),
     "perf": ("Measure the speed of kernels and steps beside plain loops.", _perf_arguments, _perf),
 }

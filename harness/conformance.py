@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import random
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -252,14 +252,17 @@ def returns_more_at_a_larger_ipc(subject: Subject) -> None:
 
 def _check_set(subject: Subject, distilled: Distilled, ipc: int) -> None:
     require(isinstance(distilled, Distilled), f"distill returned {type(distilled).__name__}, not Distilled")
-    _check_images(distilled, subject.data, ipc)
-    _check_labels(distilled, subject.data, ipc)
+    sizes = [ipc] * subject.data.num_classes
+    if getattr(subject.module, "IGNORES_IPC", False):
+        sizes = list(subject.data.index.counts)  # a reference that returns all training images
+    _check_images(distilled, subject.data, sum(sizes), ipc)
+    _check_labels(distilled, sizes)
     _check_description(distilled, subject.data, ipc)
 
 
-def _check_images(distilled: Distilled, data: Dataset, ipc: int) -> None:
+def _check_images(distilled: Distilled, data: Dataset, count: int, ipc: int) -> None:
     images = distilled.images
-    expected = (data.num_classes * ipc, *data.shape)
+    expected = (count, *data.shape)
     require(
         tuple(images.shape) == expected, f"images are {tuple(images.shape)} at ipc {ipc}, expected {expected}"
     )
@@ -268,17 +271,18 @@ def _check_images(distilled: Distilled, data: Dataset, ipc: int) -> None:
     require(not images.requires_grad, "images still require gradients; return images.detach()")
 
 
-def _check_labels(distilled: Distilled, data: Dataset, ipc: int) -> None:
-    labels, classes = distilled.labels, data.num_classes
+def _check_labels(distilled: Distilled, sizes: Sequence[int]) -> None:
+    """One label for each image, class after class; `sizes` counts the images of each class."""
+    labels, classes = distilled.labels, len(sizes)
     if labels.ndim == 2:
-        expected = (classes * ipc, classes)
+        expected = (sum(sizes), classes)
         require(
             tuple(labels.shape) == expected and labels.dtype == torch.float32,
             f"soft labels are {tuple(labels.shape)} {labels.dtype}, expected {expected} torch.float32",
         )
         require(bool(torch.isfinite(labels).all()), "soft labels are not all finite")
         return
-    expected_labels = torch.arange(classes).repeat_interleave(ipc)
+    expected_labels = torch.arange(classes).repeat_interleave(torch.tensor(sizes))
     require(
         labels.dtype == torch.int64 and torch.equal(labels.cpu(), expected_labels),
         f"labels are {labels.tolist()} ({labels.dtype}), expected int64 {expected_labels.tolist()}",

@@ -36,6 +36,9 @@ RULES = """\
   touches it during distillation or training fails.
 - **Never mixed.** Scale, protocol and its version, network, precision, image size, whitening and compute
   budget are equal within a table. A method that ran with several settings has a row for each.
+- **Uncertainty.** Seeds differ in the distilled set, networks only in its evaluation: intervals, ties and
+  ranks rest on the seeds, paired between methods. The legend below says how.
+- **Ceiling.** `whole` trains on all images under the same protocol. *Not run* says that its gap is unknown.
 - **Reported.** Figures in *reported* columns are printed by papers. They come from the papers' own settings
   and code at paper scale and stand there for orientation; a cpu-scale figure is expected to differ.
 - **Cost** is measured in the same run: seconds with a synchronised clock, peak memory by phase, FLOPs

@@ -114,7 +114,7 @@ def _std(record: Record) -> float | None:
     return sample_std(record.accuracies) if len(record.accuracies) > 1 else None
 
 
-NESTED = ("trial", "distill", "evaluate", "provenance")
+NESTED = ("trial", "distill", "evaluate", "provenance", "submission")
 COLUMNS: Mapping[str, Fact] = {
     **{name: attrgetter(f"trial.{name}") for name in Trial.__struct_fields__},
     **{name: attrgetter(name) for name in Record.__struct_fields__ if name not in (*NESTED, "schema")},
@@ -124,5 +124,6 @@ COLUMNS: Mapping[str, Fact] = {
     **{f"distill_{name}": _of_part("distill", name) for name in Cost.__struct_fields__},
     **{f"evaluate_{name}": _of_part("evaluate", name) for name in Cost.__struct_fields__},
     **{name: _of_part("provenance", name) for name in Provenance.__struct_fields__},
+    "claimed_accuracy": _of_part("submission", "claimed_accuracy"),
     "distilled": lambda record: record.trial.distilled_path(Path()).as_posix(),
 }

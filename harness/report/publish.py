@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,28 +14,51 @@ import msgspec
 from harness.errors import UserError
 from harness.records import Record, write_atomically
 from harness.report.benchmarks import page
+from harness.report.cells import cells_csv
 from harness.report.fidelity import load_fidelity
+from harness.report.filters import Filters
+from harness.report.formats import html, latex
 from harness.report.frames import collect, flatten, print_problems, to_csv
 from harness.report.markdown import plural
 from harness.report.reported import load_reported
 from harness.report.speed import load_sheets
-from harness.report.tables import tables_by_track, with_legend
+from harness.report.standing import scored
+from harness.report.tables import Tables, blocks_by_track, document, tables_of, with_legend
 
 PAGE_NAME = "BENCHMARKS.md"
+README_NAME = "README.md"
+README_TABLE = re.compile(r"(?<=<!-- results -->\n).*?(?=<!-- /results -->)", re.DOTALL)
+FIRST_TABLE = re.compile(r"(?<=\n)\| method .*?\n(?=\n)", re.DOTALL)
 REPORT_FOLDER = "report"
+FILTERED_FOLDER = "filtered"
 DIFF_LINES = 20
 
 
-def command(results: Path, *, check: bool, benchmarks: Path | None, as_json: bool) -> int:
+def command(
+    results: Path,
+    *,
+    check: bool,
+    benchmarks: Path | None,
+    as_json: bool,
+    filters: Filters | None = None,
+) -> int:
     """Report on the records under `results`; returns the exit status.
 
-    Prints Markdown tables, or with `as_json` the flat rows, and writes `<results>/report/tables.md` and
-    `.csv`. `benchmarks` is the page to rewrite; without it that is the BENCHMARKS.md beside the results
-    folder if there is one, so that a scratch results folder touches no page. With `check` nothing is written:
-    the page is compared with what the files give. Files that are no records are named on stderr and make
-    the status 1; the page is then left alone, since it would lose their rows. UserError: no records, or a
-    file that cannot be read or written.
+    Prints Markdown tables, or with `as_json` the flat rows, and writes the tables as
+    `<results>/report/tables` with the suffixes .md, .tex, .html and .csv, and the rows as `records.csv`.
+    `benchmarks` is the page to rewrite; without it that is the BENCHMARKS.md beside the results folder if
+    there is one, so that a scratch results folder touches no page. A README.md beside the page gets the
+    page's first table between its marks. With `filters` only what they want is reported, into
+    `<results>/report/filtered`, and no page is touched. With `check` nothing is written: the pages are
+    compared with what the files give. Files that are no records are named on stderr and make the status 1;
+    the pages are then left alone, since they would lose their rows. UserError: no records, filters that none
+    fits or that contradict another option, or a file that cannot be read or written.
     """
+    filters = filters or Filters()
+    if filters.active and (check or benchmarks is not None):
+        raise UserError(
+            f"{PAGE_NAME} is about all records: leave out either the filters or --check and --benchmarks"
+        )
     records, problems = collect(results)
     print_problems(problems)
     if not records:
@@ -43,18 +67,44 @@ def command(results: Path, *, check: bool, benchmarks: Path | None, as_json: boo
     target = benchmarks or _page_beside(results)
     if check:
         return max(_check(records, target, results), int(bool(problems)))
-    reported = load_reported()
-    tables = tables_by_track(records, reported)
-    summary = with_legend(tables)
-    print(_as_json(records) if as_json else summary, end="")
-    written = _write_report(records, summary, results / REPORT_FOLDER)
-    if problems:
+    folder = results / REPORT_FOLDER
+    if filters.active:
+        records, target, folder = filters.select(records), None, folder / FILTERED_FOLDER
+    written = _report(records, folder, target if not problems else None, as_json=as_json)
+    if problems and not filters.active:
         print(f"{PAGE_NAME} left alone: {plural(len(problems), 'file')} could not be read", file=sys.stderr)
-    elif target is not None:
-        _write(target, page(records, reported, load_fidelity(), load_sheets(), tables))
-        written.append(target)
     print(f"wrote {', '.join(map(str, written))}", file=sys.stderr)
     return int(bool(problems))
+
+
+def _report(records: Sequence[Record], folder: Path, target: Path | None, *, as_json: bool) -> list[Path]:
+    """Print and write the tables, and the pages if there is a `target`; returns what it wrote."""
+    reported = load_reported()
+    tracks = scored(records)
+    blocks = blocks_by_track(tracks, reported)
+    tables = tables_of(blocks)
+    files = {"tables.md": with_legend(tables)}
+    files |= {"tables.tex": latex(document(blocks)), "tables.html": html(document(blocks))}
+    print(_as_json(records) if as_json else files["tables.md"], end="")
+    files |= {"tables.csv": cells_csv(tracks, reported), "records.csv": to_csv(records)}
+    written = {folder / name: text for name, text in files.items()}
+    if target is not None:
+        written |= _pages(records, target, tables)
+    for path, text in written.items():
+        _write(path, text)
+    return list(written)
+
+
+def _pages(records: Sequence[Record], target: Path, tables: Tables | None = None) -> dict[Path, str]:
+    """What the page is to hold, and the README beside it if that has marks for a table."""
+    text = page(records, load_reported(), load_fidelity(), load_sheets(), tables)
+    pages = {target: text}
+    readme, table = target.with_name(README_NAME), FIRST_TABLE.search(text)
+    if table and target.name == PAGE_NAME and readme.is_file():
+        held = _read(readme)
+        if README_TABLE.search(held):
+            pages[readme] = README_TABLE.sub(lambda _: table[0], held, count=1)
+    return pages
 
 
 def _page_beside(results: Path) -> Path | None:
@@ -64,39 +114,41 @@ def _page_beside(results: Path) -> Path | None:
 
 
 def _check(records: Sequence[Record], target: Path | None, results: Path) -> int:
-    """0 if the page is what the files give, else 1 with the beginning of the difference on stderr."""
+    """0 if the pages are what the files give, else 1 with the beginning of each difference on stderr."""
     if target is None or not target.is_file():
         missing = target or results.resolve().parent / PAGE_NAME
         raise UserError(
             f"no {missing} to check; make it with `python -m harness report --benchmarks {missing}`"
         )
-    try:
-        # Bytes are decoded here because reading as text would hide a changed line end.
-        found = target.read_bytes().decode(errors="replace")
-    except OSError as error:
-        raise UserError(f"cannot read {target}: {error.strerror}") from None
-    expected = page(records, load_reported(), load_fidelity(), load_sheets())
-    if found == expected:
+    stale = [path for path, text in _pages(records, target).items() if not _holds(path, text)]
+    if not stale:
         print(f"{target} is up to date with {plural(len(records), 'record')}")
-        return 0
+    return int(bool(stale))
+
+
+def _holds(path: Path, expected: str) -> bool:
+    """Whether the file holds just that; otherwise says on stderr what differs."""
+    found = _read(path)
+    if found == expected:
+        return True
     difference = difflib.unified_diff(
-        found.splitlines(), expected.splitlines(), str(target), "from the records", n=0, lineterm=""
+        found.splitlines(), expected.splitlines(), str(path), "from the records", n=0, lineterm=""
     )
     print("\n".join(itertools.islice(difference, DIFF_LINES)), file=sys.stderr)
-    print(f"{target} is stale; run `python -m harness report` and commit it", file=sys.stderr)
-    return 1
+    print(f"{path} is stale; run `python -m harness report` and commit it", file=sys.stderr)
+    return False
 
 
 def _as_json(records: Sequence[Record]) -> str:
     return msgspec.json.encode([flatten(record) for record in records]).decode() + "\n"
 
 
-def _write_report(records: Sequence[Record], summary: str, folder: Path) -> list[Path]:
-    """Write tables.md and tables.csv (a row for each record, settings as JSON) and return their paths."""
-    markdown, rows = folder / "tables.md", folder / "tables.csv"
-    _write(markdown, summary)
-    _write(rows, to_csv(records))
-    return [markdown, rows]
+def _read(path: Path) -> str:
+    try:
+        # Bytes are decoded here because reading as text would hide a changed line end.
+        return path.read_bytes().decode(errors="replace")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
 
 
 def _write(path: Path, text: str) -> None:

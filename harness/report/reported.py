@@ -11,6 +11,7 @@ from typing import TypeAlias
 REPORTED_CSV = Path(__file__).resolve().parents[2] / "results" / "reported.csv"
 PREFERRED = "preferred"
 UNTRACED = "†"
+ALL_IMAGES = 0  # stands for the ipc of figures on the whole train split, "all" in the file
 
 
 @dataclass(frozen=True)
@@ -39,18 +40,25 @@ ReportedFigures: TypeAlias = Mapping[tuple[str, str, int], ReportedFigure]
 
 
 def load_reported(path: Path = REPORTED_CSV) -> ReportedFigures:
-    """Preferred figures by (method, dataset, ipc) in this harness's names; empty where the file is absent."""
+    """Preferred figures by (method, dataset, ipc) in this harness's names; empty where the file is absent.
+
+    Those on the whole train split stand under the ipc `ALL_IMAGES`.
+    """
     if not path.is_file():
         return {}
     with path.open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["note"].startswith(PREFERRED)]
     return {
-        (_method(row["method"]), row["dataset"].lower(), int(row["ipc"])): ReportedFigure(
+        (_method(row["method"]), row["dataset"].lower(), _ipc(row["ipc"])): ReportedFigure(
             row["accuracy_mean"], row["accuracy_std"], row["arch"], row["source"]
         )
         for row in rows
-        if row["ipc"].isdigit()
+        if row["ipc"].isdigit() or row["ipc"] == "all"
     }
+
+
+def _ipc(text: str) -> int:
+    return ALL_IMAGES if text == "all" else int(text)
 
 
 def _method(name: str) -> str:

@@ -1,31 +1,58 @@
-"""Markdown tables of a set of records: accuracies by method and ipc, and what they cost, per track."""
+"""Tables of a set of records, per track: accuracies by method and ipc, what they leave open, and costs."""
 
 from __future__ import annotations
 
-import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TypeAlias, TypeVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TypeAlias
 
 from harness.records import Provenance, Record
-from harness.report.markdown import MISSING, count, memory, one_line, plural, seconds, table
-from harness.report.reported import UNTRACED, ReportedFigures, load_reported
-from harness.report.tracks import EMPTY, Cell, Grid, Row, Track, by_track, grid_of
+from harness.report.costs import costs_of, settings_of
+from harness.report.formats import Block, Heading, Items, Paragraph, Table, code, em, markdown, plain, strong
+from harness.report.markdown import MISSING, count, memory, one_line, plural, seconds
+from harness.report.reported import ALL_IMAGES, UNTRACED, ReportedFigure, ReportedFigures, load_reported
+from harness.report.standing import CEILING, Scored, Standing, scored
+from harness.report.stats import CONFIDENCE, FEW_SEEDS, Difference, Estimate
+from harness.report.stats import estimate as estimate_of
+from harness.report.tracks import EMPTY, Cell, Track
 
-T = TypeVar("T")
 Tables: TypeAlias = Mapping[Track, str]
 
+NOT_RUN = "not run"
+SURE = f"{100 * CONFIDENCE:g} %"
+REPORTED = em("Reported")
 LEGEND = (
     "Accuracies are test accuracies in percent after the last epoch: mean ± sample standard deviation over"
-    " all networks of all seeds, and in brackets distillation seeds × networks trained from scratch on each"
-    f" distilled set. Bold is the best of a column, {MISSING} was not run. *Reported* figures are those that"
-    " papers print; their sources are in results/reported.csv."
+    " all networks of all seeds, and in brackets n: distillation seeds × networks trained from scratch on"
+    f" each distilled set. Bold is the best of a column; {em('italics')} are statistically tied with it, that"
+    f" is, not told apart: the {SURE} interval of the difference contains 0. {MISSING} was not run, and"
+    f" {code(CEILING)} is training on all images, the ceiling, which is the same for every ipc. {REPORTED}"
+    f" figures are those that papers print; their sources are in {code('results/reported.csv')}."
+)
+STANDING_LEGEND = (
+    "Networks trained on one distilled set are no independent trials of a method, so intervals come from the"
+    f" means of the seeds: Student's t with fewer than {FEW_SEEDS} seeds, a bootstrap of whole seeds from"
+    f" {FEW_SEEDS} on. Two seeds say little: their intervals hold the truth as often as any others, yet some"
+    " come out very wide and some very narrow, so that a method may be tied where a better one is not."
+    " Differences, in percentage points, are taken within the seeds that both ran, where those are two or"
+    " more. A rank leaves open what the intervals of single differences, not corrected for their number,"
+    " leave open. One seed gives no interval and no tie, since nothing shows how much seeds differ."
 )
 COST_LEGEND = (
     "Cost of one trial, mean over the seeds; memory, FLOPs and images forwarded are those of distillation,"
     " memory is the highest of any seed, and evaluation is that of all networks of a trial."
 )
 FLOOR = "random"  # the method that all others should beat
+STANDING_HEADERS = (
+    "method",
+    "ipc",
+    "n",
+    "accuracy",
+    f"{SURE} interval",
+    "behind the best",
+    "rank",
+    f"gap to {CEILING}",
+)
 COST_HEADERS = (
     "method",
     "settings",
@@ -48,7 +75,12 @@ def summary_markdown(records: Sequence[Record]) -> str:
 
 def with_legend(tables: Tables, level: int = 2) -> str:
     """The legend, then one section for each track, under headings of the given level."""
-    return f"{LEGEND}\n\n{_sections(tables, level)}"
+    return f"{markdown(legend())}\n{_sections(tables, level)}"
+
+
+def legend() -> list[Block]:
+    """How to read the tables."""
+    return [Paragraph(LEGEND), Paragraph(STANDING_LEGEND)]
 
 
 def sections(records: Iterable[Record], reported: ReportedFigures, level: int = 2) -> str:
@@ -58,27 +90,47 @@ def sections(records: Iterable[Record], reported: ReportedFigures, level: int = 
 
 def tables_by_track(records: Iterable[Record], reported: ReportedFigures) -> Tables:
     """What stands under the heading of each track, tracks in the order in which they are shown."""
-    return {track: track_markdown(track, members, reported) for track, members in by_track(records).items()}
+    return tables_of(blocks_by_track(scored(records), reported))
+
+
+def tables_of(found: Mapping[Track, Sequence[Block]]) -> Tables:
+    """`tables_by_track` of blocks that are made already."""
+    return {track: markdown(blocks) for track, blocks in found.items()}
+
+
+def blocks_by_track(tracks: Iterable[Scored], reported: ReportedFigures) -> dict[Track, list[Block]]:
+    """What stands under the heading of each track, in no format yet."""
+    return {found.track: _track_blocks(found, reported) for found in tracks}
+
+
+def document(found: Mapping[Track, Sequence[Block]]) -> list[Block]:
+    """The legend, then the sections under headings of level 2."""
+    blocks = legend()
+    for track, section in found.items():
+        blocks += [Heading(track.heading, 2), *section]
+    return blocks
 
 
 def _sections(tables: Tables, level: int) -> str:
-    return "\n".join(f"{'#' * level} {track.heading}\n\n{text}" for track, text in tables.items())
+    return "\n".join(f"{markdown([Heading(track.heading, level)])}\n{text}" for track, text in tables.items())
 
 
-def track_markdown(track: Track, records: Sequence[Record], reported: ReportedFigures) -> str:
-    """Both tables of one track, each with the line that says under which conditions it came about."""
-    grid = grid_of(records)
-    figures = reported if _comparable(track) else {}
-    blocks = [
-        _accuracy_table(track, grid, figures),
-        _conditions(track, records),
-        *_reported_notes(track, grid, figures, reported),
-        "\n".join(_misses(grid)),
-        _below_floor(grid),
-    ]
-    if any(cell.done for cell in grid.values()):
-        blocks += [_cost_table(grid), f"{_conditions(track, records)} {COST_LEGEND}"]
-    return "\n\n".join(block for block in blocks if block) + "\n"
+def _track_blocks(found: Scored, reported: ReportedFigures) -> list[Block]:
+    """The tables of one track, with the line that says under which conditions it came about."""
+    track, records = found.track, found.records
+    figures = reported_for(track, reported)
+    notes = _reported_notes(found, figures, reported)
+    blocks: list[Block] = [_accuracy_table(found, figures), Paragraph(_conditions(track, records))]
+    blocks += map(Paragraph, notes)
+    if misses := list(_misses(found)):
+        blocks.append(Items(misses))
+    if below := _below_floor(found):
+        blocks.append(Paragraph(below))
+    blocks += _standing_blocks(found)
+    if any(record.status == "done" for record in records):
+        blocks.append(_cost_table(found))
+        blocks.append(Paragraph(f"{_conditions(track, records)} {COST_LEGEND}"))
+    return blocks
 
 
 def hardware(provenance: Provenance | None) -> str:
@@ -90,23 +142,98 @@ def hardware(provenance: Provenance | None) -> str:
     return f"{one_line(provenance.cpu or 'unknown CPU')} with {plural(provenance.threads, 'thread')}"
 
 
-def _accuracy_table(track: Track, grid: Grid, figures: ReportedFigures) -> str:
-    rows = list(dict.fromkeys(row for row, _ in grid))
-    columns = {"method": [row.label for row in rows]}
-    for ipc in sorted({ipc for _, ipc in grid}):
-        column = [grid.get((row, ipc), EMPTY) for row in rows]
-        best = _best(column)
-        columns[f"ipc {ipc}"] = [cell.text(best) for cell in column]
-        printed = [figures.get((row.method, track.dataset, ipc)) for row in rows]
+def _accuracy_table(found: Scored, figures: ReportedFigures) -> Table:
+    rows = list(dict.fromkeys(row for row, _ in found.grid))
+    columns = {"method": [*(plain(row.label) for row in rows), CEILING]}
+    ceiling = _ceiling_text(found.ceiling)
+    whole = figures.get((CEILING, found.track.dataset, ALL_IMAGES))
+    for ipc in found.ipcs:
+        column = [
+            _cell_text(found.grid.get((row, ipc), EMPTY), found.standings.get((row, ipc))) for row in rows
+        ]
+        columns[f"ipc {ipc}"] = [*column, ceiling]
+        printed = [figures.get((row.method, found.track.dataset, ipc)) for row in rows]
         if any(printed):
-            columns[f"ipc {ipc} reported"] = [figure.text if figure else MISSING for figure in printed]
-    return table(list(columns), list(zip(*columns.values(), strict=True)))
+            columns[f"ipc {ipc} reported"] = list(map(_printed, [*printed, whole]))
+    return Table(list(columns), list(zip(*columns.values(), strict=True)))
 
 
-def _best(column: Iterable[Cell]) -> float | None:
-    """Highest mean of a column as shown; None if there is nothing to compare."""
-    means = [cell.mean for cell in column if cell.mean is not None]
-    return max(means) if len(means) > 1 else None
+def _printed(figure: ReportedFigure | None) -> str:
+    return figure.text if figure else MISSING
+
+
+def _cell_text(cell: Cell, standing: Standing | None) -> str:
+    """`41.3 ± 1.2 (2×3)`, the best in bold, ties in italics; a status word where nothing was measured."""
+    if standing is None:
+        return ", ".join(cell.missing) or MISSING
+    figure = mean_and_std(standing.estimate)
+    figure = strong(figure) if standing.best else em(figure) if standing.tied else figure
+    return f"{figure} ({_n(cell)})"
+
+
+def _ceiling_text(cell: Cell) -> str:
+    if not cell.groups:
+        return ", ".join(cell.missing) or NOT_RUN
+    return f"{mean_and_std(estimate_of(cell.groups))} ({_n(cell)})"
+
+
+def _n(cell: Cell) -> str:
+    """`2×3`, and what is missing: `1×3; 2 oom`."""
+    return "; ".join([cell.counts, *(f"{number} {status}" for status, number in cell.missing.items())])
+
+
+def mean_and_std(estimate: Estimate) -> str:
+    """`41.3 ± 1.2` in percent, without a spread if there is a single network."""
+    spread = "" if estimate.std is None else f" ± {100 * estimate.std:.1f}"
+    return f"{100 * estimate.mean:.1f}{spread}"
+
+
+def _standing_blocks(found: Scored) -> list[Block]:
+    """The table of intervals, differences and ranks; a line instead where no cell has a second seed."""
+    if not found.standings:
+        return []
+    if all(standing.estimate.low is None for standing in found.standings.values()):
+        return [Paragraph("No intervals, ties or ranks: with one seed nothing shows how much seeds differ.")]
+    rows = [
+        [plain(row.label), str(ipc), found.grid[row, ipc].counts, *_standing_texts(standing)]
+        for (row, ipc), standing in found.standings.items()
+    ]
+    return [Table(STANDING_HEADERS, rows)]
+
+
+def _standing_texts(standing: Standing) -> list[str]:
+    found, (first, last) = standing.estimate, standing.rank
+    ranks = f"{first}" if first == last else f"{first}–{last}"
+    return [
+        f"{100 * found.mean:.1f}",
+        _clipped(found),
+        "best" if standing.behind is None else _difference(standing.behind),
+        f"{ranks} of {standing.ranked}",
+        NOT_RUN if standing.gap is None else _difference(standing.gap),
+    ]
+
+
+def _clipped(found: Estimate) -> str:
+    """The interval of a mean, no further than accuracies go."""
+    if found.low is None or found.high is None:
+        return "one seed"
+    return _interval(max(found.low, 0.0), min(found.high, 1.0))
+
+
+def _difference(difference: Difference) -> str:
+    """`1.2 [0.4, 2.0]` in percentage points, or why there is no interval."""
+    if difference.low is None or difference.high is None:
+        return f"{_points(difference.mean)} (one seed)"
+    return f"{_points(difference.mean)} {_interval(difference.low, difference.high)}"
+
+
+def _interval(low: float, high: float) -> str:
+    return f"[{_points(low)}, {_points(high)}]"
+
+
+def _points(fraction: float) -> str:
+    """Percentage points to a tenth, without a negative zero."""
+    return f"{round(100 * fraction, 1) + 0.0:.1f}"
 
 
 def _conditions(track: Track, records: Iterable[Record]) -> str:
@@ -117,29 +244,31 @@ def _conditions(track: Track, records: Iterable[Record]) -> str:
     return f"Protocol {protocol}, network {track.arch}, {track.precision}{folder}.{measured}"
 
 
+def reported_for(track: Track, reported: ReportedFigures) -> ReportedFigures:
+    """Those figures of papers that may stand beside the track's."""
+    return reported if _comparable(track) else {}
+
+
 def _comparable(track: Track) -> bool:
     """Whether papers speak of the same data: the dataset itself, at its size, with the field's network."""
     itself = track.dataset_source == track.dataset and track.image_size is None and not track.zca
     return itself and track.budget_flops is None and track.arch.startswith("ConvNet")
 
 
-def _reported_notes(
-    track: Track,
-    grid: Grid,
-    figures: ReportedFigures,
-    reported: ReportedFigures,
-) -> Iterator[str]:
-    printed = (figures.get((row.method, track.dataset, ipc)) for row, ipc in grid)
+def _reported_notes(found: Scored, figures: ReportedFigures, reported: ReportedFigures) -> Iterator[str]:
+    track = found.track
+    printed = (figures.get((row.method, track.dataset, ipc)) for row, ipc in found.grid)
     shown = [figure for figure in printed if figure]
+    whole = figures.get((CEILING, track.dataset, ALL_IMAGES))
     if shown and track.scale == "paper":
-        yield "*Reported*: printed by papers and not measured here; each paper has its own settings."
+        yield f"{REPORTED}: printed by papers and not measured here; each paper has its own settings."
     elif shown:
         yield (
-            "*Reported*: printed by papers and not measured here. They were obtained at paper scale with the"
-            " papers' own settings and networks, so they are **not comparable** with the"
+            f"{REPORTED}: printed by papers and not measured here. They were obtained at paper scale with the"
+            f" papers' own settings and networks, so they are {strong('not comparable')} with the"
             f" {track.scale}-scale figures beside them."
         )
-    if not all(figure.traced for figure in shown):
+    if shown and not all(figure.traced for figure in [*shown, *([whole] if whole else [])]):
         yield f"{UNTRACED} not yet traced to a printed source."
     for original in sorted({dataset for _, dataset, _ in reported}):
         if track.dataset.startswith(f"{original}-"):
@@ -149,72 +278,58 @@ def _reported_notes(
             )
 
 
-def _misses(grid: Grid) -> Iterator[str]:
+def _misses(found: Scored) -> Iterator[str]:
     """One list item for each trial without a result, with the reason."""
-    for (row, ipc), cell in grid.items():
+    cells = [(row.label, ipc, cell) for (row, ipc), cell in found.grid.items()]
+    for label, ipc, cell in [*cells, (CEILING, None, found.ceiling)]:
         for record in cell.missed:
-            reason = one_line(record.reason or "no reason was recorded")
-            yield f"- {row.label} · ipc {ipc} · seed {record.trial.seed}: {record.status}: {reason}"
+            reason = plain(record.reason or "no reason was recorded")
+            place = f"ipc {record.trial.ipc if ipc is None else ipc} · seed {record.trial.seed}"
+            yield f"{plain(label)} · {place}: {record.status}: {reason}"
 
 
-def _below_floor(grid: Grid) -> str:
+def _below_floor(found: Scored) -> str:
     """Which cells lie below random real images at the same ipc; empty if none does or nothing is random."""
-    floors = {ipc: cell.mean for (row, ipc), cell in grid.items() if row.method == FLOOR}
+    means = {key: round(100 * standing.estimate.mean, 1) for key, standing in found.standings.items()}
+    floors = {ipc: mean for (row, ipc), mean in means.items() if row.method == FLOOR}
     below: dict[str, list[int]] = defaultdict(list)
-    for (row, ipc), cell in grid.items():
-        floor = floors.get(ipc)
-        if floor is not None and cell.mean is not None and cell.mean < floor:
-            below[row.label].append(ipc)
+    for (row, ipc), mean in means.items():
+        if ipc in floors and mean < floors[ipc]:
+            below[plain(row.label)].append(ipc)
     if not below:
         return ""
     named = "; ".join(f"{label} (ipc {', '.join(map(str, sorted(ipcs)))})" for label, ipcs in below.items())
-    return f"Below `{FLOOR}` at the same ipc, for reasons that their files under `methods/` give: {named}."
+    return (
+        f"Below {code(FLOOR)} at the same ipc, for reasons that their files under {code('methods/')} give:"
+        f" {named}."
+    )
 
 
-def _cost_table(grid: Grid) -> str:
+def _cost_table(found: Scored) -> Table:
     """Costs by method, ipc and, where there are several, hardware: seconds of two machines do not average."""
-    groups: dict[tuple[Row, int, str], list[Record]] = defaultdict(list)
-    for (row, ipc), cell in grid.items():
-        for record in cell.done:
-            groups[row, ipc, hardware(record.provenance)].append(record)
+    groups: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
+    cells = [(row.label, str(ipc), cell.done) for (row, ipc), cell in found.grid.items()]
+    for label, ipc, done in [*cells, (CEILING, MISSING, found.ceiling.done)]:
+        for record in done:
+            groups[label, ipc, hardware(record.provenance)].append(record)
     several = len({place for _, _, place in groups}) > 1
     lines = [
-        [row.label, _settings(records), *([place] if several else []), str(ipc), *_costs(records)]
-        for (row, ipc, place), records in groups.items()
+        [plain(label), plain(settings_of(records)), *([place] if several else []), ipc, *_costs(records)]
+        for (label, ipc, place), records in groups.items()
     ]
     headers = [*COST_HEADERS[:2], *(["hardware"] if several else []), *COST_HEADERS[2:]]
-    return table(headers, lines, text_columns=3 if several else 2)
-
-
-def _settings(records: Iterable[Record]) -> str:
-    return " / ".join(sorted({record.trial.settings_source for record in records}))
+    return Table(headers, lines, text_columns=3 if several else 2)
 
 
 def _costs(records: Sequence[Record]) -> list[str]:
-    distill = [record.distill for record in records]
-    evaluate = [record.evaluate for record in records]
+    costs = costs_of(records)
     return [
-        seconds(_mean(distill, lambda cost: cost.seconds)),
-        seconds(_mean(evaluate, lambda cost: cost.seconds)),
-        memory(_highest(distill, lambda cost: cost.peak_host_bytes)),
-        memory(_highest(distill, lambda cost: cost.peak_device_bytes)),
-        count(_mean(distill, lambda cost: cost.flops)),
-        count(_mean(distill, lambda cost: cost.images_forwarded)),
-        memory(_mean(records, lambda record: record.stored_bytes)),
-        count(_mean(records, lambda record: record.decoded_images)),
+        seconds(costs.distill_seconds),
+        seconds(costs.evaluate_seconds),
+        memory(costs.peak_host_bytes),
+        memory(costs.peak_device_bytes),
+        count(costs.flops),
+        count(costs.images_forwarded),
+        memory(costs.stored_bytes),
+        count(costs.decoded_images),
     ]
-
-
-def _mean(parts: Iterable[T | None], fact: Callable[[T], float | None]) -> float | None:
-    """Mean of a fact over the parts that know it; None if none does."""
-    known = _known(parts, fact)
-    return statistics.fmean(known) if known else None
-
-
-def _highest(parts: Iterable[T | None], fact: Callable[[T], float | None]) -> float | None:
-    return max(_known(parts, fact), default=None)
-
-
-def _known(parts: Iterable[T | None], fact: Callable[[T], float | None]) -> list[float]:
-    facts = (fact(part) for part in parts if part is not None)
-    return [value for value in facts if value is not None]

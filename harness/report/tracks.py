@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +12,7 @@ from operator import attrgetter
 from typing import Any, NamedTuple, TypeAlias
 
 from harness.records import Record, Trial
-from harness.report.markdown import MISSING, count, plural
+from harness.report.markdown import count, plural
 from harness.scales import SCALES
 
 
@@ -32,6 +31,7 @@ class Track:
     budget_flops: float | None
     dataset_source: str
     listing: str
+    curve: int = 0
 
     @property
     def heading(self) -> str:
@@ -40,6 +40,7 @@ class Track:
             self.precision: self.precision != "fp32",
             "ZCA": self.zca,
             f"{self.image_size} px": self.image_size is not None,
+            "distilled from nine tenths of train": self.curve > 0,
             f"equal compute: {count(self.budget_flops)}FLOPs a distillation": self.budget_flops is not None,
         }
         protocol = f"{self.protocol} {self.protocol_version}"
@@ -75,32 +76,22 @@ class Cell:
     missed: tuple[Record, ...]
 
     @cached_property
-    def mean(self) -> float | None:
-        """Mean accuracy in percent over all networks of all seeds, rounded as it is shown."""
-        accuracies = self._accuracies()
-        return round(100 * statistics.fmean(accuracies), 1) if accuracies else None
+    def groups(self) -> Mapping[int, Sequence[float]]:
+        """Accuracies in [0, 1] of the networks of each seed; empty where nothing was measured."""
+        return {record.trial.seed: record.accuracies for record in self.done if record.accuracies}
 
-    def text(self, best: float | None) -> str:
-        """`41.3 ± 1.2 (2×3)`, bold if it is the best; a status word where nothing was measured."""
-        states = sorted({record.status for record in self.missed})
-        if self.mean is None:
-            return ", ".join(states) or MISSING
-        accuracies = self._accuracies()
-        spread = f" ± {100 * sample_std(accuracies):.1f}" if len(accuracies) > 1 else ""
-        figure = f"{self.mean:.1f}{spread}"
-        figure = f"**{figure}**" if self.mean == best else figure
-        absent = "".join(f"; {sum(r.status == state for r in self.missed)} {state}" for state in states)
-        return f"{figure} ({self._counts()}{absent})"
-
-    def _accuracies(self) -> list[float]:
-        return [accuracy for record in self.done for accuracy in record.accuracies]
-
-    def _counts(self) -> str:
+    @property
+    def counts(self) -> str:
         """`seeds×networks`, or both spelled out where seeds differ in their number of networks."""
-        networks = [len(record.accuracies) for record in self.done]
+        networks = [len(accuracies) for accuracies in self.groups.values()]
         if len(set(networks)) == 1:
             return f"{len(networks)}×{networks[0]}"
         return f"{plural(len(networks), 'seed')}, {plural(sum(networks), 'network')}"
+
+    @property
+    def missing(self) -> Mapping[str, int]:
+        """How many seeds ended in each status other than done."""
+        return Counter(sorted(record.status for record in self.missed))
 
 
 EMPTY = Cell((), ())
@@ -147,7 +138,7 @@ def grid_of(records: Sequence[Record]) -> Grid:
     gathered: dict[tuple[Row, int], list[Record]] = defaultdict(list)
     for record in records:
         gathered[_row(record.trial, differing), record.trial.ipc].append(record)
-    return {key: _cell(gathered[key]) for key in sorted(gathered)}
+    return {key: cell_of(gathered[key]) for key in sorted(gathered)}
 
 
 def _differing_settings(records: Iterable[Record]) -> Mapping[str, set[str]]:
@@ -170,7 +161,7 @@ def _row(trial: Trial, differing: Mapping[str, set[str]]) -> Row:
     return Row(trial.method, ", ".join(f"{name}={trial.config.get(name)}" for name in names))
 
 
-def _cell(records: Sequence[Record]) -> Cell:
+def cell_of(records: Iterable[Record]) -> Cell:
     """One record for each seed: where a seed was evaluated twice, that with the most networks."""
     chosen: dict[int, Record] = {}
     for record in sorted(records, key=lambda r: (r.status == "done", len(r.accuracies), r.id)):

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from harness.cli import main
 from harness.errors import UserError
 from harness.protocol import PROTOCOLS
 from harness.report import benchmarks_markdown, command, publish
 from harness.report.benchmarks import page
 from harness.report.fidelity import Fidelity
+from harness.report.filters import Filters
 from harness.scales import SCALES
 
 
@@ -31,11 +33,19 @@ def test_prints_and_writes_the_tables(
     assert "| dm " in printed
     assert "smoke scale" in printed
     assert (results / "report" / "tables.md").read_text(encoding="utf-8") == printed
-    with (results / "report" / "tables.csv").open(newline="") as file:
+    with (results / "report" / "records.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["method"] for row in rows] == ["dm", "idm"]
     assert json.loads(rows[0]["accuracies"]) == [0.80, 0.82, 0.81]
     assert json.loads(rows[0]["config"]) == {"lr_img": 1.0}
+    with (results / "report" / "tables.csv").open(newline="") as file:
+        cells = list(csv.DictReader(file))
+    assert [(cell["method"], cell["accuracy_mean"], cell["seeds"]) for cell in cells] == [
+        ("dm", "0.81", "1"),
+        ("idm", "0.81", "1"),
+    ]
+    assert "<td>dm" in (results / "report" / "tables.html").read_text(encoding="utf-8")
+    assert r"\toprule" in (results / "report" / "tables.tex").read_text(encoding="utf-8")
     assert not (results.parent / "BENCHMARKS.md").exists(), "a scratch folder gets no page of its own"
 
 
@@ -141,6 +151,106 @@ def test_a_folder_that_cannot_be_written_is_one_line_after_the_tables(
     with pytest.raises(UserError, match=r"cannot write .*tables\.md: No space left on device"):
         report(write_records(make_record()))
     assert "| dm " in capsys.readouterr().out
+
+
+FIELD = [
+    {"method": method, "ipc": ipc, "dataset": dataset, "dataset_source": dataset, "arch": arch}
+    for method, ipc, dataset, arch in [
+        ("dm", 1, "mnist", "ConvNetW32"),
+        ("idm", 1, "mnist", "ConvNetW32"),
+        ("dm", 10, "mnist", "ConvNetW32"),
+        ("dm", 1, "svhn", "ConvNetW32"),
+        ("dm", 1, "mnist", "VGG11"),
+        ("whole", 1, "mnist", "ConvNetW32"),
+    ]
+] + [{"method": "dm", "scale": "smoke"}]
+
+
+@pytest.mark.parametrize(
+    ("filters", "left"),
+    [
+        (Filters(methods=("idm",)), ["idm mnist 1", "whole mnist -"]),
+        (Filters(ipc=("10",)), ["dm mnist 10", "whole mnist -"]),
+        (Filters(dataset=("svhn",)), ["dm svhn 1"]),
+        (Filters(dataset=("svhn", "mnist"), arch=("VGG11",)), ["dm mnist 1"]),
+        (Filters(scale=("smoke",)), ["dm mnist 1"]),
+    ],
+)
+def test_filters_report_on_some_and_touch_no_page(
+    make_record: Any, write_records: Any, filters: Filters, left: list[str]
+) -> None:
+    results = write_records(*(make_record(**facts) for facts in FIELD))
+    target = results.parent / "BENCHMARKS.md"
+    target.write_text("of all records")
+    assert report(results, filters=filters) == 0
+    with (results / "report" / "filtered" / "tables.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [f"{row['method']} {row['dataset']} {row['ipc'] or '-'}" for row in rows] == left
+    assert not (results / "report" / "tables.md").exists()
+    assert target.read_text() == "of all records"
+
+
+@pytest.mark.parametrize(
+    ("filters", "complaint"),
+    [
+        (Filters(methods=("idn",)), "unknown method among the records 'idn'; did you mean 'idm'?"),
+        (Filters(ipc=("2",)), "unknown ipc among the records '2'; .*available: 1, 10"),
+        (Filters(dataset=("svhn",), ipc=("10",)), "no record fits all of the filters together"),
+        (Filters(methods=("idm",), arch=("VGG11",)), "no record fits all of the filters together"),
+    ],
+)
+def test_filters_that_fit_nothing_are_refused(
+    make_record: Any, write_records: Any, filters: Filters, complaint: str
+) -> None:
+    results = write_records(*(make_record(**facts) for facts in FIELD))
+    with pytest.raises(UserError, match=complaint):
+        report(results, filters=filters)
+
+
+@pytest.mark.parametrize("option", [{"check": True}, {"benchmarks": Path("page.md")}])
+def test_pages_are_not_filtered(make_record: Any, write_records: Any, option: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"BENCHMARKS\.md is about all records"):
+        report(write_records(make_record()), filters=Filters(ipc=("1",)), **option)
+
+
+def test_filters_are_typed_with_commas(
+    make_record: Any, write_records: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = write_records(*(make_record(**facts) for facts in FIELD))
+    typed = ["report", "--results", str(results), "--methods", "dm, idm", "--ipc", "1", "--scale", "cpu"]
+    assert main(typed) == 0
+    captured = capsys.readouterr()
+    assert "| idm " in captured.out
+    assert "ipc 10" not in captured.out
+    assert "filtered" in captured.err
+
+
+def test_a_readme_beside_the_page_shows_its_first_table(
+    make_record: Any, write_records: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = write_records(make_record("dm"), make_record("idm"))
+    readme = results.parent / "README.md"
+    readme.write_text("before\n<!-- results -->\nold\n<!-- /results -->\nafter\n")
+    (results.parent / "BENCHMARKS.md").touch()
+    assert report(results) == 0
+    lines = readme.read_text(encoding="utf-8").splitlines()
+    assert [lines[0], lines[-1]] == ["before", "after"]
+    table = lines[2:-2]
+    assert [line.split()[1] for line in table[2:]] == ["dm", "idm", "whole"]
+    assert "\n".join(table) in benchmarks_markdown(results)
+    assert report(results, check=True) == 0
+
+    readme.write_text(readme.read_text(encoding="utf-8").replace("81.0", "81.1"), encoding="utf-8")
+    assert report(results, check=True) == 1
+    assert "README.md is stale" in capsys.readouterr().err
+
+
+def test_a_readme_without_marks_is_left_alone(make_record: Any, write_records: Any) -> None:
+    results = write_records(make_record())
+    (results.parent / "BENCHMARKS.md").touch()
+    (results.parent / "README.md").write_text("mine")
+    assert report(results) == 0
+    assert (results.parent / "README.md").read_text() == "mine"
 
 
 def test_page_shows_leaderboard_scales_only(make_record: Any) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from harness.report.cells import cells_csv
+from harness.report.formats import WRITERS
 from harness.report.markdown import count, memory, table
 from harness.report.reported import ReportedFigure, load_reported
-from harness.report.tables import sections, summary_markdown
+from harness.report.standing import scored
+from harness.report.tables import blocks_by_track, document, sections, summary_markdown
 
 REPORTED = {
     ("dm", "mnist", 1): ReportedFigure("89.7", "0.6", "ConvNet", "a paper"),
@@ -18,7 +22,7 @@ REPORTED = {
     ("dm", "cifar10", 1): ReportedFigure("26.0", "0.8", "ConvNet", "a paper"),
 }
 
-GOLDEN = Path(__file__).parent / "golden" / "tables.md"
+GOLDEN = Path(__file__).parent / "golden"
 
 
 def fixed_records(make_record: Any) -> list[Any]:
@@ -29,6 +33,11 @@ def fixed_records(make_record: Any) -> list[Any]:
         make_record("idm", 10, status="failed", reason="the loss\nis not  finite"),
         make_record("random", accuracies=[0.4]),
         make_record("random", 10, accuracies=[0.89, 0.90, 0.91], settings_source="no settings"),
+        make_record("random", 10, seed=1, status="oom", reason="50% of {1_000} & <more> ~ #1 $x^2$ | \\n"),
+        make_record("close_by@paper", seed=0, accuracies=[0.79, 0.82, 0.80]),
+        make_record("close_by@paper", seed=1, accuracies=[0.88, 0.85, 0.85]),
+        make_record("whole", seed=0, accuracies=[0.97, 0.98]),
+        make_record("whole", seed=1, accuracies=[0.97, 0.99]),
     ]
 
 
@@ -42,10 +51,22 @@ def row(text: str, start: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def test_tables_byte_for_byte(make_record: Any) -> None:
+def written(records: list[Any]) -> dict[str, str]:
+    """The tables in all formats, by the suffix."""
+    tracks = scored(records)
+    blocks = document(blocks_by_track(tracks, REPORTED))
+    return {suffix: write(blocks) for suffix, write in WRITERS.items()} | {"csv": cells_csv(tracks, REPORTED)}
+
+
+@pytest.mark.parametrize("suffix", ["md", "tex", "html", "csv"])
+def test_tables_byte_for_byte(make_record: Any, suffix: str) -> None:
+    """After a wanted change: UPDATE_GOLDEN=1 pytest tests/report/test_report_tables.py, and read the diff."""
     records = fixed_records(make_record)
-    assert sections(records, REPORTED) == GOLDEN.read_text(encoding="utf-8")
-    assert sections(records[::-1], REPORTED) == GOLDEN.read_text(encoding="utf-8"), "order must not matter"
+    golden = GOLDEN / f"tables.{suffix}"
+    if os.environ.get("UPDATE_GOLDEN"):
+        golden.write_bytes(written(records)[suffix].encode())
+    assert written(records)[suffix].encode() == golden.read_bytes()
+    assert written(records[::-1])[suffix].encode() == golden.read_bytes(), "order must not matter"
 
 
 @pytest.mark.parametrize(
@@ -262,3 +283,77 @@ def test_what_lies_below_random_images_is_named(make_record: Any) -> None:
     (line,) = [line for line in sections(records, {}).splitlines() if line.startswith("Below ")]
     assert line.endswith("files under `methods/` give: forgetting (ipc 1, 10); kcenter (ipc 10).")
     assert "Below" not in sections(records[2:], {})
+
+
+def seeds_of(make_record: Any, method: str, *seeds: list[float], ipc: int = 1) -> list[Any]:
+    return [make_record(method, ipc, seed, accuracies=found) for seed, found in enumerate(seeds)]
+
+
+def standing(text: str, method: str) -> list[str]:
+    """Cells of a method in the table of intervals, differences and ranks."""
+    return row(text[text.index("behind the best") :], method)
+
+
+def test_ties_are_in_italics_and_clear_losses_are_not(make_record: Any) -> None:
+    records = [
+        *seeds_of(make_record, "dm", [0.80, 0.82], [0.81, 0.85], [0.80, 0.81]),
+        *seeds_of(make_record, "idm", [0.79, 0.81], [0.83, 0.83], [0.79, 0.80]),
+        *seeds_of(make_record, "random", [0.40, 0.42], [0.41, 0.45], [0.40, 0.41]),
+        *seeds_of(make_record, "bacon", [0.80]),
+    ]
+    text = sections(records, {})
+    figures = [row(text, method)[1] for method in ("dm", "idm", "random", "bacon")]
+    assert figures == ["**81.5 ± 1.9** (3×2)", "*80.8 ± 1.8* (3×2)", "41.5 ± 1.9 (3×2)", "80.0 (1×1)"]
+    assert standing(text, "dm")[4:] == ["[78.2, 84.8]", "best", "1–3 of 4", "not run"]
+    assert standing(text, "idm")[5:7] == ["0.7 [-0.8, 2.1]", "1–3 of 4"]
+    assert standing(text, "random")[5:7] == ["40.0 [40.0, 40.0]", "3–4 of 4"]
+    assert standing(text, "bacon")[4:7] == ["one seed", "1.5 (one seed)", "1–4 of 4"]
+
+
+def test_one_seed_each_leaves_no_table_of_intervals(make_record: Any) -> None:
+    text = sections([make_record("dm"), make_record("random", accuracies=[0.4])], {})
+    assert "behind the best" not in text
+    assert "No intervals, ties or ranks: with one seed nothing shows how much seeds differ." in text
+
+
+def test_the_ceiling_fills_every_column_and_competes_in_none(make_record: Any) -> None:
+    records = [
+        *seeds_of(make_record, "dm", [0.7], [0.72]),
+        *seeds_of(make_record, "dm", [0.8], [0.82], ipc=10),
+        *seeds_of(make_record, "random", [0.6], [0.63]),
+        *seeds_of(make_record, "whole", [0.97], [0.99]),
+    ]
+    text = sections(records, REPORTED | {("whole", "mnist", 0): ReportedFigure("99.6", "", "ConvNet", "x")})
+    assert row(text, "whole") == ["whole", "98.0 ± 1.4 (2×1)", "99.6", "98.0 ± 1.4 (2×1)"]
+    assert row(text, "dm")[1] == "**71.0 ± 1.4** (2×1)"
+    assert standing(text, "dm")[6:] == ["1 of 2", "27.0 [27.0, 27.0]"]
+    costs = text[text.index("distillation (s)") :]
+    assert row(costs, "whole")[2] == "–"
+
+
+def test_a_ceiling_that_was_not_run_is_said_to_be_so(make_record: Any) -> None:
+    records = [*seeds_of(make_record, "dm", [0.7], [0.72]), make_record("random", 10)]
+    text = sections(records, {})
+    assert row(text, "whole")[1:] == ["not run", "not run"]
+    assert standing(text, "dm")[-1] == "not run"
+
+
+def test_a_ceiling_that_failed_says_why(make_record: Any) -> None:
+    text = sections([make_record("dm"), make_record("whole", status="oom", reason="too many images")], {})
+    assert row(text, "whole")[1:] == ["oom"]
+    assert "- whole · ipc 1 · seed 0: oom: too many images" in text
+
+
+def test_the_ceiling_alone_is_a_table(make_record: Any) -> None:
+    text = sections([make_record("whole", accuracies=[0.97])], {})
+    assert row(text, "whole")[1] == "97.0 (1×1)"
+
+
+def test_intervals_go_no_further_than_accuracies(make_record: Any) -> None:
+    records = [
+        *seeds_of(make_record, "dm", [0.99], [0.9]),
+        *seeds_of(make_record, "random", [0.0], [0.2]),
+    ]
+    text = sections(records, {})
+    assert standing(text, "dm")[4] == "[37.3, 100.0]"
+    assert standing(text, "random")[4] == "[0.0, 100.0]"

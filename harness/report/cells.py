@@ -1,0 +1,110 @@
+"""Cells of the tables as flat rows, for a spreadsheet: one for each track, method and ipc, in plain units."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from harness.report.costs import Costs, costs_of, settings_of
+from harness.report.reported import ReportedFigures
+from harness.report.standing import CEILING, Scored, Standing
+from harness.report.stats import Difference, Estimate, estimate
+from harness.report.tables import hardware, reported_for
+from harness.report.tracks import Cell, Row, Track
+
+DIGITS = 6  # of fractions: far more than the data have, and the same bytes on every machine
+
+TRACK_FIELDS = tuple(field.name for field in dataclasses.fields(Track))
+COLUMNS = (
+    *TRACK_FIELDS,
+    *("method", "differing_settings", "ipc", "status", "seeds", "networks"),
+    *("accuracy_mean", "accuracy_std", "accuracy_low", "accuracy_high", "best", "tied"),
+    *("behind", "behind_low", "behind_high", "rank_first", "rank_last", "ranked"),
+    *("gap", "gap_low", "gap_high", "reported_percent", "settings_source", "hardware"),
+    *Costs._fields,
+)
+
+
+def cells_csv(tracks: Iterable[Scored], reported: ReportedFigures) -> str:
+    """A row for each cell; accuracies and differences are fractions, unknown is nothing.
+
+    The ceiling has a row of its own with an empty ipc. `behind` and `gap` say how far below the best of the
+    column and below the ceiling a cell lies.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for found in tracks:
+        writer.writerows(_rows(found, reported))
+    return text.getvalue()
+
+
+def _rows(found: Scored, reported: ReportedFigures) -> Iterator[dict[str, Any]]:
+    track = dataclasses.asdict(found.track)
+    figures = reported_for(found.track, reported)
+    for (row, ipc), cell in found.grid.items():
+        figure = figures.get((row.method, found.track.dataset, ipc))
+        printed = figure.text if figure else None
+        standing = found.standings.get((row, ipc))
+        yield track | _cell(row, ipc, cell) | _standing(standing) | {"reported_percent": printed}
+    if found.ceiling.done or found.ceiling.missed:
+        groups = found.ceiling.groups
+        accuracy = _accuracy(estimate(groups)) if groups else {}
+        yield track | _cell(Row(CEILING, ""), None, found.ceiling) | accuracy
+
+
+def _cell(row: Row, ipc: int | None, cell: Cell) -> dict[str, Any]:
+    places = sorted({hardware(record.provenance) for record in cell.done})
+    return {
+        "method": row.method,
+        "differing_settings": row.settings,
+        "ipc": ipc,
+        "status": "; ".join([*(["done"] if cell.done else []), *cell.missing]),
+        "settings_source": settings_of([*cell.done, *cell.missed]),
+        "hardware": "; ".join(places),
+        **(costs_of(cell.done)._asdict() if len(places) == 1 else {}),
+    }
+
+
+def _standing(standing: Standing | None) -> dict[str, Any]:
+    if standing is None:
+        return {}
+    first, last = standing.rank
+    return {
+        **_accuracy(standing.estimate),
+        "best": standing.best,
+        "tied": standing.tied,
+        **_difference("behind", standing.behind),
+        "rank_first": first,
+        "rank_last": last,
+        "ranked": standing.ranked,
+        **_difference("gap", standing.gap),
+    }
+
+
+def _accuracy(found: Estimate) -> dict[str, Any]:
+    return {
+        "seeds": found.seeds,
+        "networks": found.networks,
+        "accuracy_mean": _rounded(found.mean),
+        "accuracy_std": _rounded(found.std),
+        "accuracy_low": _rounded(found.low),
+        "accuracy_high": _rounded(found.high),
+    }
+
+
+def _difference(name: str, found: Difference | None) -> dict[str, Any]:
+    if found is None:
+        return {}
+    return {
+        name: _rounded(found.mean),
+        f"{name}_low": _rounded(found.low),
+        f"{name}_high": _rounded(found.high),
+    }
+
+
+def _rounded(fraction: float | None) -> float | None:
+    return None if fraction is None else round(fraction, DIGITS) + 0.0

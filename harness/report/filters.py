@@ -1,0 +1,58 @@
+"""Which records a report is about: `--dataset`, `--ipc`, `--methods`, `--arch` and `--scale`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from operator import attrgetter
+from typing import Any
+
+from harness.errors import UnknownNameError, UserError
+from harness.records import Record
+from harness.report.standing import CEILING
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Wanted values as typed, none for all. The ceiling stays, whatever methods and ipc are wanted."""
+
+    dataset: Sequence[str] = ()
+    ipc: Sequence[str] = ()
+    methods: Sequence[str] = ()
+    arch: Sequence[str] = ()
+    scale: Sequence[str] = ()
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is left out on purpose."""
+        return any(getattr(self, field.name) for field in fields(self))
+
+    def select(self, records: Iterable[Record]) -> list[Record]:
+        """The wanted records; UserError for a value that no record has, and where nothing is left."""
+        records = list(records)
+        for name, fact in FACTS.items():
+            known = {str(fact(record)) for record in records}
+            for wanted in getattr(self, name):
+                if wanted not in known:
+                    raise UnknownNameError(f"{NOUNS.get(name, name)} among the records", wanted, known)
+        chosen = [record for record in records if self._wants(record)]
+        if not any(record.trial.method in self.methods or not self.methods for record in chosen):
+            raise UserError("no record fits all of the filters together; leave one of them out")
+        return chosen
+
+    def _wants(self, record: Record) -> bool:
+        whatever = ("methods", "ipc") if record.trial.method == CEILING else ()
+        return all(
+            name in whatever or not getattr(self, name) or str(fact(record)) in getattr(self, name)
+            for name, fact in FACTS.items()
+        )
+
+
+FACTS: Mapping[str, Callable[[Record], Any]] = {
+    "dataset": attrgetter("trial.dataset"),
+    "ipc": attrgetter("trial.ipc"),
+    "methods": attrgetter("trial.method"),
+    "arch": attrgetter("trial.arch"),
+    "scale": attrgetter("trial.scale"),
+}
+NOUNS = {"methods": "method", "arch": "network"}

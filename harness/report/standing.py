@@ -1,0 +1,102 @@
+"""Where each cell of a track stands: interval, distance to the best, rank, and gap to the ceiling.
+
+The ceiling is the method `whole`, which trains on all images: one set whatever the ipc, and no competitor.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from harness.records import Record
+from harness.report.stats import Difference, Estimate, Groups, differences, estimates, rank_intervals
+from harness.report.tracks import EMPTY, Cell, Grid, Row, Track, by_track, cell_of, grid_of
+
+CEILING = "whole"
+
+Key: TypeAlias = tuple[Row, int]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What is known of one cell among those of its column.
+
+    best: whether its mean, as shown, is the highest of several. behind: the best one's accuracy less this
+    one's; None for the best one itself. rank: the ranks left open among `ranked` cells. gap: the ceiling's
+    accuracy less this one's, None if the ceiling was not measured.
+    """
+
+    estimate: Estimate
+    best: bool
+    behind: Difference | None
+    rank: tuple[int, int]
+    ranked: int
+    gap: Difference | None
+
+    @property
+    def tied(self) -> bool:
+        """Whether the interval of its difference to the best one contains 0."""
+        return self.behind is not None and self.behind.low is not None and not self.behind.clear
+
+
+@dataclass(frozen=True)
+class Scored:
+    """All that the tables of a track are made of; the ceiling is in no `grid`."""
+
+    track: Track
+    records: Sequence[Record]
+    grid: Grid
+    ceiling: Cell
+    standings: Mapping[Key, Standing]
+
+    @property
+    def ipcs(self) -> list[int]:
+        """Columns: images per class of the competitors, or of the ceiling if it stands alone."""
+        alone = {record.trial.ipc for record in (*self.ceiling.done, *self.ceiling.missed)}
+        return sorted({ipc for _, ipc in self.grid} or alone)
+
+
+def scored(records: Iterable[Record]) -> list[Scored]:
+    """The tracks of these records, in the order in which they are shown."""
+    return [_score(track, members) for track, members in by_track(records).items()]
+
+
+def _score(track: Track, records: Sequence[Record]) -> Scored:
+    grid = grid_of([record for record in records if record.trial.method != CEILING])
+    whole = [record for record in records if record.trial.method == CEILING]
+    ceiling = cell_of(whole) if whole else EMPTY
+    return Scored(track, records, grid, ceiling, _standings(grid, ceiling.groups))
+
+
+def _standings(grid: Grid, ceiling: Groups) -> Mapping[Key, Standing]:
+    """Of all cells that were measured; the statistics of all are taken at once, which is much quicker."""
+    measured = {key: cell.groups for key, cell in grid.items() if cell.groups}
+    found = estimates(measured)
+    columns: dict[int, list[Key]] = defaultdict(list)
+    for key in measured:
+        columns[key[1]].append(key)
+    leaders = {ipc: max(keys, key=lambda key: found[key].mean) for ipc, keys in columns.items()}
+    followers = [key for key in measured if leaders[key[1]] != key]
+    behind = differences({key: (measured[leaders[key[1]]], measured[key]) for key in followers})
+    gaps = differences({key: (ceiling, groups) for key, groups in measured.items()}) if ceiling else {}
+    ranks: dict[Key, tuple[int, int]] = {}
+    for keys in columns.values():
+        ranks |= rank_intervals({key: measured[key] for key in keys})
+    return {
+        key: Standing(
+            estimate=found[key],
+            best=len(columns[key[1]]) > 1 and _shown(found[key]) == _shown(found[leaders[key[1]]]),
+            behind=behind.get(key),
+            rank=ranks[key],
+            ranked=len(columns[key[1]]),
+            gap=gaps.get(key),
+        )
+        for key in measured
+    }
+
+
+def _shown(estimate: Estimate) -> float:
+    """Percent as tables round it: what looks equal there is equally bold."""
+    return round(100 * estimate.mean, 1)
