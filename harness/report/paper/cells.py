@@ -1,0 +1,210 @@
+"""Cells of the paper's tables, and what fills them: records of scale paper with published settings."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from harness.protocol import PROTOCOL_VERSION
+from harness.records import Record, Trial
+from harness.report.markdown import MISSING
+from harness.report.paper.figures import Figure, Key
+from harness.report.stats import Estimate, estimate
+from harness.scales import SCALES
+
+SCALE = SCALES["paper"]
+DATASETS = ("svhn", "cifar10", "cifar100", "tinyimagenet", "mnist", "fashionmnist")
+IPCS = (1, 10, 50)
+NOT_RUN = "not run"
+BY_HAND = "set by hand: "  # how `methods.resolve` ends a trial's settings_source
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a cell of the paper is: a method on a dataset at an ipc; `settings` differ from the published."""
+
+    method: str
+    dataset: str
+    ipc: int
+    arch: str = SCALE.arch
+    settings: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def label(self) -> str:
+        """`bacon`, or `bacon (tv_weight=0.0)`."""
+        changes = ", ".join(f"{name}={value}" for name, value in self.settings)
+        return f"{self.method} ({changes})" if changes else self.method
+
+    @property
+    def key(self) -> Key:
+        """Key of its printed figure, if there is one."""
+        return self.method, self.dataset, self.ipc, self.arch
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What makes a cell complete: distillation seeds, and networks trained on each distilled set."""
+
+    seeds: tuple[int, ...] = tuple(range(SCALE.seeds))
+    evals: int = SCALE.evals
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell with what was measured and what is printed.
+
+    done: finished records at paper scale, one for each seed. missed: statuses of the others. elsewhere:
+    `cpu scale`, and the dataset if it is a copy of another name, for what ran at another scale only.
+    """
+
+    spec: Spec
+    figure: Figure | None
+    done: tuple[Record, ...] = ()
+    missed: tuple[str, ...] = ()
+    elsewhere: tuple[str, ...] = ()
+
+    @cached_property
+    def measured(self) -> Estimate | None:
+        """Accuracy as a fraction with its spread and n; None if nothing was measured at paper scale."""
+        groups = {record.trial.seed: record.accuracies for record in self.done if record.accuracies}
+        return estimate(groups) if groups else None
+
+    @property
+    def gap(self) -> float | None:
+        """Measured less printed accuracy, a fraction; None where they are not like for like."""
+        if self.measured is None or self.figure is None or self.spec.arch != SCALE.arch:
+            return None
+        return self.measured.mean - self.figure.mean
+
+    @property
+    def z(self) -> float | None:
+        """The gap in standard deviations that the paper prints; None where it prints none."""
+        if self.gap is None or self.figure is None or not self.figure.std:
+            return None
+        return self.gap / self.figure.std
+
+    @property
+    def state(self) -> str:
+        """`measured`, the status of trials that brought nothing, `cpu scale only`, or `not run`."""
+        if self.measured is not None:
+            return "measured"
+        if self.missed:
+            return ", ".join(self.missed)
+        return "; ".join(self.elsewhere) or NOT_RUN
+
+    @property
+    def text(self) -> str:
+        """`45.1 ± 0.3 (5×5)`: percent, sample deviation over all networks, seeds × networks; or the state."""
+        found = self.measured
+        if found is None:
+            return f"*{self.state}*"
+        spread = "" if found.std is None else f" ± {100 * found.std:.1f}"
+        return f"{100 * found.mean:.1f}{spread} ({counts(self.done)})"
+
+    @property
+    def gap_text(self) -> str:
+        """`-0.5`, with `(z -1.7)` behind it where the paper prints a spread."""
+        if self.gap is None:
+            return MISSING
+        return f"{100 * self.gap:+.1f}" + ("" if self.z is None else f" (z {self.z:+.1f})")
+
+    def lacking(self, wanted: Wanted) -> tuple[int, ...]:
+        """Those of the wanted seeds that are not done with enough networks."""
+        there = {record.trial.seed for record in self.done if len(record.accuracies) >= wanted.evals}
+        return tuple(seed for seed in wanted.seeds if seed not in there)
+
+
+class Shelf:
+    """Records by what the paper's cells ask for."""
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        self._found: dict[tuple[str, int, str], list[Record]] = defaultdict(list)
+        for record in records:
+            if published(record.trial):
+                trial = record.trial
+                self._found[trial.method, trial.ipc, _arch(trial)].append(record)
+
+    def cell(self, spec: Spec, figures: Mapping[Key, Figure]) -> Cell:
+        """The cell of this spec."""
+        near = self._found.get((spec.method, spec.ipc, spec.arch), [])
+        here = [
+            record
+            for record in near
+            if copy_of(record.trial.dataset, spec.dataset) and has_settings(record.trial, spec)
+        ]
+        at_scale = [record for record in here if _at_paper_scale(record.trial, spec.dataset)]
+        done = best_by_seed(record for record in at_scale if record.status == "done")
+        return Cell(
+            spec=spec,
+            figure=None if spec.settings else figures.get(spec.key),
+            done=done,
+            missed=tuple(sorted({record.status for record in at_scale if record.status != "done"})),
+            elsewhere=_elsewhere(here, spec.dataset),
+        )
+
+
+def published(trial: Trial) -> bool:
+    """Whether a trial ran as papers' do: its scale's protocol in this version, fp32, no budget."""
+    scale = SCALES.get(trial.scale)
+    return (
+        scale is not None
+        and scale.leaderboard
+        and (trial.protocol, trial.protocol_version) == (scale.protocol, PROTOCOL_VERSION)
+        and trial.precision == "fp32"
+        and trial.budget_flops is None
+        and trial.image_size is None
+        and trial.curve == 0
+        and trial.zca == bool(trial.config.get("zca", False))
+    )
+
+
+def has_settings(trial: Trial, spec: Spec) -> bool:
+    """Whether a trial has the published settings but for those that the spec changes."""
+    changed = {name for name in trial.settings_source.partition(BY_HAND)[2].split(", ") if name}
+    wanted: Mapping[str, Any] = dict(spec.settings)
+    return changed == set(wanted) and all(trial.config.get(name) == wanted[name] for name in wanted)
+
+
+def copy_of(dataset: str, original: str) -> bool:
+    """Whether a dataset is that of this name, or a copy with other bytes: `cifar10-jpeg` of `cifar10`."""
+    return dataset == original or dataset.startswith(f"{original}-")
+
+
+def best_by_seed(records: Iterable[Record]) -> tuple[Record, ...]:
+    """One record for each seed, that with the most networks."""
+    chosen: dict[int, Record] = {}
+    for record in sorted(records, key=lambda r: (len(r.accuracies), r.id)):
+        chosen[record.trial.seed] = record
+    return tuple(chosen[seed] for seed in sorted(chosen))
+
+
+def counts(records: Sequence[Record]) -> str:
+    """`seeds×networks`, or `3 seeds, 14 networks` where seeds differ in their networks."""
+    networks = [len(record.accuracies) for record in records]
+    if len(set(networks)) == 1:
+        return f"{len(networks)}×{networks[0]}"
+    return f"{len(networks)} seeds, {sum(networks)} networks"
+
+
+def _arch(trial: Trial) -> str:
+    """The network in the paper's name: a scale's own network stands for the paper's."""
+    return SCALE.arch if trial.arch == SCALES[trial.scale].arch else trial.arch
+
+
+def _at_paper_scale(trial: Trial, dataset: str) -> bool:
+    return trial.scale == SCALE.name and trial.dataset == dataset == trial.dataset_source
+
+
+def _elsewhere(records: Iterable[Record], dataset: str) -> tuple[str, ...]:
+    """Where else the cell was measured: `cpu scale only`, `cpu scale only (cifar10-jpeg)`."""
+    places = set()
+    for record in records:
+        trial = record.trial
+        if record.status == "done" and not _at_paper_scale(trial, dataset):
+            places.add(
+                f"{trial.scale} scale only" + (f" ({trial.dataset})" if trial.dataset != dataset else "")
+            )
+    return tuple(sorted(places))

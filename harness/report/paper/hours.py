@@ -1,0 +1,276 @@
+"""GPU-hours of trials at paper scale, from what was measured on a GPU; unknown where nothing measured says.
+
+FLOPs of a distillation follow from its settings where the loop is simple: real images pass the network
+forwards (F each), synthetic ones forwards and backwards to the pixels (2 F), training images forwards and
+backwards to the weights (3 F less the first layer's). Whether a method is such is not assumed: the formula
+must give what its records counted, at any scale, to `TOLERANCE`. Seconds then come from
+
+1. records of the same cell at paper scale on a GPU: other seeds take as long;
+2. a kept step on a GPU (`results/steps`, CIFAR-10 at ipc 10), times the ratio of FLOPs: one of the method, or
+   else of another whose FLOPs the formula gives as well, which is then named;
+3. records of smaller work on a GPU, times the ratio of FLOPs: the same method at another scale, on images of
+   the same shape, at no higher ipc. Small work leaves a GPU idle, so this is an upper bound on that GPU.
+
+An evaluation trains networks on so many images of a shape, whichever method made them: it comes from 1, or
+as in 3 from the largest such training at another scale that is no larger than the wanted one.
+Asking for settings imports the methods, and so torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import methods
+from harness.data.catalog import KNOWN
+from harness.nets.names import convnet_spec
+from harness.protocol import PROTOCOLS
+from harness.records import Cost, Record
+from harness.report.markdown import plural
+from harness.report.paper.cells import SCALE, Spec, copy_of, published
+from harness.report.tables import hardware
+from harness.steps import Sheet
+
+TOLERANCE = 0.02  # of FLOPs by formula against those that records counted
+STEP_CELL = ("cifar10", 10)  # at whose settings kept steps are measured
+NO_FORMULA = "no formula for its FLOPs that records of it confirm"
+NO_NETWORK = "no formula for the FLOPs of the network"
+TRAINED_AT_ONCE = 2  # networks of IDM's pool that train after each iteration
+
+
+@dataclass(frozen=True)
+class Hours:
+    """GPU-hours of one phase of one trial and where they come from; None with the reason in `source`.
+
+    bound: whether they are an upper bound only.
+    """
+
+    hours: float | None
+    source: str
+    bound: bool = False
+
+
+@dataclass(frozen=True)
+class TrialHours:
+    """GPU-hours of one trial, by phase."""
+
+    distillation: Hours
+    evaluation: Hours
+
+
+@dataclass(frozen=True)
+class Pass:
+    """FLOPs of one image through a network: forwards, and of the first layer alone."""
+
+    forward: float
+    first: float
+
+    @property
+    def train(self) -> float:
+        """Forwards and backwards to the weights; nothing asks for the gradient of the pixels."""
+        return 3 * self.forward - self.first
+
+
+class Evidence:
+    """What records and kept steps say about time on a GPU."""
+
+    def __init__(self, records: Iterable[Record], sheets: Iterable[Sheet]) -> None:
+        self._done = [r for r in records if r.status == "done" and r.distill and r.evaluate]
+        self._on_gpu = [r for r in self._done if r.provenance is not None and r.provenance.device != "cpu"]
+        self._small = [record for record in self._on_gpu if _at_other_scale(record)]
+        self._sheets = [sheet for sheet in sheets if sheet.device != "cpu"]
+        self._formula: dict[str, bool] = {}
+
+    def hours(self, spec: Spec) -> TrialHours:
+        """Hours of one trial of a cell at paper scale."""
+        if own := [record for record in self._on_gpu if _is_cell(record, spec)]:
+            return TrialHours(
+                _mean_hours(own, lambda record: _seconds(record.distill), "other seeds"),
+                _mean_hours(
+                    own,
+                    lambda record: _seconds(record.evaluate) * SCALE.evals / record.trial.evals,
+                    "other seeds",
+                ),
+            )
+        return TrialHours(self._distillation(spec), self._evaluation(spec))
+
+    def _distillation(self, spec: Spec) -> Hours:
+        near = _nearest(
+            (
+                record
+                for record in self._small
+                if record.trial.method == spec.method
+                and record.trial.ipc <= spec.ipc
+                and _same_shape(record, spec)
+            ),
+            lambda record: (record.trial.dataset == spec.dataset, record.trial.ipc),
+        )
+        if near and all(record.distill and record.distill.flops == 0 for record in near):
+            return _mean_hours(near, lambda record: _seconds(record.distill), "nothing is trained")
+        flops = self._flops(spec)
+        if flops is None:
+            known = image_pass(spec.dataset, spec.arch) is not None
+            return Hours(None, NO_FORMULA if known else NO_NETWORK)
+        return self._by_step(spec, flops) or (
+            _by_ratio(near, flops, lambda record: record.distill)
+            if near
+            else Hours(None, "no smaller work of it and no step of it was measured on a GPU")
+        )
+
+    def _by_step(self, spec: Spec, flops: float) -> Hours | None:
+        """Hours by a step that was kept on a GPU, the method's own if there is one; None without any."""
+        kept = [(step, sheet) for sheet in self._sheets for step in sheet.steps if step.variant == "fp32"]
+        for step, sheet in sorted(kept, key=lambda pair: pair[0].method != spec.method):
+            cell = Spec(step.method, *STEP_CELL)
+            one = self._flops(cell)
+            if one:
+                seconds = step.seconds * flops / (one / iterations(cell))
+                return Hours(seconds / 3600, f"a step of {step.method} on {sheet.device}")
+        return None
+
+    def _evaluation(self, spec: Spec) -> Hours:
+        """Hours of training a trial's networks, by the ratio of FLOPs to a smaller evaluation."""
+        one = image_pass(spec.dataset, spec.arch)
+        kin = [record for record in self._done if record.trial.method == spec.method and record.stored_images]
+        if one is None or not kin or not kin[0].decoded_images or not kin[0].stored_images:
+            return Hours(None, NO_NETWORK if one is None else "no record says how many images it decodes to")
+        tiles = kin[0].decoded_images / kin[0].stored_images
+        images = round(KNOWN[spec.dataset].classes * spec.ipc * tiles)
+        epochs = PROTOCOLS[SCALE.protocol].schedule(augmented=_augmented(kin[0])).epochs
+        near = _nearest(
+            (r for r in self._small if _same_shape(r, spec) and 0 < _decoded(r) <= images),
+            _decoded,
+        )
+        if not near:
+            return Hours(None, "no smaller evaluation was measured on a GPU")
+        return _by_ratio(near, SCALE.evals * epochs * images * one.train, lambda record: record.evaluate)
+
+    def _flops(self, spec: Spec) -> float | None:
+        """FLOPs of one distillation; None unless the formula is confirmed."""
+        one = image_pass(spec.dataset, spec.arch)
+        if one is None or not self._confirmed(spec.method):
+            return None
+        return iterations(spec) * step_flops(settings(spec), spec.dataset, spec.ipc, one)
+
+    def _confirmed(self, method: str) -> bool:
+        """Whether the formula gives the FLOPs that records of the method counted, all of them."""
+        if method not in self._formula:
+            kin = (record for record in self._done if record.trial.method == method)
+            ratios = [ratio for record in kin if (ratio := _ratio(record)) is not None]
+            self._formula[method] = bool(ratios) and all(abs(ratio - 1) <= TOLERANCE for ratio in ratios)
+        return self._formula[method]
+
+
+def settings(spec: Spec) -> dict[str, Any]:
+    """The published settings of a cell at paper scale, with the spec's own; imports the method."""
+    resolved = methods.resolve(spec.method, spec.dataset, spec.ipc, SCALE.name, dict(spec.settings))
+    return dataclasses.asdict(resolved.config)
+
+
+def iterations(spec: Spec) -> int:
+    """Steps of the distillation of a cell at paper scale; 0 for methods without."""
+    return int(settings(spec).get("iterations", 0))
+
+
+def step_flops(config: Mapping[str, Any], dataset: str, ipc: int, one: Pass) -> float:
+    """FLOPs of one step of distribution matching under these settings, by the formula above."""
+    known = KNOWN[dataset]
+    real: int = known.classes * min(config.get("batch_real", 0), known.train // known.classes)
+    synthetic: int = known.classes * ipc * config.get("factor", 1) ** 2
+    training: int = TRAINED_AT_ONCE * config.get("train_steps", 0) * config.get("train_batch", 0)
+    return one.forward * real + 2 * one.forward * synthetic + one.train * training
+
+
+def image_pass(dataset: str, arch: str) -> Pass | None:
+    """FLOPs of one image of a dataset through a ConvNet; None for other networks or datasets."""
+    spec = convnet_spec(arch)
+    if spec is None or dataset not in KNOWN:
+        return None
+    channels, side, _ = KNOWN[dataset].shape
+    # One-channel images get a wider border, which brings 28 pixels to 32.
+    side += 4 if channels == 1 else 0
+    layers, inputs = [], channels
+    for _ in range(spec.depth):
+        layers.append(2.0 * 9 * inputs * spec.width * side * side)
+        inputs, side = spec.width, side // 2
+    linear = 2.0 * spec.width * side * side * KNOWN[dataset].classes
+    return Pass(sum(layers) + linear, layers[0])
+
+
+def _by_ratio(near: Sequence[Record], flops: float, phase: Callable[[Record], Cost | None]) -> Hours:
+    """An upper bound: seconds of records times the ratio of FLOPs."""
+
+    def scaled(record: Record) -> float:
+        cost = phase(record)
+        assert cost is not None
+        return float(cost.seconds * flops / cost.flops)
+
+    cells = {f"{r.trial.scale} scale, {r.trial.dataset}, ipc {r.trial.ipc}" for r in near}
+    return dataclasses.replace(
+        _mean_hours(near, scaled, f"FLOPs ratio to {'; '.join(sorted(cells))}"), bound=True
+    )
+
+
+def _mean_hours(records: Sequence[Record], seconds: Callable[[Record], float], how: str) -> Hours:
+    source = f"{how} ({plural(len(records), 'record')}, {_places(records)})"
+    return Hours(statistics.fmean(map(seconds, records)) / 3600, source)
+
+
+def _ratio(record: Record) -> float | None:
+    """FLOPs by the formula over those counted; None for records that it says nothing about."""
+    trial, distill = record.trial, record.distill
+    dataset = _original(trial.dataset)
+    one = image_pass(dataset, trial.arch)
+    if one is None or distill is None or not distill.flops or trial.image_size is not None:
+        return None
+    return distill.steps * step_flops(trial.config, dataset, trial.ipc, one) / distill.flops
+
+
+def _original(dataset: str) -> str:
+    """The known dataset that this one is, or is a copy of; empty for others."""
+    return next((name for name in KNOWN if copy_of(dataset, name)), "")
+
+
+def _is_cell(record: Record, spec: Spec) -> bool:
+    trial = record.trial
+    cell = trial.scale, trial.dataset, trial.ipc, trial.arch
+    same = all(trial.config.get(name) == value for name, value in spec.settings)
+    return cell == (SCALE.name, spec.dataset, spec.ipc, spec.arch) and same and published(trial)
+
+
+def _at_other_scale(record: Record) -> bool:
+    """Whether a record is of work on a known dataset and network at another scale."""
+    trial, dataset = record.trial, _original(record.trial.dataset)
+    known = bool(dataset) and image_pass(dataset, trial.arch) is not None
+    return known and trial.scale != SCALE.name and published(trial)
+
+
+def _same_shape(record: Record, spec: Spec) -> bool:
+    return KNOWN[_original(record.trial.dataset)].shape == KNOWN[spec.dataset].shape
+
+
+def _nearest(records: Iterable[Record], size: Callable[[Record], Any]) -> list[Record]:
+    """The records of the largest work, and among them those of one dataset."""
+    found = sorted(records, key=lambda record: (size(record), record.trial.dataset))
+    return [r for r in found if (size(r), r.trial.dataset) == (size(found[-1]), found[-1].trial.dataset)]
+
+
+def _decoded(record: Record) -> int:
+    return record.decoded_images or 0
+
+
+def _augmented(record: Record) -> bool:
+    """Whether a record's networks were trained for the epochs of sets that call for augmentation."""
+    plain = PROTOCOLS[record.trial.protocol].schedule(augmented=False).epochs
+    return record.evaluate is not None and record.evaluate.steps != plain * len(record.accuracies)
+
+
+def _seconds(cost: Cost | None) -> float:
+    return 0.0 if cost is None else cost.seconds
+
+
+def _places(records: Iterable[Record]) -> str:
+    return ", ".join(sorted({hardware(record.provenance) for record in records}))

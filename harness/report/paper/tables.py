@@ -1,0 +1,259 @@
+"""The paper's tables as Markdown and as plain values for JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.errors import UnknownNameError, UserError
+from harness.records import Record
+from harness.report.markdown import MISSING, table
+from harness.report.paper.cells import DATASETS, IPCS, SCALE, Cell, Shelf, Spec
+from harness.report.paper.costs import cost_markdown, cost_rows
+from harness.report.paper.figures import OTHER, ZOO, Figure, Key, methods_of, sources
+from harness.report.reported import UNTRACED
+from harness.steps import Sheet
+
+NAMES = ("main", "cross", "terms", "lambda", "cost")
+TITLES = {
+    "main": "Main comparison",
+    "cross": "Cross-architecture",
+    "terms": "Ablation of the terms of the loss",
+    "lambda": "Ablation of lambda, the weight of the total variation",
+    "cost": "Cost",
+}
+ABLATED = "cifar10"
+COMPARED = ("dm", "idm", "bacon")  # the methods of the authors' own table
+# What each row of the ablation leaves in: settings of methods/bacon.py and methods/idm.py.
+TERMS: dict[str, tuple[str, Mapping[str, float]]] = {
+    "likelihood + total variation + cross entropy: bacon": ("bacon", {}),
+    "... and the CLIP prior as the paper writes it: bacon@paper": ("bacon@paper", {}),
+    "without total variation": ("bacon", {"tv_weight": 0.0}),
+    "without cross entropy": ("bacon", {"ce_weight": 0.0}),
+    "likelihood alone": ("bacon", {"ce_weight": 0.0, "tv_weight": 0.0}),
+    "distance of the means in place of both: idm": ("idm", {}),
+    "BACON's distance in DM's loop, no cross entropy: dm+bacon": ("dm+bacon", {}),
+    "DM's loop and distance: dm": ("dm", {}),
+}
+PUBLISHED_LAMBDA = 0.8
+LAMBDAS = (0.0, 0.2, 0.4, 0.6, PUBLISHED_LAMBDA, 1.0)
+NO_FIGURES = "results/reported.csv holds no figure of the paper for this table."
+
+INTRODUCTION = f"""\
+# The BACON paper's tables
+
+Zhou, Zhao, Cheng, Feng & Wang, *BACON: Bayesian Optimal Condensation Framework for Dataset Distillation*
+(arXiv 2406.01112), from the records of this repository, by `python -m harness paper`. Which cells are empty
+and what fills them: `python -m harness paper --missing`.
+
+- **measured**: records of the scale `{SCALE.name}` with the settings that `run` takes by itself, published
+  ones where there are any, under protocol {SCALE.protocol}: test accuracy in percent, mean ± sample standard
+  deviation over all networks, in brackets distillation seeds × networks trained on each distilled set
+  ({SCALE.seeds}×{SCALE.evals} is complete).
+- *not run*: there is no record; *cpu scale only*: there are records of the smaller track alone, whose
+  accuracies do not compare and are left out; a status word: trials ended without a result.
+- **reported**: printed in the BACON authors' own table; {OTHER} reported by another paper; {UNTRACED} not yet
+  traced to a printed source; {MISSING} none known.
+- **gap**: measured less reported, in points; *z* is the gap in standard deviations that the paper prints."""
+NOTES = {
+    "cross": (
+        "This harness distils with the network that it evaluates, so what is measured for"
+        f" {', '.join(ZOO.values())} is of sets distilled on that network; papers distil on ConvNet. The two"
+        " are not like for like, and no gap is given. Papers name no depth: VGG is taken for VGG11, ResNet"
+        " for ResNet18."
+    ),
+    "terms": (
+        f"Rows are commands of this harness. {NO_FIGURES} Methods of the main comparison show what is"
+        " printed for them there. No setting leaves out the likelihood and keeps the total variation."
+    ),
+    "lambda": (
+        f"Rows are values of `tv_weight` chosen here; {PUBLISHED_LAMBDA} is the published one. {NO_FIGURES}"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Wish:
+    """Which cells are asked for; None stands for all. UserError if a name is none of the paper's."""
+
+    methods: tuple[str, ...] | None = None
+    datasets: tuple[str, ...] | None = None
+    ipcs: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.datasets or ():
+            if name not in DATASETS:
+                raise UnknownNameError("dataset of the paper's tables", name, DATASETS)
+        for ipc in self.ipcs or ():
+            if ipc not in IPCS:
+                raise UserError(f"--ipc {ipc}: the paper's tables have {', '.join(map(str, IPCS))}")
+
+    def takes(self, spec: Spec) -> bool:
+        """Whether a cell is asked for."""
+        return (
+            (self.methods is None or spec.method in self.methods)
+            and (self.datasets is None or spec.dataset in self.datasets)
+            and (self.ipcs is None or spec.ipc in self.ipcs)
+        )
+
+
+@dataclass(frozen=True)
+class Tables:
+    """All cells by the name of their table, with the label of their row."""
+
+    cells: Mapping[str, Sequence[tuple[str, Cell]]]
+    sheets: Sequence[Sheet] = ()
+
+
+def make_tables(
+    records: Iterable[Record], figures: Mapping[Key, Figure], wish: Wish, sheets: Sequence[Sheet] = ()
+) -> Tables:
+    """The cells that are asked for; UserError if there is none."""
+    shelf = Shelf(records)
+    cells = {
+        name: [(label, shelf.cell(spec, figures)) for label, spec in specs(name, figures) if wish.takes(spec)]
+        for name in NAMES
+    }
+    if not any(cells.values()):
+        known = sorted({spec.method for name in NAMES for _, spec in specs(name, figures)})
+        for method in wish.methods or ():
+            if method not in known:
+                raise UnknownNameError("method of the paper's tables", method, known)
+        raise UserError("no cell of the paper's tables fits --methods, --dataset and --ipc; leave one out")
+    return Tables(cells, sheets)
+
+
+def specs(name: str, figures: Mapping[Key, Figure]) -> list[tuple[str, Spec]]:
+    """Cells of a table, row by row, each with the label of its row."""
+    if name == "main":
+        rows = [
+            Spec(method, dataset, ipc)
+            for dataset in DATASETS
+            for method in methods_of(figures)
+            for ipc in IPCS
+        ]
+    elif name == "cross":
+        rows = _cross_specs(figures)
+    elif name == "cost":
+        rows = [Spec(method, dataset, ipc) for dataset in DATASETS for method in COMPARED for ipc in IPCS]
+    else:
+        return _ablation(name)
+    return [(spec.label, spec) for spec in rows]
+
+
+def page(tables: Tables) -> str:
+    """All tables in Markdown."""
+    parts = [INTRODUCTION, *(_section(name, tables) for name in NAMES if tables.cells[name])]
+    shown = [cell.figure for cells in tables.cells.values() for _, cell in cells if cell.figure]
+    if shown:
+        listed = "\n".join(f"- {source}" for source in sources(shown))
+        parts.append(f"## Sources of what is reported\n\n{listed}")
+    return "\n\n".join(parts) + "\n"
+
+
+def plain(tables: Tables) -> dict[str, list[dict[str, Any]]]:
+    """The cells as values for JSON, by table; accuracies, gaps and printed figures are fractions."""
+    found = {
+        name: [_plain_cell(label, cell) for label, cell in tables.cells[name]]
+        for name in NAMES
+        if name != "cost"
+    }
+    return found | {"cost": cost_rows([cell for _, cell in tables.cells["cost"]])}
+
+
+def _cross_specs(figures: Mapping[Key, Figure]) -> list[Spec]:
+    """BACON, IDM and whatever has printed figures on other networks, on the networks of such tables."""
+    printed = {(key[0], key[2]) for key in figures if key[3] in ZOO.values() and key[1] == ABLATED}
+    compared = {(method, ipc) for method in COMPARED for ipc in IPCS[1:]}
+    order = methods_of(figures)
+    pairs = sorted(
+        ((method, ipc) for method, ipc in printed | compared if method in order and ipc in IPCS),
+        key=lambda pair: (pair[1], order.index(pair[0])),
+    )
+    networks = (SCALE.arch, *dict.fromkeys(ZOO.values()))
+    return [Spec(method, ABLATED, ipc, arch) for method, ipc in pairs for arch in networks]
+
+
+def _ablation(name: str) -> list[tuple[str, Spec]]:
+    rows: Iterable[tuple[str, tuple[str, Mapping[str, float]]]] = TERMS.items()
+    if name == "lambda":
+        rows = [
+            (f"{value}", ("bacon", {} if value == PUBLISHED_LAMBDA else {"tv_weight": value}))
+            for value in LAMBDAS
+        ]
+    return [
+        (label, Spec(method, ABLATED, ipc, settings=tuple(sorted(settings.items()))))
+        for label, (method, settings) in rows
+        for ipc in IPCS
+    ]
+
+
+def _section(name: str, tables: Tables) -> str:
+    cells = tables.cells[name]
+    if name == "main":
+        body = "\n\n".join(
+            f"### {dataset}\n\n{_by_ipc(part, 'method')}"
+            for dataset in DATASETS
+            if (part := [pair for pair in cells if pair[1].spec.dataset == dataset])
+        )
+    elif name == "cross":
+        body = _by_network(cells)
+    elif name == "cost":
+        body = cost_markdown([cell for _, cell in cells], tables.sheets)
+    else:
+        body = _by_ipc(cells, "terms" if name == "terms" else "lambda")
+    note = f"\n\n{NOTES[name]}" if name in NOTES else ""
+    place = f", {ABLATED}" if name in ("cross", "terms", "lambda") else ""
+    return f"## {TITLES[name]}{place}\n\n{body}{note}"
+
+
+def _by_ipc(cells: Sequence[tuple[str, Cell]], corner: str) -> str:
+    """A row for each label; measured, reported and gap for each ipc."""
+    found = {(label, cell.spec.ipc): cell for label, cell in cells}
+    ipcs = sorted({ipc for _, ipc in found})
+    headers = [corner, *(f"ipc {ipc}{what}" for ipc in ipcs for what in ("", " reported", " gap"))]
+    labels = dict.fromkeys(label for label, _ in found)
+    return table(headers, [[label, *_texts(found[label, ipc] for ipc in ipcs)] for label in labels])
+
+
+def _by_network(cells: Sequence[tuple[str, Cell]]) -> str:
+    found = {(cell.spec.ipc, label, cell.spec.arch): cell for label, cell in cells}
+    networks = list(dict.fromkeys(arch for _, _, arch in found))
+    headers = ["method", "ipc", *(f"{arch}{what}" for arch in networks for what in ("", " reported"))]
+    rows = [
+        [label, str(ipc), *(text for arch in networks for text in _pair(found[ipc, label, arch]))]
+        for ipc, label in dict.fromkeys((ipc, label) for ipc, label, _ in found)
+    ]
+    return table(headers, rows)
+
+
+def _texts(cells: Iterable[Cell]) -> list[str]:
+    return [text for cell in cells for text in (*_pair(cell), cell.gap_text)]
+
+
+def _pair(cell: Cell) -> tuple[str, str]:
+    return cell.text, cell.figure.text if cell.figure else MISSING
+
+
+def _plain_cell(label: str, cell: Cell) -> dict[str, Any]:
+    figure = cell.figure
+    printed = figure and {
+        "mean": figure.mean,
+        "std": figure.std,
+        "arch": figure.arch,
+        "source": figure.source,
+        "note": figure.note,
+        "by_another_paper": not figure.own,
+    }
+    return {
+        "row": label,
+        **dataclasses.asdict(cell.spec),
+        "settings": dict(cell.spec.settings),
+        "state": cell.state,
+        "measured": cell.measured and dataclasses.asdict(cell.measured),
+        "reported": printed,
+        "gap": cell.gap,
+        "z": cell.z,
+    }
