@@ -6,9 +6,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from trials import digits_trial
 
 from harness import meter
 from harness.errors import UserError
+from harness.launch.sweep import open_sweep
 from harness.records import Provenance, Record, Status, Trial, write_record
 from harness.status import command, in_progress, summarise
 
@@ -121,3 +123,27 @@ def test_each_file_that_is_no_record_is_named_in_a_line(
 def test_no_folder_is_a_mistake(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no results folder"):
         command(tmp_path / "nowhere", as_json=False)
+
+
+def test_watching_ends_when_no_sweep_is_open(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trials = [digits_trial(seed=seed) for seed in range(2)]
+    open_sweep(trials, tmp_path, "local")
+    slept: list[float] = []
+
+    def work(seconds: float) -> None:
+        slept.append(seconds)
+        trial = trials[len(slept) - 1]
+        write_record(Record(id=trial.id, status="done", trial=trial, accuracies=[0.5]), tmp_path)
+
+    monkeypatch.setattr("harness.status.time.sleep", work)
+    assert command(tmp_path, as_json=False, watch=3.0) == 0
+    assert slept == [3.0, 3.0]
+    printed = capsys.readouterr().out
+    assert [line for line in printed.splitlines() if line.startswith("sweep ")][-1].endswith(
+        ": 1 done, 1 waiting"
+    )
+    assert "2 records, 2 done; 0 unfinished" in printed
+    with pytest.raises(UserError, match="--watch is for people"):
+        command(tmp_path, as_json=True, watch=3.0)
