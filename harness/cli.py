@@ -344,16 +344,19 @@ def _report(arguments: argparse.Namespace) -> int:
     from harness.report import command
     from harness.report.filters import Filters
 
+    filters = Filters(**{field.name: getattr(arguments, field.name) for field in fields(Filters)})
     if arguments.site is not None:
         from harness.report.site.build import command as build_site
 
-        return build_site(arguments.results, arguments.site)
+        if arguments.check or arguments.benchmarks is not None or arguments.json:
+            raise UserError("--site writes the web leaderboard only; leave out --check, --benchmarks, --json")
+        return build_site(arguments.results, arguments.site, filters)
     return command(
         arguments.results,
         check=arguments.check,
         benchmarks=arguments.benchmarks,
         as_json=arguments.json,
-        filters=Filters(**{field.name: getattr(arguments, field.name) for field in fields(Filters)}),
+        filters=filters,
     )
 
 

@@ -28,7 +28,7 @@ from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 HOSTILE = "<img src=x onerror=alert(1)>"
 PATIENCE_SECONDS = 60
-WIDTHS = (1280, 390)
+WIDTHS = (1280, 390, 900)
 
 pytestmark = [
     pytest.mark.slow,

@@ -1,0 +1,323 @@
+"""Rows of the web leaderboard, from records and from what papers report: plain values, ready for JSON."""
+
+from __future__ import annotations
+
+import csv
+import math
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from harness.records import Record, Trial
+from harness.report.costs import costs_of
+from harness.report.markdown import MISSING, count, memory, one_line, seconds
+from harness.report.reported import ALL_IMAGES, PREFERRED, REPORTED_CSV, UNTRACED, ReportedFigure
+from harness.report.standing import CEILING, Scored, Standing, scored
+from harness.report.stats import Estimate, estimate
+from harness.report.tables import hardware
+from harness.report.tracks import Cell, Row, Track
+
+UNKNOWN = "not recorded"
+MEASURED, SUBMITTED, REPORTED = "measured", "submitted", "reported"
+FLOAT_BYTES, HARD_LABEL_BYTES = 4, 8  # of a stored pixel or soft label, and of a hard label
+CHANNELS = (1, 3)
+DIGEST_LETTERS = 8  # of the digest of an image folder, in the table; its records' pages have all
+
+
+class Place(NamedTuple):
+    """A row's records and where they stand; `ipc` is ALL_IMAGES and `standing` None for the ceiling."""
+
+    track: Track
+    row: Row
+    ipc: int
+    cell: Cell
+    standing: Standing | None
+
+
+class Seed(msgspec.Struct, frozen=True):
+    """A record of a row: its distillation seed and the id that names its page."""
+
+    seed: int
+    id: str
+
+
+class LeaderboardRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One line of the leaderboard: a method in one configuration at one ipc, in one track.
+
+    `label` is the method with the settings that tell it from its other rows, `track` says what must be equal
+    for two accuracies to compare. `ipc` is ALL_IMAGES for training on the whole train split. Accuracies are
+    fractions in [0, 1]; a fact that is not known is None, and `figure` and the other texts then say so.
+    `note` says what a reader should know of the figure.
+    """
+
+    label: str
+    method: str
+    dataset: str
+    ipc: int
+    scale: str
+    arch: str
+    labels: str
+    augmentation: str
+    kind: str
+    track: str
+    conditions: str = ""
+    accuracy: float | None = None
+    low: float | None = None
+    high: float | None = None
+    figure: str = MISSING
+    interval: str = ""
+    counts: str = ""
+    place: str = ""
+    best: bool = False
+    tied: bool = False
+    note: str = ""
+    seconds: float | None = None
+    seconds_text: str = MISSING
+    flops: float | None = None
+    flops_text: str = MISSING
+    memory_bytes: float | None = None
+    memory_text: str = MISSING
+    source: str = ""
+    url: str = ""
+    records: tuple[Seed, ...] = ()
+
+
+class CurveRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A look at a set while it was distilled; accuracy in [0, 1] on images left out of the train split."""
+
+    label: str
+    track: str
+    ipc: int
+    seed: int
+    flops: float
+    accuracy: float
+
+
+def percent(fraction: float) -> str:
+    """A fraction as percent with one digit, `41.3`."""
+    return f"{100 * fraction:.1f}"
+
+
+def places(records: Iterable[Record]) -> list[Place]:
+    """The rows of these records, in the order in which tables show them, the ceiling of a track last."""
+    return [place for found in scored(records) for place in _places(found)]
+
+
+def measured_rows(found: Iterable[Place]) -> list[LeaderboardRow]:
+    """One row for each place; one without any result shows the statuses of its trials."""
+    return [_measured(place) for place in found]
+
+
+def curve_rows(found: Iterable[Place]) -> list[CurveRow]:
+    """The looks at all sets during distillation, empty where none was taken."""
+    return [
+        CurveRow(
+            label=place.row.label,
+            track=_heading(place.track),
+            ipc=place.ipc,
+            seed=record.trial.seed,
+            flops=point.flops,
+            accuracy=statistics.fmean(point.accuracies),
+        )
+        for place in found
+        for record in place.cell.done
+        for point in record.curve
+        if point.accuracies
+    ]
+
+
+def reported_rows(path: Path = REPORTED_CSV) -> list[LeaderboardRow]:
+    """The figures that papers print, one for each method, dataset and ipc; empty where the file is absent."""
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        lines = [line for line in csv.DictReader(file) if line["note"].startswith(PREFERRED)]
+    rows = [_reported(line) for line in lines if line["ipc"].isdigit() or line["ipc"] == "all"]
+    return sorted(rows, key=lambda row: (row.dataset, row.ipc, row.method))
+
+
+def label_kind(record: Record) -> str:
+    """`hard` or `soft`, as the stored size tells; `not recorded` where it fits both or neither.
+
+    An image is stored as float32, a hard label as one int64 and a soft one as a float32 for each class.
+    """
+    trial, images, size = record.trial, record.stored_images, record.stored_bytes
+    if not images or size is None or images % trial.ipc:
+        return UNKNOWN
+    soft_bytes = FLOAT_BYTES * (images // trial.ipc)
+    fits = {
+        name
+        for name, label in (("hard", HARD_LABEL_BYTES), ("soft", soft_bytes))
+        if _square_image(size - images * label, images)
+    }
+    return fits.pop() if len(fits) == 1 else UNKNOWN
+
+
+def augmentation(trial: Trial) -> str:
+    """The method's setting `strategy` in words; `not recorded` for methods without one."""
+    if "strategy" not in trial.config:
+        return UNKNOWN
+    strategy = trial.config["strategy"]
+    if strategy is None:
+        return "the dataset's default"
+    return str(strategy) or "none"
+
+
+def link_of(source: str) -> str:
+    """The web address that a source begins with; empty if there is none."""
+    first = source.split(maxsplit=1)[0] if source.strip() else ""
+    return first if first.startswith(("https://", "http://")) else ""
+
+
+def _square_image(size: int, images: int) -> bool:
+    pixels, rest = divmod(size, FLOAT_BYTES * images)
+    sides = (pixels // channels for channels in CHANNELS if pixels % channels == 0)
+    return rest == 0 and any(side > 0 and math.isqrt(side) ** 2 == side for side in sides)
+
+
+def _places(found: Scored) -> Iterator[Place]:
+    for (row, ipc), cell in found.grid.items():
+        yield Place(found.track, row, ipc, cell, found.standings.get((row, ipc)))
+    if found.ceiling.done or found.ceiling.missed:
+        yield Place(found.track, Row(CEILING, ""), ALL_IMAGES, found.ceiling, None)
+
+
+def records_of(place: Place) -> tuple[Record, ...]:
+    """All records of a row, those with a result first."""
+    return (*place.cell.done, *place.cell.missed)
+
+
+def _measured(place: Place) -> LeaderboardRow:
+    track, cell, records = place.track, place.cell, records_of(place)
+    submitted = any(record.submission is not None for record in records)
+    facts = LeaderboardRow(
+        label=place.row.label,
+        method=place.row.method,
+        dataset=track.dataset,
+        ipc=place.ipc,
+        scale=track.scale,
+        arch=track.arch,
+        labels=_shared(label_kind(record) for record in cell.done),
+        augmentation=_shared(augmentation(record.trial) for record in records),
+        kind=SUBMITTED if submitted else MEASURED,
+        track=_heading(track),
+        conditions=_conditions(track),
+        figure=", ".join(cell.missing) or MISSING,
+        note=_misses(cell),
+        records=tuple(Seed(record.trial.seed, record.trial.id) for record in records),
+    )
+    if not cell.groups:
+        return facts
+    found = place.standing.estimate if place.standing else estimate(cell.groups)
+    return msgspec.structs.replace(
+        facts,
+        **_figures(found, facts.note),
+        counts=cell.counts,
+        **_standing(place.standing),
+        **_costs(cell.done),
+    )
+
+
+def _figures(found: Estimate, misses: str) -> dict[str, Any]:
+    spread = "" if found.std is None else f" ± {percent(found.std)}"
+    interval = ""
+    if found.low is not None and found.high is not None:
+        interval = f"{percent(found.low)} to {percent(found.high)}"
+    return {
+        "accuracy": found.mean,
+        "low": found.low,
+        "high": found.high,
+        "figure": f"{percent(found.mean)}{spread}",
+        "interval": interval,
+        "note": "; ".join(filter(None, (found.note, misses))),
+    }
+
+
+def _standing(standing: Standing | None) -> dict[str, Any]:
+    """Which ranks the intervals leave open; the ceiling is no competitor and has none."""
+    if standing is None:
+        return {"place": "all training images: the ceiling, no competitor"}
+    first, last = standing.rank
+    rank = f"{first}" if first == last else f"{first} to {last}"
+    place = f"rank {rank} of {standing.ranked}" if standing.ranked > 1 else ""
+    return {"place": place, "best": standing.best, "tied": standing.tied and not standing.best}
+
+
+def _costs(records: Sequence[Record]) -> dict[str, Any]:
+    """Costs of distillation, mean over the seeds and the highest memory; times of one machine only."""
+    costs = costs_of(records)
+    several = len({hardware(record.provenance) for record in records}) > 1
+    time = None if several else costs.distill_seconds
+    on_device = costs.peak_device_bytes is not None
+    highest = costs.peak_device_bytes if on_device else costs.peak_host_bytes
+    where = "" if highest is None else " GPU" if on_device else " host"
+    return {
+        "seconds": time,
+        "seconds_text": "several machines" if several else _with_unit(seconds(time), "s"),
+        "flops": costs.flops,
+        "flops_text": count(costs.flops),
+        "memory_bytes": highest,
+        "memory_text": f"{memory(highest)}{where}",
+    }
+
+
+def _with_unit(text: str, unit: str) -> str:
+    return text if text == MISSING else f"{text} {unit}"
+
+
+def _shared(facts: Iterable[str]) -> str:
+    """What all records agree on; all readings where they differ, `not recorded` where there is none."""
+    return " / ".join(sorted(set(facts))) or UNKNOWN
+
+
+def _heading(track: Track) -> str:
+    """Name of a track that no other has: two image folders of one name differ in what they list."""
+    return f"{track.heading} · folder {track.listing[:DIGEST_LETTERS]}" if track.listing else track.heading
+
+
+def _conditions(track: Track) -> str:
+    """What a track fixes beyond dataset, scale and network: `dc-cpu 1.0, fp32`."""
+    extras: Iterator[tuple[str, bool]] = iter(
+        (
+            ("ZCA", track.zca),
+            (f"{track.image_size} px", track.image_size is not None),
+            (f"{count(track.budget_flops)}FLOPs budget", track.budget_flops is not None),
+            ("distilled from nine tenths of train", track.curve > 0),
+        )
+    )
+    parts = [f"{track.protocol} {track.protocol_version}", track.precision]
+    return ", ".join(parts + [text for text, present in extras if present])
+
+
+def _misses(cell: Cell) -> str:
+    return "; ".join(
+        f"seed {record.trial.seed} {record.status}: {one_line(record.reason or 'no reason was recorded')}"
+        for record in cell.missed
+    )
+
+
+def _reported(line: Mapping[str, str]) -> LeaderboardRow:
+    source, method = line["source"], line["method"].replace("-", "")
+    figure = ReportedFigure(line["accuracy_mean"], line["accuracy_std"], "ConvNet", source)
+    dataset = line["dataset"].lower()
+    return LeaderboardRow(
+        label=method,
+        method=method,
+        dataset=dataset,
+        ipc=ALL_IMAGES if line["ipc"] == "all" else int(line["ipc"]),
+        scale="paper",
+        arch=line["arch"],
+        labels=line["label"] or UNKNOWN,
+        augmentation=UNKNOWN,
+        kind=REPORTED,
+        track=f"reported by papers · {dataset}",
+        conditions="the paper's own settings",
+        accuracy=float(line["accuracy_mean"]) / 100,
+        figure=figure.text,
+        note="" if figure.traced else f"{UNTRACED} not yet traced to a printed source",
+        source=source if figure.traced else "",
+        url=link_of(source),
+    )

@@ -1,0 +1,192 @@
+"""What the page of one record shows: facts as text, its curve as a drawing, the command that repeats it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import msgspec
+
+from harness.records import Cost, Record
+from harness.report.markdown import MISSING, count, memory, seconds
+from harness.report.site.data import augmentation, label_kind, percent
+
+BY_HAND = re.compile(r"; set by hand: (?P<names>.*)$")
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 460, 250, 48, 34, 12, 36
+TICKS = 4
+
+
+class Fact(NamedTuple):
+    """A name and what is known of it, both as text."""
+
+    name: str
+    text: str
+
+
+class Phase(NamedTuple):
+    """A line of the table of costs: what is counted, in distillation and in evaluation."""
+
+    name: str
+    distill: str
+    evaluate: str
+
+
+class Tick(NamedTuple):
+    """A mark of an axis: its place in the drawing and its text."""
+
+    at: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A curve in a box of `width` x `height` units: points as SVG wants them, and the marks of both axes.
+
+    The axes meet at `left` and `bottom`; what is drawn ends at `right`.
+    """
+
+    line: str
+    dots: tuple[tuple[float, float, str], ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    width: int = WIDTH
+    height: int = HEIGHT
+    left: int = LEFT
+    right: int = WIDTH - RIGHT
+    bottom: int = HEIGHT - BOTTOM
+
+
+def settings(record: Record) -> list[Fact]:
+    """Every setting of the method as it was resolved."""
+    return [Fact(name, _value(value)) for name, value in sorted(record.trial.config.items())]
+
+
+def circumstances(record: Record) -> list[Fact]:
+    """What was asked for beyond the method's settings, and what came of it."""
+    trial = record.trial
+    budget = MISSING if trial.budget_flops is None else f"{count(trial.budget_flops)}FLOPs"
+    return [
+        Fact("dataset", trial.dataset),
+        Fact("loaded as", f"{trial.dataset_source} {trial.listing}".strip()),
+        Fact("images per class", str(trial.ipc)),
+        Fact("seed", str(trial.seed)),
+        Fact("scale", trial.scale),
+        Fact("network", trial.arch),
+        Fact("protocol", f"{trial.protocol} {trial.protocol_version}"),
+        Fact("networks trained", str(trial.evals)),
+        Fact("precision", trial.precision),
+        Fact("compute budget", budget),
+        Fact("whitening", "ZCA" if trial.zca else "none"),
+        Fact("image size", MISSING if trial.image_size is None else f"{trial.image_size} px"),
+        Fact("settings from", trial.settings_source or MISSING),
+        Fact("labels", label_kind(record)),
+        Fact("augmentation", augmentation(trial)),
+        Fact("stored images", count(record.stored_images)),
+        Fact("stored size", memory(record.stored_bytes)),
+        Fact("decoded images", count(record.decoded_images)),
+        Fact("test split opened", f"{record.test_looks} ×"),
+    ]
+
+
+def costs(record: Record) -> list[Phase]:
+    """What both phases took; a dash where it is not known."""
+    kinds = (
+        ("wall-clock time (s)", lambda cost: seconds(cost.seconds)),
+        ("of these, warm-up (s)", lambda cost: seconds(cost.warmup_seconds)),
+        ("steps", lambda cost: f"{cost.steps:,}"),
+        ("FLOPs", lambda cost: count(cost.flops)),
+        ("images forwarded", lambda cost: count(cost.images_forwarded)),
+        ("peak host memory", lambda cost: memory(cost.peak_host_bytes)),
+        ("peak device memory", lambda cost: memory(cost.peak_device_bytes)),
+        ("compiled", lambda cost: "yes" if cost.compiled else "no"),
+    )
+    return [Phase(name, _of(record.distill, text), _of(record.evaluate, text)) for name, text in kinds]
+
+
+def provenance(record: Record) -> list[Fact]:
+    """Where, when and by which code it was made, and the digests of what went in and came out."""
+    facts = {} if record.provenance is None else msgspec.structs.asdict(record.provenance)
+    digests = {name: getattr(record, name) for name in DIGESTS}
+    submitted = {} if record.submission is None else msgspec.structs.asdict(record.submission)
+    return [
+        Fact(name.replace("_", " "), MISSING if value is None else _value(value))
+        for name, value in (facts | digests | submitted).items()
+    ]
+
+
+def classes(record: Record) -> list[tuple[int, float]]:
+    """Mean accuracy in [0, 1] on each class over the networks, by its index; empty where it is not known."""
+    by_class = zip(*record.class_accuracies, strict=True)
+    return [(index, statistics.fmean(values)) for index, values in enumerate(by_class)]
+
+
+def command(record: Record) -> str:
+    """The command line that repeats the trial, quoted for a shell; empty for a set from elsewhere.
+
+    Settings that were changed by hand are named; all others follow from method, dataset, ipc and scale in the
+    code of the record's commit. Where the path of an image folder lay is not recorded, only its name.
+    """
+    trial = record.trial
+    if record.submission is not None:
+        return ""
+    folder = trial.dataset_source == "folder"
+    words = ["python", "-m", "harness", "run", "--methods", trial.method]
+    words += ["--dataset", f"folder:{trial.dataset}" if folder else trial.dataset]
+    words += ["--ipc", str(trial.ipc), "--scale", trial.scale, "--seeds", f"{trial.seed},"]
+    words += ["--evals", str(trial.evals), "--arch", trial.arch, "--protocol", trial.protocol]
+    words += ["--precision", trial.precision] if trial.precision != "fp32" else []
+    words += ["--budget", repr(trial.budget_flops)] if trial.budget_flops is not None else []
+    words += ["--zca"] if trial.zca and not trial.config.get("zca") else []
+    words += ["--image-size", str(trial.image_size)] if trial.image_size is not None else []
+    words += ["--curve", str(trial.curve)] if trial.curve else []
+    for name in _by_hand(trial.settings_source):
+        words += ["--set", f"{trial.method}.{name}={_value(trial.config.get(name))}"]
+    return shlex.join(words)
+
+
+def drawing(record: Record) -> Drawing | None:
+    """Accuracy against FLOPs during distillation; None where fewer than two looks were taken."""
+    points = [(point.flops, statistics.fmean(point.accuracies)) for point in record.curve if point.accuracies]
+    if len(points) < 2:
+        return None
+    reach = max(flops for flops, _ in points) or 1.0
+    low, high = min(accuracy for _, accuracy in points), max(accuracy for _, accuracy in points)
+    bottom, top = max(0.0, low - 0.1 * (high - low) - 0.01), min(1.0, high + 0.1 * (high - low) + 0.01)
+
+    def across(flops: float) -> float:
+        return round(LEFT + (WIDTH - LEFT - RIGHT) * flops / reach, 1)
+
+    def down(accuracy: float) -> float:
+        return round(TOP + (HEIGHT - TOP - BOTTOM) * (top - accuracy) / (top - bottom), 1)
+
+    return Drawing(
+        line=" ".join(f"{across(flops)},{down(accuracy)}" for flops, accuracy in points),
+        dots=tuple((across(f), down(a), f"{percent(a)} % after {count(f)}FLOPs") for f, a in points),
+        x_ticks=tuple(Tick(across(value), count(value)) for value in _steps(0.0, reach)),
+        y_ticks=tuple(Tick(down(value), percent(value)) for value in _steps(bottom, top)),
+    )
+
+
+DIGESTS = ("images_digest", "dataset_fingerprint", "test_fingerprint")
+
+
+def _of(cost: Cost | None, text: Any) -> str:
+    return MISSING if cost is None else str(text(cost))
+
+
+def _steps(low: float, high: float) -> Sequence[float]:
+    return [low + (high - low) * step / TICKS for step in range(TICKS + 1)]
+
+
+def _value(value: Any) -> str:
+    """A value as it is typed on the command line: text as it is, all else as JSON."""
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+def _by_hand(source: str) -> list[str]:
+    found = BY_HAND.search(source)
+    return [] if found is None else [name.strip() for name in found["names"].split(",")]

@@ -1,0 +1,190 @@
+"use strict";
+(() => {
+  // Told apart by colour and shape together: more methods than colours that an eye can keep apart.
+  const COLORS = ["#3b82c4", "#d97a2b", "#3f9e63", "#cf4a4a", "#8c6bc0", "#9a6a4f", "#c85fa6", "#7d8590", "#a8a032", "#2aa7b3"];
+  const SHAPES = ["circle", "square", "triangle-up", "diamond", "cross"];
+  const ALL_IMAGES = 0;
+  const ERRORS = 1;  // an empty plot is no reason for a warning
+  const rows = Site.json("rows");
+  const curves = Site.json("curves");
+  const spec = Site.json("spec");
+  const tracks = document.querySelector("[data-track]");
+  const ipcs = document.querySelector("[data-ipc]");
+  const legend = document.querySelector("[data-legend]");
+  const notice = document.querySelector("[data-notice]");
+  const hidden = new Set((Site.parameters().get("hide") || "").split("|").filter(Boolean));
+  const dark = window.matchMedia("(prefers-color-scheme: dark)");
+  const looks = new Map();
+  const labels = [...new Set(rows.map((row) => row.label))].sort();
+  labels.forEach((label, index) => {
+    const shape = SHAPES[Math.floor(index / COLORS.length) % SHAPES.length];
+    looks.set(label, { color: COLORS[index % COLORS.length], shape });
+  });
+  let view = null;
+
+  // Training on all images stands beside every number of images per class.
+  function isHere(row) {
+    return row.track === tracks.value && (String(row.ipc) === ipcs.value || row.ipc === ALL_IMAGES);
+  }
+
+  function here() {
+    return rows.filter(isHere);
+  }
+
+  function fill(select, values, chosen) {
+    select.replaceChildren(...values.map((value) => Site.element("option", "", value)));
+    select.value = values.includes(chosen) ? chosen : values[0];
+  }
+
+  function offerIpcs(chosen) {
+    const found = rows.filter((row) => row.track === tracks.value).map((row) => row.ipc);
+    const offered = [...new Set(found)].filter((ipc) => ipc !== ALL_IMAGES).sort((a, b) => a - b).map(String);
+    fill(ipcs, offered.length ? offered : [String(ALL_IMAGES)], chosen);
+  }
+
+  // The track that an address asks for by name, else the first that fits the table's filters.
+  function start() {
+    const parameters = Site.parameters();
+    const facets = ["dataset", "scale", "arch", "ipc"].filter((name) => parameters.get(name));
+    const fits = (row) => facets.every((name) => String(row[name]) === parameters.get(name));
+    const first = rows.find(fits) || rows[0];
+    fill(tracks, [...new Set(rows.map((row) => row.track))], parameters.get("track") || (first && first.track));
+    offerIpcs(parameters.get("ipc") || "");
+  }
+
+  function datum(row) {
+    const given = (value) => (typeof value === "number" ? 100 * value : null);
+    const seed = (row.records || [])[0];
+    return {
+      ...row,
+      ...looks.get(row.label),
+      accuracy: given(row.accuracy),
+      low: given(row.low),
+      high: given(row.high),
+      href: seed ? `records/${seed.id}.html` : null,
+    };
+  }
+
+  // Intervals of two seeds may be wider than all that the points differ by; they end where the plot does.
+  function room(accuracies) {
+    const least = Math.min(...accuracies);
+    const most = Math.max(...accuracies);
+    const more = Math.max(2, 0.3 * (most - least));
+    return [Math.max(0, least - more), Math.min(100, most + more)];
+  }
+
+  function cut(row, [least, most]) {
+    if (row.low === null) return row;
+    return { ...row, low: Math.max(least, row.low), high: Math.min(most, row.high) };
+  }
+
+  function series() {
+    const shown = here().filter((row) => !hidden.has(row.label));
+    const labelled = new Set(shown.map((row) => row.label));
+    const points = shown.map(datum);
+    const lines = curves
+      .filter((row) => isHere(row) && labelled.has(row.label))
+      .filter((row) => row.flops > 0)
+      .map((row) => ({ ...row, ...looks.get(row.label), accuracy: 100 * row.accuracy }));
+    const bounds = room([...points, ...lines].map((row) => row.accuracy));
+    return {
+      points: points.filter((row) => row.flops > 0).map((row) => cut(row, bounds)),
+      floors: points.filter((row) => !(row.flops > 0)),
+      curves: lines,
+    };
+  }
+
+  function explain() {
+    const shown = here().filter((row) => !hidden.has(row.label));
+    notice.textContent = `${shown.length} of ${here().length} methods shown`;
+  }
+
+  function update() {
+    explain();
+    if (!view) return;
+    for (const [name, values] of Object.entries(series())) view.data(name, values);
+    view.resize().runAsync();
+  }
+
+  function swatch(look) {
+    const made = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+    made.setAttribute("viewBox", "-8 -8 16 16");
+    made.setAttribute("aria-hidden", "true");
+    const shape = made.appendChild(document.createElementNS("http://www.w3.org/2000/svg", "path"));
+    const paths = {
+      circle: "M-6,0a6,6 0 1,0 12,0a6,6 0 1,0 -12,0",
+      square: "M-5,-5h10v10h-10z",
+      "triangle-up": "M0,-6l6,11h-12z",
+      diamond: "M0,-7l6,7l-6,7l-6,-7z",
+      cross: "M-2,-6h4v4h4v4h-4v4h-4v-4h-4v-4h4z",
+    };
+    shape.setAttribute("d", paths[look.shape]);
+    shape.setAttribute("fill", look.color);
+    return made;
+  }
+
+  function toggle(label, button) {
+    if (hidden.has(label)) hidden.delete(label);
+    else hidden.add(label);
+    button.setAttribute("aria-pressed", String(!hidden.has(label)));
+    keep();
+  }
+
+  function keep() {
+    Site.remember({ hide: [...hidden].sort().join("|") });
+    update();
+  }
+
+  function drawLegend() {
+    const present = new Set(here().map((row) => row.label));
+    const buttons = labels.filter((label) => present.has(label)).map((label) => {
+      const button = Site.element("button", "entry");
+      button.type = "button";
+      button.setAttribute("aria-pressed", String(!hidden.has(label)));
+      button.append(swatch(looks.get(label)), Site.element("span", "", label));
+      button.addEventListener("click", () => toggle(label, button));
+      return button;
+    });
+    legend.replaceChildren(...buttons);
+  }
+
+  function colors() {
+    const style = getComputedStyle(document.documentElement);
+    const of = (name) => style.getPropertyValue(name).trim();
+    const axis = {
+      labelColor: of("--muted"), titleColor: of("--ink"), gridColor: of("--line"), domainColor: of("--line"),
+      tickColor: of("--line"), labelFontSize: 12, titleFontSize: 13, titleFontWeight: 500, titlePadding: 12,
+    };
+    return { background: "transparent", font: getComputedStyle(document.body).fontFamily, axis, view: { stroke: null } };
+  }
+
+  async function draw() {
+    const options = { actions: false, renderer: "svg", config: colors(), logLevel: ERRORS, tooltip: { theme: dark.matches ? "dark" : "light" } };
+    const made = await vegaEmbed("#plot", { ...spec, datasets: series() }, options);
+    if (view) view.finalize();
+    view = made.view;
+    update();
+    document.documentElement.dataset.ready = "plot";
+  }
+
+  function change() {
+    const chosen = rows.find((row) => row.track === tracks.value);
+    const { dataset, scale, arch } = chosen || {};
+    Site.remember({ track: tracks.value, ipc: ipcs.value, dataset, scale, arch });
+    drawLegend();
+    update();
+  }
+
+  start();
+  drawLegend();
+  tracks.addEventListener("change", () => { offerIpcs(ipcs.value); change(); });
+  ipcs.addEventListener("change", change);
+  document.querySelector("[data-all]").addEventListener("click", () => { hidden.clear(); drawLegend(); keep(); });
+  document.querySelector("[data-none]").addEventListener("click", () => {
+    here().forEach((row) => hidden.add(row.label));
+    drawLegend();
+    keep();
+  });
+  dark.addEventListener("change", draw);
+  draw();
+})();

@@ -1,0 +1,381 @@
+"""The web leaderboard as files: what stands in them, and that no name in a record leads anywhere."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+
+from harness import cli
+from harness.data import Normalization
+from harness.errors import UserError
+from harness.records import CurvePoint, Record, write_record
+from harness.report.site import build, data, detail, pictures, vendor
+from methods.api import Distilled
+
+HOSTILE = "</script><script>alert(1)</script>"
+TRAVERSAL = "../../../escaped"
+
+
+class Reader(HTMLParser):
+    """Collects tags with their attributes, text, and the contents of scripts of a page."""
+
+    def __init__(self, page: bytes) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.text = ""
+        self._inside = ""
+        self.feed(page.decode())
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attributes)))
+        self._inside = tag
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, _tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, text: str) -> None:
+        if self._inside == "script":
+            self.scripts[-1] += text
+        else:
+            self.text += text
+
+
+def made(site: build.Site) -> dict[str, bytes]:
+    return dict(build.own_files(site))
+
+
+def embedded(page: bytes, name: str = "rows") -> Any:
+    """What a page carries as JSON in the script of that id."""
+    reader = Reader(page)
+    scripts = [attributes for tag, attributes in reader.tags if tag == "script"]
+    place = next(index for index, attributes in enumerate(scripts) if attributes.get("id") == name)
+    return json.loads(reader.scripts[place])
+
+
+def site_of(*records: Record, results: Path | None = None) -> build.Site:
+    return build.site_of(records, results or Path("no such folder"))
+
+
+def test_a_row_has_mean_interval_counts_and_cost(make_record: Any) -> None:
+    records = [
+        make_record(seed=0, accuracies=[0.80, 0.82]),
+        make_record(seed=1, accuracies=[0.84, 0.86]),
+        make_record(method="random", accuracies=[0.5]),
+    ]
+    rows = embedded(made(site_of(*records))["index.html"])
+    dm, random = rows[:2]
+    assert dm["label"] == "dm"
+    assert dm["accuracy"] == pytest.approx(0.83)
+    assert (dm["figure"], dm["counts"]) == ("83.0 ± 2.6", "2×2")
+    assert dm["low"] < 0.81 < 0.85 < dm["high"]
+    assert dm["best"]
+    assert (dm["seconds_text"], dm["flops_text"], dm["memory_text"]) == ("12.0 s", "1.23 T", "512 MiB host")
+    assert [seed["id"] for seed in dm["records"]] == [record.id for record in records[:2]]
+    assert random.get("low") is None
+    assert "one seed" in random["note"]
+
+
+def test_configurations_and_tracks_have_rows_of_their_own(make_record: Any) -> None:
+    records = [
+        make_record(config={"lr_img": 1.0}),
+        make_record(config={"lr_img": 2.0}),
+        make_record(arch="ConvNet"),
+        make_record(dataset="cats", dataset_source="folder", listing="aaaaaaaaaaaa"),
+        make_record(dataset="cats", dataset_source="folder", listing="bbbbbbbbbbbb"),
+    ]
+    rows = embedded(made(site_of(*records))["index.html"])[: len(records)]
+    assert len({(row["label"], row["track"]) for row in rows}) == len(records)
+    assert {"dm (lr_img=1.0)", "dm (lr_img=2.0)"} < {row["label"] for row in rows}
+
+
+def test_a_trial_without_result_shows_its_status_and_reason(make_record: Any) -> None:
+    failed = make_record(status="oom", reason="no memory\nleft")
+    files = made(site_of(failed))
+    row = embedded(files["index.html"])[0]
+    assert (row["figure"], row["note"]) == ("oom", "seed 0 oom: no memory left")
+    assert "accuracy" not in row
+    assert "no memory" in Reader(files[f"records/{failed.id}.html"]).text
+
+
+def test_reported_figures_are_rows_with_their_source(tmp_path: Path) -> None:
+    csv = tmp_path / "reported.csv"
+    csv.write_text(
+        "method,dataset,ipc,accuracy_mean,accuracy_std,arch,label,source,note\n"
+        "k-center,CIFAR10,10,41.2,0.5,ConvNet,soft,https://a.example/b Table 1,preferred\n"
+        "dm,CIFAR10,10,48.9,,ConvNet,hard,recalled,preferred; memory\n"
+        "dm,CIFAR10,10,47.0,,ConvNet,hard,javascript:alert(1) Table 2,other\n"
+        "whole,CIFAR10,all,84.8,0.1,ConvNet,hard,javascript:alert(1),preferred\n"
+    )
+    whole, dm, center = data.reported_rows(csv)
+    assert {row.kind for row in (whole, dm, center)} == {"reported"}
+    assert (center.method, center.figure, center.labels) == ("kcenter", "41.2 ± 0.5", "soft")
+    assert (center.url, center.source) == ("https://a.example/b", "https://a.example/b Table 1")
+    assert (dm.figure, dm.url, dm.source) == ("48.9†", "", "")
+    assert (whole.ipc, whole.url) == (data.ALL_IMAGES, "")
+    assert data.reported_rows(tmp_path / "absent.csv") == []
+
+
+@pytest.mark.parametrize(
+    ("stored_bytes", "kind"),
+    [
+        (10 * (28 * 28 * 4 + 8), "hard"),
+        (10 * (3 * 32 * 32 * 4 + 8), "hard"),
+        (10 * (28 * 28 * 4 + 40), "soft"),
+        (10 * 28 * 28 * 4, data.UNKNOWN),
+        (None, data.UNKNOWN),
+    ],
+)
+def test_labels_are_read_off_the_stored_size(make_record: Any, stored_bytes: int, kind: str) -> None:
+    assert data.label_kind(make_record(stored_images=10, stored_bytes=stored_bytes)) == kind
+
+
+def test_the_label_kind_agrees_with_what_is_stored(make_record: Any) -> None:
+    images = torch.zeros(6, 1, 8, 8)
+    for labels in (torch.arange(3).repeat(2), torch.full((6, 3), 1 / 3)):
+        size = images.nbytes + labels.nbytes
+        record = make_record(ipc=2, stored_images=6, stored_bytes=size)
+        assert data.label_kind(record) == ("hard" if labels.ndim == 1 else "soft")
+
+
+def test_the_record_page_says_what_is_known(make_record: Any) -> None:
+    looks = [CurvePoint(step, step * 1e9, [0.1 * step]) for step in (1, 2, 4)]
+    record = msgspec.structs.replace(make_record(class_accuracies=[[0.5, 1.0], [0.7, 0.9]]), curve=looks)
+    page = made(site_of(record))[f"records/{record.id}.html"]
+    reader = Reader(page)
+    for text in ("81.0", "lr_img", "0123456789abcdef", "512 MiB", "class 0", "60.0", "kept here"):
+        assert text in reader.text, text
+    assert len([tag for tag, _ in reader.tags if tag == "circle"]) == 3
+    bare = made(site_of(make_record(seed=5)))
+    assert not any(b"<svg" in page or b"Class by class" in page for page in bare.values())
+
+
+def test_the_command_repeats_the_trial(make_record: Any) -> None:
+    record = make_record(
+        method="dm",
+        dataset="digits",
+        dataset_source="digits",
+        seed=3,
+        precision="bf16",
+        budget_flops=2e16,
+        config={"lr_img": 2.5, "iterations": 7, "strategy": "it's"},
+        settings_source="default: nothing; set by hand: lr_img, strategy",
+    )
+    words = shlex.split(detail.command(record))
+    assert words[:4] == ["python", "-m", "harness", "run"]
+    _, commands = cli.build_parser()
+    options = cli._options(commands["run"].parse_args(words[4:]))
+    assert (options.methods, options.dataset, options.ipc) == (("dm",), ("digits",), (1,))
+    assert (options.seeds, options.evals, options.precision) == ((3,), 3, "bf16")
+    assert (options.arch, options.protocol, options.budget) == ("ConvNetW32", "dc-cpu", 2e16)
+    assert [tuple(setting) for setting in options.set] == [
+        ("dm", "lr_img", "2.5"),
+        ("dm", "strategy", "it's"),
+    ]
+
+
+def test_names_are_text_and_lead_nowhere(make_record: Any, tmp_path: Path) -> None:
+    records = [
+        make_record(method=HOSTILE, dataset=HOSTILE, config={HOSTILE: '"><img src=x onerror=alert(1)>'}),
+        make_record(method=TRAVERSAL, dataset=TRAVERSAL, arch=TRAVERSAL, reason=HOSTILE),
+        make_record(status="failed", reason=HOSTILE, arch="'\"&"),
+    ]
+    folder = tmp_path / "outer" / "site"
+    build.write(build.own_files(site_of(*records, results=tmp_path / "outer" / "results")), folder)
+    names = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert all(name.startswith("outer/site/") for name in names)
+    shown = {f"outer/site/records/{record.id}.html" for record in records}
+    assert {name for name in names if "/records/" in name} == shown
+    plain = [build.Site([], [])]
+    expected = [tag for tag, _ in Reader(made(plain[0])["index.html"]).tags if tag == "script"]
+    for name in ("index.html", "compute.html", *(f"records/{record.id}.html" for record in records)):
+        reader = Reader((folder / name).read_bytes())
+        assert not any(key.startswith("on") for _, attributes in reader.tags for key in attributes), name
+        assert "alert(1)" in "".join(reader.scripts) + reader.text or TRAVERSAL in reader.text
+        if name == "index.html":
+            assert [tag for tag, _ in reader.tags if tag == "script"] == expected
+    assert embedded((folder / "index.html").read_bytes())[0]["label"] in {HOSTILE, TRAVERSAL, "dm"}
+
+
+def test_a_set_outside_the_results_folder_is_not_shown(make_record: Any, tmp_path: Path) -> None:
+    record = make_record(method="../../../..")
+    results = tmp_path / "a" / "b" / "results"
+    path = record.trial.distilled_path(results)
+    (results / record.trial.scale / record.trial.dataset).mkdir(parents=True)
+    save_set(Path(str(path.parent.resolve())) / path.name)
+    assert path.is_file()
+    assert pictures.picture_of(record, results).caption == pictures.ABSENT
+
+
+def save_set(path: Path, classes: int = 3, ipc: int = 2) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = torch.rand(classes * ipc, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    transform = Normalization.of((0.5,), (0.2,))
+    names = tuple(f"class-{index}" for index in range(classes))
+    labels = torch.arange(classes).repeat_interleave(ipc)
+    Distilled(transform(pixels), labels, ipc, "mnist", names, transform=transform, method="dm").save(path)
+
+
+def test_a_set_beside_its_record_is_shown(make_record: Any, tmp_path: Path) -> None:
+    record = make_record(class_accuracies=[[0.1, 0.2, 0.3]])
+    write_record(record, tmp_path)
+    save_set(record.trial.distilled_path(tmp_path))
+    files = made(site_of(record, results=tmp_path))
+    assert files[f"pictures/{record.id}.png"].startswith(b"\x89PNG")
+    reader = Reader(files[f"records/{record.id}.html"])
+    images = [attributes for tag, attributes in reader.tags if tag == "img"]
+    assert [image["src"] for image in images] == [f"../pictures/{record.id}.png"]
+    assert "class-2" in reader.text
+
+
+def test_pictures_beyond_the_budget_are_left_out(
+    make_record: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = [make_record(seed=seed) for seed in (1, 0)]
+    for record in records:
+        save_set(record.trial.distilled_path(tmp_path))
+    size = len(pictures.picture_of(records[0], tmp_path).png)
+    monkeypatch.setattr(build, "PICTURES_BYTES", size)
+    site = site_of(*records, results=tmp_path)
+    assert site.pictures[records[1].id].png
+    assert not site.pictures[records[0].id].png
+    assert "left out" in site.pictures[records[0].id].caption
+
+
+def test_a_damaged_set_costs_its_picture_only(make_record: Any, tmp_path: Path) -> None:
+    record = make_record()
+    path = record.trial.distilled_path(tmp_path)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"nothing of the kind")
+    page = made(site_of(record, results=tmp_path))[f"records/{record.id}.html"]
+    assert "cannot be read" in Reader(page).text
+
+
+def test_the_same_records_give_the_same_bytes(make_record: Any) -> None:
+    records = [make_record(method=method, seed=seed) for method in ("dm", "idm") for seed in (0, 1)]
+    first = made(site_of(*records))
+    assert first == made(site_of(*reversed(records)))
+
+
+def test_nothing_is_fetched_from_elsewhere(make_record: Any) -> None:
+    files = made(site_of(make_record()))
+    for name, page in files.items():
+        if name.endswith(".html"):
+            for tag, attributes in Reader(page).tags:
+                for key in ("src", "href"):
+                    target = attributes.get(key) or ""
+                    assert tag == "a" or not re.match(r"(?:https?:)?//", target), (name, target)
+        if name.endswith(".css"):
+            assert b"url(" not in page
+            assert b"@import" not in page
+
+
+def test_500_records_fit_in_five_megabytes(make_record: Any) -> None:
+    config = {f"setting_{k}": 0.5 for k in range(15)}
+    records = [
+        make_record(method=f"method{method}", ipc=ipc, seed=seed, config=config)
+        for method in range(25)
+        for ipc in (1, 10)
+        for seed in range(10)
+    ]
+    sizes = [len(page) for _, page in build.files(site_of(*records))]
+    assert len(sizes) > 500
+    assert sum(sizes) + build.PICTURES_BYTES < 5e6
+
+
+def test_the_command_writes_pages_and_drops_those_of_records_that_are_gone(
+    make_record: Any, write_records: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = write_records(make_record(), make_record(seed=1))
+    folder = tmp_path / "site"
+    stale = folder / "records" / "0123456789.html"
+    other = folder / "records" / "notes.html"
+    stale.parent.mkdir(parents=True)
+    stale.touch()
+    other.touch()
+    assert cli.main(["report", "--results", str(results), "--site", str(folder)]) == 0
+    assert "2 records" in capsys.readouterr().out
+    assert (folder / "index.html").is_file()
+    assert other.exists()
+    assert not stale.exists()
+
+
+def test_scales_of_no_leaderboard_are_left_out_or_marked(
+    make_record: Any, write_records: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    smoke, folder = make_record(scale="smoke"), tmp_path / "site"
+    results = write_records(smoke)
+    words = ["report", "--results", str(results), "--site", str(folder)]
+    assert cli.main(words) == 0
+    assert embedded((folder / "index.html").read_bytes())[0]["scale"] == "smoke"
+    assert "on no leaderboard" in Reader((folder / "index.html").read_bytes()).text
+    write_record(make_record(), results)
+    assert cli.main(words) == 0
+    assert "left out: 1 record " in capsys.readouterr().err
+    page = (folder / "index.html").read_bytes()
+    assert "smoke" not in {row["scale"] for row in embedded(page)}
+    assert "on no leaderboard" not in Reader(page).text
+    assert not (folder / "records" / f"{smoke.id}.html").exists()
+
+
+def test_filters_choose_the_records(make_record: Any, write_records: Any, tmp_path: Path) -> None:
+    results, folder = write_records(make_record(), make_record(dataset="digits")), tmp_path / "site"
+    words = ["report", "--results", str(results), "--site", str(folder)]
+    assert cli.main([*words, "--dataset", "digits"]) == 0
+    rows = embedded((folder / "index.html").read_bytes())
+    assert {row["dataset"] for row in rows if row["kind"] == "measured"} == {"digits"}
+    assert cli.main([*words, "--dataset", "digit"]) == cli.USER_ERROR
+    assert cli.main([*words, "--check"]) == cli.USER_ERROR
+
+
+def test_errors_are_one_line(
+    write_records: Any, make_record: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert cli.main(["report", "--results", str(empty), "--site", str(tmp_path / "site")]) == cli.USER_ERROR
+    assert "no records under" in capsys.readouterr().err
+    results = write_records(make_record())
+    file = tmp_path / "file"
+    file.touch()
+    assert cli.main(["report", "--results", str(results), "--site", str(file)]) == cli.USER_ERROR
+    assert "is a file" in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_record_costs_its_line_only(
+    write_records: Any, make_record: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = write_records(make_record())
+    broken = results / "cpu" / "mnist" / "dm" / "ipc1" / "broken.json"
+    broken.write_text("{")
+    assert cli.main(["report", "--results", str(results), "--site", str(tmp_path / "site")]) == 1
+    assert "broken.json" in capsys.readouterr().err
+    assert (tmp_path / "site" / "index.html").is_file()
+
+
+def test_a_library_without_its_export_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "html").mkdir()
+    (tmp_path / "html" / "dt_bundle.js").write_text("export{a as other}")
+    monkeypatch.setattr(vendor.resources, "files", lambda _name: tmp_path)
+    with pytest.raises(UserError, match="itables"):
+        vendor.datatables_script()
+    monkeypatch.setattr(vendor.resources, "files", lambda _name: tmp_path / "absent")
+    with pytest.raises(UserError, match=r"pip install"):
+        vendor.datatables_script()
+
+
+def test_reporting_the_site_needs_no_torch() -> None:
+    code = "import sys, harness.report.site.build; sys.exit(bool({'torch', 'jinja2'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
