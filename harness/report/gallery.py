@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -38,12 +39,32 @@ class About(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Sheet:
-    """A distilled set as pixels: (n, H, W, 3) uint8, with the class index (n,) of each image."""
+    """A distilled set as pixels: (n, H, W, 3) uint8, with the class index (n,) of each image.
+
+    Each stored image is a grid of factor x factor tiles.
+    """
 
     title: str
     class_names: tuple[str, ...]
     pixels: NDArray[np.uint8]
     classes: NDArray[np.int64]
+    factor: int = 1
+
+    def by_class(self) -> list[NDArray[np.int64]]:
+        """Places of the images of each class, in the order of the class names."""
+        import numpy as np
+
+        return [np.flatnonzero(self.classes == index) for index in range(len(self.class_names))]
+
+
+class Mosaic(NamedTuple):
+    """A picture of images: where its rows and columns begin, and the size of an image, all in pixels."""
+
+    canvas: NDArray[np.uint8]
+    tops: list[int]
+    lefts: list[int]
+    height: int
+    width: int
 
 
 def command(files: Sequence[Path], output: Path) -> int:
@@ -125,6 +146,7 @@ def _sheet(about: About, tensors: Mapping[str, NDArray[Any]]) -> Sheet:
         class_names=about.class_names,
         pixels=np.broadcast_to(rows, (*rows.shape[:3], 3)),
         classes=classes.astype(np.int64),
+        factor=about.factor,
     )
 
 
@@ -139,21 +161,33 @@ def _inverse(images: NDArray[Any], tensors: Mapping[str, NDArray[Any]]) -> NDArr
     return np.asarray(images * tensors["transform.std"][:, None, None] + mean[:, None, None])
 
 
-def _grid(sheet: Sheet) -> NDArray[np.uint8]:
-    """All images enlarged by whole factors, so that each stored pixel stays a square, on white."""
+def mosaic(rows: Sequence[Sequence[NDArray[np.uint8] | None]], below: Sequence[float] = ()) -> Mosaic:
+    """Rows of images (H, W, 3) as one picture on white; None leaves an image's place white.
+
+    All are enlarged by one whole factor, so that each stored pixel stays a square. `below` has for each row
+    the height of the strip left white below it, in images.
+    """
     import numpy as np
 
-    _, height, width, channels = sheet.pixels.shape
+    height, width = next((tile.shape[:2] for row in rows for tile in row if tile is not None), (1, 1))
     factor: int = max(1, round(TILE_PIXELS / max(height, width)))
-    by_class = [np.flatnonzero(sheet.classes == index) for index in range(len(sheet.class_names))]
-    columns = max(1, max(map(len, by_class), default=0))
-    down, across = height * factor + GAP, width * factor + GAP
-    canvas = np.full((len(by_class) * down - GAP, columns * across - GAP, channels), 255, np.uint8)
-    for row, members in enumerate(by_class):
-        for column, index in enumerate(members):
-            tile = sheet.pixels[index].repeat(factor, axis=0).repeat(factor, axis=1)
-            canvas[row * down :, column * across :][: tile.shape[0], : tile.shape[1]] = tile
-    return canvas
+    height, width = height * factor, width * factor
+    strips = [round(height * share) for share in below] or [0] * len(rows)
+    tops = [0, *itertools.accumulate(height + strip + GAP for strip in strips)]
+    columns = max(1, max(map(len, rows), default=0))
+    canvas = np.full((max(1, tops[-1] - GAP), columns * (width + GAP) - GAP, 3), 255, np.uint8)
+    lefts = [column * (width + GAP) for column in range(columns)]
+    for top, images in zip(tops, rows, strict=False):
+        for left, image in zip(lefts, images, strict=False):
+            if image is not None:
+                tile = image.repeat(factor, axis=0).repeat(factor, axis=1)
+                canvas[top : top + height, left : left + width] = tile
+    return Mosaic(canvas, tops[:-1], lefts, height, width)
+
+
+def _grid(sheet: Sheet) -> NDArray[np.uint8]:
+    """All images: a row for each class."""
+    return mosaic([[sheet.pixels[index] for index in members] for members in sheet.by_class()]).canvas
 
 
 def _side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:

@@ -1,0 +1,194 @@
+"""What the linter finds in sets with one known fault, and that it finds nothing in sets without."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from harness import lint
+from harness.data import Dataset, Normalization, load, parse, sealed
+from harness.data.toy import toy
+from harness.errors import UserError
+from methods.formation import compose, decode
+
+IPC = 5
+
+
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    return load(parse("digits", Path(".")), Path("."))
+
+
+@pytest.fixture(scope="module")
+def images(digits: Dataset) -> Tensor:
+    """Real images, five of each class, normalised."""
+    return digits.batch(digits.index.draw(IPC, torch.Generator().manual_seed(3)).indices)
+
+
+@pytest.fixture(scope="module")
+def labels() -> Tensor:
+    return torch.arange(10).repeat_interleave(IPC)
+
+
+def checks(findings: list[lint.Finding]) -> list[tuple[str, str]]:
+    return [(finding.level, finding.check) for finding in findings]
+
+
+def test_sound_set_has_no_findings(images: Tensor, labels: Tensor, digits: Dataset) -> None:
+    soft = torch.nn.functional.one_hot(labels, 10).float() * 0.9 + 0.01
+    for good in (labels, soft):
+        assert lint.structure(images, good, digits, IPC) == []
+        assert lint.structure(images, good, digits, None) == []
+    reading, findings = lint.read_pixels(images, digits, digits.transform, None)
+    assert (reading.space, findings) == ("normalised", [])
+    assert lint.classes(lint.likeness(images, labels, digits), digits.class_names) == []
+
+
+def test_counts_that_do_not_fit(images: Tensor, labels: Tensor, digits: Dataset) -> None:
+    (finding,) = lint.structure(images[:-3], labels[:-3], digits, None)
+    assert str(finding) == "error: counts: saw 47 images; expected a multiple of the 10 classes of digits"
+    whole, by_class = lint.structure(images[:-3], labels[:-3], digits, IPC)
+    assert str(whole) == "error: counts: saw 47 images; expected 50, 10 classes x ipc 5"
+    assert str(by_class) == "error: images per class: saw 9: 2; expected 5 of each class"
+    shifted = labels.clone()
+    shifted[0] = 1
+    (uneven,) = lint.structure(images, shifted, digits, None)
+    assert uneven.seen == "0: 4, 1: 6"
+
+
+def test_what_cannot_be_evaluated_is_fatal(images: Tensor, labels: Tensor, digits: Dataset) -> None:
+    broken = images.clone()
+    broken[0, 0, 0, :2] = torch.tensor([float("nan"), float("inf")])
+    faults = {
+        "shape": lint.structure(images.expand(-1, 3, -1, -1), labels, digits, None),
+        "counts": lint.structure(images, labels[:-1], digits, None),
+        "numbers": lint.structure(broken, labels, digits, None),
+        "labels": lint.structure(images, labels + 1, digits, None),
+    }
+    for check, (finding,) in faults.items():
+        assert (finding.check, finding.level, finding.fatal) == (check, "error", True)
+        with pytest.raises(UserError, match=f"{check}: saw "):
+            lint.refuse_fatal([finding])
+    assert faults["numbers"][0].seen.startswith("2 values")
+    assert faults["labels"][0].seen == "class numbers 1 to 10"
+    (rows,) = lint.structure(images, torch.ones(len(images), 7) / 7, digits, None)
+    assert rows.fatal
+
+
+def test_soft_labels_have_to_be_probabilities(images: Tensor, labels: Tensor, digits: Dataset) -> None:
+    centred = torch.nn.functional.one_hot(labels, 10).float() - 0.1
+    found = lint.structure(images, centred, digits, None)
+    assert checks(found) == [("error", "soft labels")]
+    assert "50 of 50" in found[0].seen
+
+
+@pytest.mark.parametrize("space", lint.SPACES)
+def test_reading_of_the_pixels_is_inferred_and_a_wrong_one_contradicted(
+    space: lint.Space, images: Tensor, digits: Dataset
+) -> None:
+    unit = digits.transform.inverse(images)
+    as_stored = {"normalised": images, "unit": unit, "bytes": unit * 255}[space]
+    reading, findings = lint.read_pixels(as_stored, digits, digits.transform, None)
+    assert (reading.space, findings) == (space, [])
+    for other in lint.SPACES:
+        _, findings = lint.read_pixels(as_stored, digits, digits.transform, other)
+        assert (("error", "pixels") in checks(findings)) == (other != space)
+
+
+def test_pixels_unlike_the_data_in_any_reading(digits: Dataset) -> None:
+    noise = torch.randn(50, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 12
+    _, findings = lint.read_pixels(noise, digits, digits.transform, "normalised")
+    assert checks(findings) == [("warning", "pixels"), ("warning", "pixel range")]
+
+
+def test_statistics_of_another_dataset_are_undone(images: Tensor, digits: Dataset) -> None:
+    other = Normalization.of((0.1307,), (0.3081,))
+    stored = other(digits.transform.inverse(images))
+    torch.testing.assert_close(lint.as_unit(stored, "normalised", other), digits.transform.inverse(images))
+
+
+@pytest.mark.parametrize("order", [[1, 2, 3, 4, 5, 6, 7, 8, 9, 0], [0, 1, 2, 3, 4, 5, 6, 9, 8, 7]])
+def test_permuted_classes_are_named(
+    order: list[int], images: Tensor, labels: Tensor, digits: Dataset
+) -> None:
+    """Images of class c are labelled order[c]."""
+    like = lint.likeness(images, torch.tensor(order)[labels], digits)
+    (finding,) = lint.classes(like, digits.class_names)
+    assert (finding.level, finding.check) == ("error", "class order")
+    moved = [c for c, given in enumerate(order) if c != given]
+    named = {f"{order[c]} like {c}" for c in moved}
+    found = finding.seen.partition(" (")[0].removeprefix("images labelled ").partition(" and ")[0].split(", ")
+    assert set(found) <= named
+    assert len(found) == min(4, len(moved))
+
+
+def test_permutation_shows_at_one_image_per_class(digits: Dataset) -> None:
+    one = digits.batch(digits.index.draw(1, torch.Generator().manual_seed(1)).indices)
+    right, wrong = torch.arange(10), torch.arange(10).roll(1)
+    assert lint.classes(lint.likeness(one, right, digits), digits.class_names) == []
+    found = lint.classes(lint.likeness(one, wrong, digits), digits.class_names)
+    assert checks(found) == [("error", "class order")]
+
+
+def test_noise_is_no_permutation(labels: Tensor, digits: Dataset) -> None:
+    noise = torch.randn(50, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    found = lint.classes(lint.likeness(noise, labels, digits), digits.class_names)
+    assert checks(found) == [("warning", "classes")]
+
+
+def test_whitened_images_do_not_pass_for_normalised_ones(labels: Tensor, digits: Dataset) -> None:
+    whitened = load(parse("digits", Path("."), zca=True), Path("."))
+    chosen = digits.index.draw(IPC, torch.Generator().manual_seed(3)).indices
+    (finding,) = lint.classes(lint.likeness(whitened.batch(chosen), labels, digits), digits.class_names)
+    assert (finding.level, finding.check) == ("warning", "classes")
+    assert "need --zca" in finding.expected
+    assert lint.classes(lint.likeness(whitened.batch(chosen), labels, whitened), digits.class_names) == []
+
+
+def test_tiles_are_judged_decoded(digits: Dataset) -> None:
+    generator = torch.Generator().manual_seed(5)
+    parts = [digits.batch(digits.index.draw(IPC, generator).indices) for _ in range(4)]
+    tiles = torch.arange(10).repeat_interleave(IPC)
+    like = lint.likeness(decode(compose(parts, 2), 2), tiles.repeat(4), digits, factor=2)
+    assert lint.classes(like, digits.class_names) == []
+    assert len(like.labels) == 200
+    # Whole images taken for tiles look like nothing: that is no order of classes.
+    whole = decode(parts[0], 2)
+    found = lint.classes(lint.likeness(whole, tiles.repeat(4), digits, factor=2), digits.class_names)
+    assert checks(found) == [("warning", "classes")]
+    assert "need --factor" in found[0].expected
+
+
+def test_test_split_is_never_looked_at() -> None:
+    data = toy()
+    with sealed("this test"):
+        chosen = data.index.draw(2, torch.Generator().manual_seed(0)).indices
+        lint.read_pixels(data.batch(chosen), data, data.transform, None)
+        lint.likeness(data.batch(chosen), data.labels[chosen], data)
+    assert data.test_looks == 0
+
+
+def test_chance_is_what_guessing_reaches() -> None:
+    assert checks(lint.outcome(0.11, 10, 1000)) == [("error", "chance")]
+    assert lint.outcome(0.13, 10, 1000) == []
+    # Fewer test images leave more room for luck.
+    assert checks(lint.outcome(0.13, 10, 100)) == [("error", "chance")]
+
+
+def test_claim_outside_the_interval_is_a_warning() -> None:
+    assert lint.claim(0.65, (0.6, 0.7), "interval") == []
+    (finding,) = lint.claim(0.753, (0.6, 0.7), "interval", "; reason")
+    assert str(finding) == (
+        "warning: claim: saw a claim of 75.3 %; "
+        "expected one within the measured 60.0 ... 70.0 % (interval); reason"
+    )
+
+
+def test_other_class_names_or_their_other_order() -> None:
+    assert lint.class_names(None, ("a", "b")) == []
+    assert lint.class_names(("a", "b"), ("a", "b")) == []
+    assert checks(lint.class_names(("b", "a"), ("a", "b"))) == [("error", "class order")]
+    assert checks(lint.class_names(("a", "c"), ("a", "b"))) == [("error", "class names")]
