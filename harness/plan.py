@@ -20,7 +20,7 @@ import methods
 from harness.data.catalog import FOLDER_PREFIX, KNOWN, DatasetSpec, parse
 from harness.errors import DataError, UnknownNameError, UserError
 from harness.launch.resources import check_resources
-from harness.nets.names import canonical
+from harness.nets.names import canonical, convnet_spec
 from harness.options import Options, Setting, flag
 from harness.protocol import PROTOCOL_VERSION
 from harness.records import Record, Trial, read_record
@@ -148,15 +148,15 @@ def check_no_slurm(options: Options) -> None:
 def check_methods(options: Options) -> None:
     """Refuse methods that are unknown or broken and settings that no selected method has."""
     for name in options.methods:
-        methods.load(name)
+        methods.settings(name)
     for name, values in settings_by_method(options.methods, options.set).items():
-        methods.config_from(name, values)
+        methods.config_from(name, values, methods.settings)
 
 
 def settings_by_method(selected: Sequence[str], settings: Iterable[Setting]) -> dict[str, dict[str, Any]]:
     """Settings for each selected method; `*` goes to all that have the key, a method's own go before it."""
     keys = {
-        name: {field.name for field in dataclasses.fields(methods.load(name).Config)} for name in selected
+        name: {field.name for field in dataclasses.fields(methods.settings(name).Config)} for name in selected
     }
     general: dict[str, dict[str, Any]] = {name: {} for name in selected}
     own: dict[str, dict[str, Any]] = {name: {} for name in selected}
@@ -262,13 +262,17 @@ def refuse_ipc(dataset: str, wanted: Iterable[int], smallest_class: int) -> None
 
 def check_network(options: Options, facts: DatasetFacts) -> None:
     """Refuse a network that cannot take the dataset's images, and tiles that do not fit them."""
+    arch = options.arch or scale_named(options.scale).arch
+    channels, height, width = facts.shape
+    spec = convnet_spec(arch)
+    if spec is not None and min(height, width) >= 2**spec.depth:
+        return  # each block halves the images at most, and torch takes seconds to import
     import torch
 
     from harness.nets import build
 
-    channels, height, width = facts.shape
     build(
-        options.arch or scale_named(options.scale).arch,
+        arch,
         channels=channels,
         image_size=(height, width),
         classes=facts.classes,
@@ -282,7 +286,7 @@ def _trials(
 ) -> list[Trial]:
     """The trials of one cell of the grid, one for each seed."""
     scale, spec = scale_named(options.scale), facts.spec
-    resolved = methods.resolve(method, spec.name, ipc, scale.name, settings)
+    resolved = methods.resolve(method, spec.name, ipc, scale.name, settings, methods.settings)
     config = msgspec.to_builtins(dataclasses.asdict(resolved.config))
     zca = _whitened(method, config, spec, settings)
     config = config | {"zca": zca} if "zca" in config else config

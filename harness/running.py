@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+import methods
 from harness.launch.base import LaunchOptions, Summary
 from harness.launch.driver import launch
 from harness.launch.sweep import Sweep, open_sweep
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 def command(options: Options) -> int:
     """Run the trials that are not done yet; returns 0 only if all of the plan's trials are done."""
     plan = make_plan(options)
+    for name in options.methods:
+        methods.load(name)  # planning reads settings alone: a file that cannot be imported is found out here
     view = preview(plan, options, timing=False)
     if not options.json:
         for line in (headline(view), *advice(options)):

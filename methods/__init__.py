@@ -19,7 +19,7 @@ import ast
 import dataclasses
 import importlib
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -29,6 +29,7 @@ from typing import Any
 import msgspec
 
 from harness.errors import UnknownNameError, UserError
+from methods.settings import settings_of
 
 JOIN = "+"  # between the loop and the distance of a composition
 
@@ -111,15 +112,24 @@ def composable(known: Iterable[MethodInfo]) -> tuple[list[str], list[str]]:
 
 def load(name: str) -> ModuleType:
     """Import a method or variant, or make a composition; raises UserError if it is unknown or broken."""
+    return _module(name, importlib.import_module, "compose")
+
+
+@cache
+def settings(name: str) -> ModuleType:
+    """What `load` returns, but with settings alone, for which nothing that is slow to import is imported."""
+    return _module(name, settings_of, "compose_settings")
+
+
+def _module(name: str, import_module: Callable[[str], ModuleType], compose: str) -> ModuleType:
     info = find(name)
     if info.broken is not None:
         raise UserError(f"method {name!r} cannot be used: its file {info.broken}")
-    module = importlib.import_module(info.module)
+    module = import_module(info.module)
     if not info.parts:
         return module
-    composition: ModuleType = module.compose(
-        name.partition("@")[0], *map(importlib.import_module, info.parts)
-    )
+    parts = map(import_module, info.parts)
+    composition: ModuleType = getattr(module, compose)(name.partition("@")[0], *parts)
     variant = name.partition("@")[2]
     if variant and variant not in composition.VARIANTS:
         raise UserError(f"{name}: the variant changes more than the distance; compose without @{variant}")
@@ -127,13 +137,19 @@ def load(name: str) -> ModuleType:
 
 
 def resolve(
-    name: str, dataset: str, ipc: int, scale: str = "paper", overrides: Mapping[str, Any] | None = None
+    name: str,
+    dataset: str,
+    ipc: int,
+    scale: str = "paper",
+    overrides: Mapping[str, Any] | None = None,
+    of: Callable[[str], ModuleType] = load,
 ) -> Resolved:
     """Configuration of a method for a dataset and ipc: published settings, variant, scale, own overrides.
 
-    Each overrides the ones before. `overrides` may hold strings as typed on a command line.
+    Each overrides the ones before. `overrides` may hold strings as typed on a command line. `of` may be
+    `settings`: the values are the same, the Config is of a class of its own.
     """
-    module = load(name)
+    module = of(name)
     values, source = _published(getattr(module, "PAPER", {}), dataset, ipc)
     if JOIN in name:
         source = f"{name.partition(JOIN)[0]}'s ({source})"
@@ -149,12 +165,12 @@ def resolve(
     if overrides:
         values |= overrides
         source += f"; set by hand: {', '.join(sorted(overrides))}"
-    return Resolved(config_from(name, values), source)
+    return Resolved(config_from(name, values, of), source)
 
 
-def config_from(name: str, values: Mapping[str, Any]) -> Any:
+def config_from(name: str, values: Mapping[str, Any], of: Callable[[str], ModuleType] = load) -> Any:
     """The method's frozen Config with the given values, strings converted to each field's type."""
-    config_type = load(name).Config
+    config_type = of(name).Config
     fields = {field.name for field in dataclasses.fields(config_type)}
     hints = typing.get_type_hints(config_type)
     checked: dict[str, Any] = {}

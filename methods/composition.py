@@ -25,13 +25,6 @@ from methods.matching import Criterion
 @cache
 def compose(name: str, loop: ModuleType, distance: ModuleType) -> ModuleType:
     """The composition as a module of the same shape as a method's file."""
-    weights = getattr(distance, "Weights", None)
-    bases = (loop.Config,) if weights is None else (loop.Config, weights)
-    config_type = dataclasses.make_dataclass(
-        "Config", (), bases=bases, frozen=True, namespace={"__doc__": f"Settings of {name}."}
-    )
-    changeable = {field.name for field in dataclasses.fields(weights)} if weights is not None else set()
-    variants = getattr(distance, "VARIANTS", {})
 
     def distill(
         dataset: str | Dataset, ipc: int, *, config: Any = None, context: Context | None = None
@@ -44,13 +37,26 @@ def compose(name: str, loop: ModuleType, distance: ModuleType) -> ModuleType:
         )
         return distilled
 
-    made = ModuleType(f"{__package__}.{name}", f"{name}: the loop of one method, the distance of the other.")
+    made = compose_settings(name, loop, distance)
+    vars(made).update(distill=distill)
+    return made
+
+
+def compose_settings(name: str, loop: ModuleType, distance: ModuleType) -> ModuleType:
+    """The composition without what distils."""
+    weights = getattr(distance, "Weights", None)
+    bases = (loop.Config,) if weights is None else (loop.Config, weights)
+    config_type = dataclasses.make_dataclass(
+        "Config", (), bases=bases, frozen=True, namespace={"__doc__": f"Settings of {name}."}
+    )
+    changeable = {field.name for field in dataclasses.fields(weights)} if weights is not None else set()
+    variants = getattr(distance, "VARIANTS", {})
+    made = ModuleType(f"methods.{name}", f"{name}: the loop of one method, the distance of the other.")
     vars(made).update(
         Config=config_type,
         PAPER=getattr(loop, "PAPER", {}),
         UNPUBLISHED=getattr(loop, "UNPUBLISHED", {}),
         SCALED=getattr(loop, "SCALED", {}),
         VARIANTS={key: values for key, values in variants.items() if set(values) <= changeable},
-        distill=distill,
     )
     return made

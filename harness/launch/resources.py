@@ -67,7 +67,7 @@ def resources_of(method: str, options: Options) -> Resources:
         extra=options.slurm,
         setup=options.setup,
     )
-    asked = getattr(methods.load(method), "RESOURCES", {}).get(options.scale, {})
+    asked = getattr(methods.settings(method), "RESOURCES", {}).get(options.scale, {})
     needs = {
         key: _more(key, getattr(general, key), _parsed(key, value, method)) for key, value in asked.items()
     }
