@@ -15,7 +15,7 @@ import re
 import shutil
 import statistics
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,13 +36,11 @@ if TYPE_CHECKING:
     from harness.importers.common import Imported
     from harness.lint import Finding, Likeness, Reading, Space
     from harness.loop import Progress
-    from harness.report.tracks import Cell
     from methods.api import Context, Distilled
 
 SUFFIX = "@submitted"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 LABELS = ("stored", "hard", "logits")
-MISSING = "–"
 
 
 @dataclass(frozen=True)
@@ -233,6 +231,8 @@ def command(request: Request) -> int:
         return int(stopped)
     records = [evaluate_case(case, request) for case in cases]
     late = [finding for record in records for finding in _late(record)]
+    from harness.report.claims import claims_markdown
+
     _say(request, *late, "", claims_markdown(_with_siblings(records, request.results)), "")
     _say(request, *(f"record: {record.trial.record_path(request.results)}" for record in records))
     if request.json:
@@ -530,53 +530,9 @@ def after(
     return found + lint.claim(claimed, (low, high), origin, "" if trial.scale == "paper" else smaller)
 
 
-def claims_markdown(records: Iterable[Record]) -> str:
-    """A table of all submitted sets among the records, claimed beside measured; from the records alone."""
-    from harness.report.markdown import table
-    from harness.report.tracks import by_track, grid_of
-
-    submitted = [record for record in records if record.submission is not None]
-    rows = [
-        [row.label, track.heading, str(ipc), *_claim_cells(cell)]
-        for track, members in by_track(submitted).items()
-        for (row, ipc), cell in grid_of(members).items()
-    ]
-    headers = ("submitted", "track", "ipc", "claimed", "measured", "95 % interval", "difference", "findings")
-    return table(headers, rows, text_columns=2) if rows else "nothing was submitted"
-
-
-def _claim_cells(cell: Cell) -> list[str]:
-    """Claimed, measured, its interval over the seeds, measured less claimed, and the number of findings."""
-    from harness.report.markdown import plural
-    from harness.report.stats import estimate
-
-    if not cell.groups:
-        return [MISSING] * 5
-    found, claimed = estimate(cell.groups), claimed_of(cell.done)
-    spread = "" if found.std is None else f" ± {100 * found.std:.1f}"
-    interval = MISSING if found.seeds > 1 else "one seed"
-    if found.low is not None and found.high is not None:
-        interval = f"{100 * max(0, found.low):.1f} ... {100 * min(1, found.high):.1f}"
-    findings = [text for record in cell.done if record.submission for text in record.submission.findings]
-    errors = sum(text.startswith("error") for text in findings)
-    return [
-        MISSING if claimed is None else f"{100 * claimed:.1f}",
-        f"{100 * found.mean:.1f}{spread} ({cell.counts})",
-        interval,
-        MISSING if claimed is None else f"{100 * (found.mean - claimed):+.1f}",
-        f"{plural(errors, 'error')}, {plural(len(findings) - errors, 'warning')}" if findings else "none",
-    ]
-
-
-def claimed_of(records: Iterable[Record]) -> float | None:
-    """Mean of the accuracies in [0, 1] claimed for these seeds; None unless there is one for each."""
-    claims = [record.submission.claimed_accuracy for record in records if record.submission is not None]
-    known = [claim for claim in claims if claim is not None]
-    return statistics.fmean(known) if known and len(known) == len(claims) else None
-
-
 def _list(request: Request) -> int:
     """Print what was submitted to the results folder."""
+    from harness.report.claims import claims_markdown
     from harness.report.frames import collect
 
     records = collect(request.results).records

@@ -17,8 +17,8 @@ from PIL import Image
 from harness.cli import main
 from harness.records import Record, read_record, read_records
 from harness.report import summary_markdown
+from harness.report.claims import claims_markdown
 from harness.status import summarise
-from harness.submit import claims_markdown
 from methods import random
 from methods.api import Context, Distilled
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 from harness.records import Provenance, Record
+from harness.report.claims import claims_table
 from harness.report.costs import costs_of, settings_of
 from harness.report.formats import Block, Heading, Items, Paragraph, Table, code, em, markdown, plain, strong
 from harness.report.markdown import MISSING, count, memory, one_line, plural, seconds
@@ -41,6 +42,10 @@ STANDING_LEGEND = (
 COST_LEGEND = (
     "Cost of one trial, mean over the seeds; memory, FLOPs and images forwarded are those of distillation,"
     " memory is the highest of any seed, and evaluation is that of all networks of a trial."
+)
+CLAIMS_LEGEND = (
+    "Sets that others distilled and handed in, measured here like all others: the accuracy that they"
+    " claim, and what a check of their files found."
 )
 FLOOR = "random"  # the method that all others should beat
 STANDING_HEADERS = (
@@ -126,6 +131,8 @@ def _track_blocks(found: Scored, reported: ReportedFigures) -> list[Block]:
         blocks.append(Items(misses))
     if below := _below_floor(found):
         blocks.append(Paragraph(below))
+    if claims := claims_table(records):
+        blocks += [claims, Paragraph(CLAIMS_LEGEND)]
     blocks += _standing_blocks(found)
     if any(record.status == "done" for record in records):
         blocks.append(_cost_table(found))

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from harness.records import Submitted
 from harness.report.cells import cells_csv
 from harness.report.formats import WRITERS
 from harness.report.markdown import count, memory, table
@@ -357,3 +358,12 @@ def test_intervals_go_no_further_than_accuracies(make_record: Any) -> None:
     text = sections(records, {})
     assert standing(text, "dm")[4] == "[37.3, 100.0]"
     assert standing(text, "random")[4] == "[0.0, 100.0]"
+
+
+def test_what_was_claimed_for_submitted_sets_stands_beside_what_was_measured(make_record: Any) -> None:
+    claim = Submitted(claimed_accuracy=0.7, file_digest="0", importer="dc", findings=["warning: dark"])
+    text = summary_markdown([make_record("theirs@submitted", accuracies=[0.5, 0.6], submission=claim)])
+    (line,) = [line for line in text.splitlines() if "1 warning" in line]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[0] == "theirs@submitted"
+    assert cells[3:] == ["70.0", "55.0 ± 7.1 (1×2)", "one seed", "-15.0", "0 errors, 1 warning"]
