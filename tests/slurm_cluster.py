@@ -19,7 +19,7 @@ from harness.launch.sweep import Submission
 from harness.meter import ROOT
 from harness.records import Record, read_records
 
-PATIENCE = 180.0  # seconds until a test gives up waiting
+PATIENCE = 300.0  # seconds until a test gives up waiting
 PROGRAMS = ("munged", "slurmctld", "slurmd", "slurmdbd", "mariadbd", "sbatch", "squeue", "sacct")
 
 
@@ -118,6 +118,17 @@ class Bench:
         files = sorted(self.results.glob(".work/sweeps/*/submission-*.json"))
         return [msgspec.json.decode(path.read_bytes(), type=Submission) for path in files]
 
+    @property
+    def job_id(self) -> str:
+        """Array or job of the latest submission."""
+        wait(lambda: bool(self.submissions()) and self.submissions()[-1].job_id is not None, "a job")
+        return str(self.submissions()[-1].job_id)
+
+    def jobs(self) -> list[list[str]]:
+        """Those of the cluster's jobs that are this results folder's."""
+        mine = {submission.job_id for submission in self.submissions()}
+        return [row for row in self.cluster.jobs() if row[0] in mine]
+
     def steps(self) -> list[int]:
         """How far each trial under way is."""
         found = []
@@ -132,7 +143,7 @@ class Bench:
 
     def settled(self, trials: int) -> list[Record]:
         """Wait until there are so many records, and no jobs; returns the records."""
-        wait(lambda: len(self.records()) >= trials and not self.cluster.jobs(), "all records")
+        wait(lambda: len(self.records()) >= trials and not self.jobs(), "all records")
         return self.records()
 
 

@@ -13,11 +13,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
-from slurm_cluster import Bench, Cluster, labels, missing_programs, wait
+from slurm_cluster import PATIENCE, Bench, Cluster, labels, missing_programs, wait
 
 from harness.meter import ROOT
 from harness.records import Record, read_records
@@ -55,9 +56,11 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture
 def bench(cluster: Cluster, tmp_path: Path) -> Iterator[Bench]:
     """A results folder; no job outlives its test."""
-    yield Bench(cluster, tmp_path / "results")
-    cluster.call("scancel", "--user=root" if os.getuid() == 0 else "--me")
-    wait(lambda: not cluster.jobs(), "an empty queue")
+    made = Bench(cluster, tmp_path / "results")
+    yield made
+    for submission in made.submissions():
+        cluster.call("scancel", str(submission.job_id))
+    wait(lambda: not made.jobs(), "an empty queue")
 
 
 @pytest.fixture(scope="module")
@@ -139,15 +142,125 @@ def ids(bench: Bench) -> set[str]:
     return {row[0] for row in bench.cluster.jobs()}
 
 
-def test_a_requeue_in_the_middle(bench: Bench, undisturbed: Record) -> None:
+def requeued(bench: Bench, undisturbed: Record) -> None:
+    """A plain requeue in the middle: SIGTERM makes the trial write a checkpoint, and it goes on from that."""
     driver = bench.begin("run", *LONG, "--seeds", "1", *JOBS)
     bench.under_way(step=100)
-    ((job_id, *_),) = bench.cluster.jobs()
-    bench.cluster.call("scontrol", "requeue", job_id)
-    output, _ = driver.communicate(timeout=180)
+    bench.cluster.call("scontrol", "requeue", bench.job_id)
+    output, _ = driver.communicate(timeout=PATIENCE)
     assert driver.returncode == 0, output
     assert_as_undisturbed(bench.records(), undisturbed)
     assert_resumed(bench)
+
+
+def cancelled(bench: Bench, undisturbed: Record) -> None:
+    """An scancel ends the command with how to go on; the same command does."""
+    driver = bench.begin("run", *LONG, "--seeds", "1", *JOBS)
+    bench.under_way()
+    bench.cluster.call("scancel", bench.job_id)
+    output, _ = driver.communicate(timeout=PATIENCE)
+    assert driver.returncode == 1
+    assert "the job was cancelled" in output
+    assert "the same command goes on" in output
+    bench.harness("run", *LONG, "--seeds", "1", *JOBS)
+    assert_as_undisturbed(bench.records(), undisturbed)
+
+
+def worker_shot(bench: Bench, undisturbed: Record) -> None:
+    """A worker that gets SIGKILL is replaced within its job."""
+    driver = bench.begin("run", *LONG, "--seeds", "1", *JOBS)
+    bench.under_way()
+    process_of(bench, "harness.worker").kill()
+    output, _ = driver.communicate(timeout=PATIENCE)
+    assert driver.returncode == 0, output
+    assert_as_undisturbed(bench.records(), undisturbed)
+    assert len(bench.submissions()) == 1
+
+
+def job_shot(bench: Bench, undisturbed: Record) -> None:
+    """A job killed hard is submitted again, as often as was said, and then given up."""
+    driver = bench.begin("run", *LONG, "--seeds", "1", *JOBS, "--retries", "1")
+    for submissions in (1, 2):
+        wait(lambda n=submissions: len(bench.submissions()) == n, "another submission")  # type: ignore[misc]
+        bench.under_way()
+        killed = [process_of(bench, "submitit.core._submit"), process_of(bench, "harness.worker")]
+        killed[0].kill()
+        psutil.wait_procs(killed, timeout=PATIENCE)
+        for path in bench.results.glob(".work/*/progress.json"):
+            path.unlink()
+    output, _ = driver.communicate(timeout=PATIENCE)
+    assert driver.returncode == 1
+    (record,) = bench.records()
+    assert (record.status, record.resumable) == ("failed", False)
+    assert "the job failed" in (record.reason or "")
+    assert "2 attempts" in (record.reason or "")
+    assert "submitted again (1 of 1)" in output
+
+
+def driver_killed(bench: Bench, undisturbed: Record) -> None:
+    """A driver that dies, even before it noted its job's id: the same command finds the job."""
+    driver = bench.begin("run", *LONG, "--seeds", "1", *JOBS)
+    bench.under_way()
+    driver.kill()
+    driver.communicate()
+    (path,) = bench.results.glob(".work/sweeps/*/submission-1.json")
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"job_id": None}))
+    again = bench.harness("run", *LONG, "--seeds", "1", *JOBS)
+    assert "submitted" not in again.stderr
+    assert_as_undisturbed(bench.records(), undisturbed)
+    (submission,) = bench.submissions()
+    assert submission.job_id == content["job_id"]
+
+
+def code_changed(bench: Bench, undisturbed: Record) -> None:
+    """Code that changed since the submission is refused; the same command runs the present one."""
+    checkout = bench.results.parent / "checkout"
+    for name in ("harness", "methods"):
+        shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+    bench.harness("run", *QUICK, "--seeds", "1", *JOBS, "--slurm", "hold", "--detach", root=checkout)
+    changed = checkout / "methods" / "random.py"
+    changed.write_text(changed.read_text() + "\n\nADDED = 1\n")
+    bench.cluster.call("scontrol", "release", bench.job_id)
+    (record,) = bench.settled(1)
+    assert (record.status, record.resumable) == ("failed", True)
+    assert "the code on the measured path changed since this trial was submitted" in (record.reason or "")
+    bench.harness("run", *QUICK, "--seeds", "1", *JOBS, root=checkout)
+    (record,) = bench.records()
+    assert record.status == "done"
+
+
+def process_of(bench: Bench, module: str) -> psutil.Process:
+    """The process that runs a module in the one job of a bench."""
+    return next(
+        process
+        for process in psutil.process_iter(["cmdline", "environ"])
+        if module in (process.info["cmdline"] or [])
+        and (process.info["environ"] or {}).get("SLURM_JOB_ID") == bench.job_id
+        and process.info["environ"].get("SLURM_CONF") == bench.cluster.environment["SLURM_CONF"]
+    )
+
+
+HARMS = (requeued, cancelled, worker_shot, job_shot, driver_killed, code_changed)
+
+
+@pytest.fixture(scope="module")
+def harmed(
+    cluster: Cluster, undisturbed: Record, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Future[None]]]:
+    """All of these at the same time, since most of their time is waiting."""
+    with ThreadPoolExecutor(len(HARMS)) as pool:
+        yield {
+            harm.__name__: pool.submit(
+                harm, Bench(cluster, tmp_path_factory.mktemp(harm.__name__) / "results"), undisturbed
+            )
+            for harm in HARMS
+        }
+
+
+@pytest.mark.parametrize("harm", [harm.__name__ for harm in HARMS])
+def test_a_sweep_outlives(harm: str, harmed: dict[str, Future[None]]) -> None:
+    harmed[harm].result()
 
 
 def test_a_time_limit(bench: Bench, tmp_path: Path) -> None:
@@ -177,63 +290,6 @@ def test_a_preempted_job_makes_room_and_goes_on(bench: Bench, undisturbed: Recor
     assert_resumed(bench)
 
 
-def test_scancel_and_the_same_command(bench: Bench, undisturbed: Record) -> None:
-    driver = bench.begin("run", *LONG, "--seeds", "1", *JOBS)
-    bench.under_way()
-    ((job_id, *_),) = bench.cluster.jobs()
-    bench.cluster.call("scancel", job_id)
-    output, _ = driver.communicate(timeout=120)
-    assert driver.returncode == 1
-    assert "the job was cancelled" in output
-    assert "the same command goes on" in output
-    bench.harness("run", *LONG, "--seeds", "1", *JOBS)
-    assert_as_undisturbed(bench.records(), undisturbed)
-
-
-def process_of(bench: Bench, module: str) -> psutil.Process:
-    """The process that runs a module in the one job under way."""
-    return next(
-        process
-        for process in psutil.process_iter(["cmdline", "environ"])
-        if module in (process.info["cmdline"] or [])
-        and "SLURM_JOB_ID" in (process.info["environ"] or {})
-        and (process.info["environ"] or {}).get("SLURM_CONF") == bench.cluster.environment["SLURM_CONF"]
-    )
-
-
-def test_a_worker_shot_is_replaced(bench: Bench, undisturbed: Record) -> None:
-    driver = bench.begin("run", *LONG, "--seeds", "1", *JOBS)
-    bench.under_way()
-    process_of(bench, "harness.worker").kill()
-    output, _ = driver.communicate(timeout=180)
-    assert driver.returncode == 0, output
-    assert_as_undisturbed(bench.records(), undisturbed)
-
-
-def test_a_job_killed_hard_is_submitted_again_then_given_up(bench: Bench) -> None:
-    driver = bench.begin("run", *LONG, "--seeds", "1", *JOBS, "--retries", "1")
-    killed = set()
-    for _ in range(2):
-        wait(lambda: bool(new_jobs(bench, killed)), "another job")
-        bench.under_way()
-        killed.add(new_jobs(bench, killed)[0])
-        process_of(bench, "submitit.core._submit").kill()
-        for path in bench.results.glob(".work/*/progress.json"):
-            path.unlink()
-    output, _ = driver.communicate(timeout=180)
-    assert driver.returncode == 1
-    (record,) = bench.records()
-    assert (record.status, record.resumable) == ("failed", False)
-    assert "the job failed" in (record.reason or "")
-    assert "2 attempts" in (record.reason or "")
-    assert "submitted again (1 of 1)" in output
-
-
-def new_jobs(bench: Bench, known: set[str]) -> list[str]:
-    """Running jobs other than these."""
-    return [row[0] for row in bench.cluster.jobs() if row[2] == "RUNNING" and row[0] not in known]
-
-
 def test_slurmctld_restarts(bench: Bench, undisturbed: Record) -> None:
     driver = bench.begin("run", *LONG, "--seeds", "1", *JOBS)
     bench.under_way()
@@ -256,38 +312,6 @@ def refused(bench: Bench) -> str:
         check=False,
     )
     return done.stderr if done.returncode == 2 else ""
-
-
-def test_a_killed_driver_and_the_same_command(bench: Bench, undisturbed: Record) -> None:
-    driver = bench.begin("run", *LONG, "--seeds", "1", *JOBS)
-    bench.under_way()
-    driver.kill()
-    driver.communicate()
-    # As if it had died between the submission and its note of the job's id.
-    (path,) = bench.results.glob(".work/sweeps/*/submission-1.json")
-    content = json.loads(path.read_text())
-    path.write_text(json.dumps(content | {"job_id": None}))
-    again = bench.harness("run", *LONG, "--seeds", "1", *JOBS)
-    assert "submitted" not in again.stderr
-    assert_as_undisturbed(bench.records(), undisturbed)
-    (submission,) = bench.submissions()
-    assert submission.job_id == content["job_id"]
-
-
-def test_code_that_changed_since_the_submission_is_refused(bench: Bench, tmp_path: Path) -> None:
-    checkout = tmp_path / "checkout"
-    for name in ("harness", "methods"):
-        shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
-    bench.harness("run", *QUICK, "--seeds", "1", *JOBS, "--slurm", "hold", "--detach", root=checkout)
-    changed = checkout / "methods" / "random.py"
-    changed.write_text(changed.read_text() + "\n\nADDED = 1\n")
-    bench.cluster.call("scontrol", "release", bench.cluster.jobs()[0][0])
-    (record,) = bench.settled(1)
-    assert (record.status, record.resumable) == ("failed", True)
-    assert "the code on the measured path changed since this trial was submitted" in (record.reason or "")
-    bench.harness("run", *QUICK, "--seeds", "1", *JOBS, root=checkout)
-    (record,) = bench.records()
-    assert record.status == "done"
 
 
 def test_methods_get_resources_of_their_own_and_gpus_are_handed_out(bench: Bench) -> None:
