@@ -117,7 +117,7 @@ def _baselines() -> dict[str, dict[str, float]]:
 
 
 def _cpu() -> str:
-    return meter.cpu_model() or "unknown processor"
+    return meter.cpu_kind() or "unknown processor"
 
 
 def _steps(methods: Sequence[str], device: str, precisions: Sequence[str]) -> steps.Sheet:
