@@ -53,7 +53,7 @@ def test_each_processor_has_its_own_baseline(
 ) -> None:
     monkeypatch.setattr(perf, "BASELINE", tmp_path / "baseline.json")
     monkeypatch.setattr(perf, "measure", lambda runs: {"a": [0.5] * runs})
-    monkeypatch.setattr(meter, "cpu_model", lambda: "this CPU")
+    monkeypatch.setattr(meter, "cpu_kind", lambda: "this CPU")
     perf.BASELINE.write_text(json.dumps({"one": {"a": 1.0, "b": 2.0}, "another": {"a": 3.0}}))
     assert perf.baseline_of("one") == {"a": 1.0, "b": 2.0}
     assert perf.baseline_of("this CPU") == {"a": 3.0 * perf.MARGIN, "b": 2.0 * perf.MARGIN}
