@@ -87,6 +87,14 @@ class Snapshot(msgspec.Struct, frozen=True):
     label: str = ""
 
     @classmethod
+    def read(cls, work: Path) -> Snapshot | None:
+        """What a trial's work folder tells; None before there is anything, or while it is being replaced."""
+        try:
+            return msgspec.json.decode((work / PROGRESS_NAME).read_bytes(), type=cls)
+        except (OSError, msgspec.DecodeError):
+            return None
+
+    @classmethod
     def of(cls, progress: Progress, trial: Trial) -> Snapshot:
         """Progress as a loop reports it, with this process's memory."""
         host_bytes = meter.host_bytes()

@@ -23,10 +23,8 @@ from harness.records import Record, Trial, read_record
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
 
-STOP_SECONDS = (
-    60.0  # that workers have for their checkpoints; Slurm's signal comes SIGNAL_SECONDS before the end
-)
-SIGNAL_SECONDS = 120
+SIGNAL_SECONDS = 120  # before the end of its time, a job is told
+STOP_SECONDS = 60.0  # of them are for the workers' checkpoints
 
 
 @dataclass
@@ -74,7 +72,6 @@ def launch_options(work: Work, sweep: Sweep) -> LaunchOptions:
         slots=work.slots,
         threads=work.threads,
         device=work.device,
-        slots_per_gpu=work.slots_per_gpu,
         retries=work.retries,
         logs=sweep.logs,
         code_digests=work.code_digests,

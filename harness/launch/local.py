@@ -13,15 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from harness import meter
 from harness.errors import UserError
 from harness.launch.base import LaunchOptions, Layout, Watcher, unwritten
 from harness.launch.deaths import KILLED_BY_KERNEL, Death, death_record, deaths, note_death, oom_kills
 from harness.records import Record, Trial, read_record, write_record
 from harness.trial import BusyError, claimed
-from harness.worker import BUSY, PROGRESS_NAME, STOPPED, Job, Snapshot, last_words
+from harness.worker import BUSY, STOPPED, Job, Snapshot, last_words
 
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 10.0  # between SIGTERM and SIGKILL
@@ -163,9 +161,9 @@ class LocalLauncher:
         return time.monotonic() < worker.patience_ends
 
     def _report_progress(self, worker: _Worker, watcher: Watcher) -> None:
-        path = worker.trial.work_folder(self._options.results) / PROGRESS_NAME
-        with contextlib.suppress(OSError, msgspec.DecodeError):
-            watcher.progressed(worker.trial, msgspec.json.decode(path.read_bytes(), type=Snapshot))
+        snapshot = Snapshot.read(worker.trial.work_folder(self._options.results))
+        if snapshot is not None:
+            watcher.progressed(worker.trial, snapshot)
 
     def _finish(self, worker: _Worker, waiting: deque[Trial], watcher: Watcher) -> list[Trial]:
         """Pass on what a worker left, or queue its trial again; returns the trial if it is left undone."""

@@ -24,7 +24,7 @@ from harness.errors import UserError
 from harness.launch import queue
 from harness.launch.base import LaunchOptions, Watcher, failed_record, unwritten
 from harness.launch.crew import Crew
-from harness.launch.deaths import Death, note_death
+from harness.launch.deaths import Death, death_record, note_death
 from harness.launch.queue import Job, SlurmUnreachableError
 from harness.launch.resources import Array, Resources, arrays, as_words
 from harness.launch.submission import make_executor, quiet_submitit, shares
@@ -33,7 +33,7 @@ from harness.options import Options
 from harness.records import WORK_FOLDER, Record, Status, Trial, read_record, write_record
 from harness.report.markdown import plural
 from harness.trial import BusyError, claimed
-from harness.worker import PROGRESS_NAME, Snapshot
+from harness.worker import Snapshot
 
 POLL_SECONDS = 5.0  # between two looks at the queue
 # A job may leave the queue before its last record is seen on another node's file system, or be in it only a
@@ -172,7 +172,6 @@ class SlurmLauncher:
             device=self.options.device,
             slots=slots,
             threads=threads,
-            slots_per_gpu=self.asked.slots_per_gpu,
             retries=self.options.retries,
             code_digests={method: meter.code_digest(method) for method in sorted(methods)},
         )
@@ -193,8 +192,8 @@ class SlurmLauncher:
         for trial in pending.values():
             place = places.get(trial.id)
             job = listed.get((place.submission.job_id or "", place.index)) if place is not None else None
-            if job is not None and job.active:
-                self._absent_since.pop(place.key, None) if place is not None else None
+            if place is not None and job is not None and job.active:
+                self._absent_since.pop(place.key, None)
                 self._show(trial, job, watcher)
             elif place is None or self._is_lost(place):
                 lost.setdefault(place.key if place else (None, 0), []).append(trial)
@@ -216,8 +215,8 @@ class SlurmLauncher:
         return time.monotonic() - since >= LOST_SECONDS and place.age >= LOST_SECONDS
 
     def _show(self, trial: Trial, job: Job, watcher: Watcher) -> None:
-        progress = trial.work_folder(self.options.results) / PROGRESS_NAME
-        if job.state != "RUNNING" or not progress.is_file():
+        snapshot = Snapshot.read(trial.work_folder(self.options.results))
+        if job.state != "RUNNING" or snapshot is None:
             if trial.id in self._running:
                 self._running.discard(trial.id)
                 watcher.put_off(trial)
@@ -225,8 +224,7 @@ class SlurmLauncher:
         if trial.id not in self._running:
             self._running.add(trial.id)
             watcher.started(trial)
-        with contextlib.suppress(OSError, msgspec.DecodeError):
-            watcher.progressed(trial, msgspec.json.decode(progress.read_bytes(), type=Snapshot))
+        watcher.progressed(trial, snapshot)
 
     def _settle(
         self,
@@ -261,24 +259,16 @@ def _judge(trial: Trial, options: LaunchOptions, state: str, reason: str, job: s
             if state == "CANCELLED":
                 write_record(failed_record(trial, reason), options.results)
                 return
-            deaths = note_death(trial.work_folder(options.results), Death(reason, meter.now(), job))
+            death = Death(reason, meter.now(), job)
+            deaths = note_death(trial.work_folder(options.results), death)
             if deaths > options.retries:
-                record = _given_up(failed_record(trial, reason), state, deaths)
-                write_record(record, options.results)
+                record = death_record(trial, death, deaths)
+                status = STATUS_OF_STATE.get(state, "failed")
+                write_record(msgspec.structs.replace(record, status=status), options.results)
             else:
                 watcher.note(f"{trial.label}: {reason}; submitted again ({deaths} of {options.retries})")
     except BusyError:
         return
-
-
-def _given_up(record: Record, state: str, attempts: int) -> Record:
-    """The record of a trial that is given up, with the status that Slurm's state stands for."""
-    return msgspec.structs.replace(
-        record,
-        status=STATUS_OF_STATE.get(state, "failed"),
-        reason=f"{record.reason}; {plural(attempts, 'attempt')}",
-        resumable=False,
-    )
 
 
 def places_of(results: Path, trials: Iterable[Trial]) -> dict[str, Place]:

@@ -45,7 +45,6 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     device: str
     slots: int
     threads: int
-    slots_per_gpu: int | None
     retries: int
     code_digests: dict[str, str]
 

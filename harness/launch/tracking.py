@@ -15,7 +15,7 @@ import msgspec
 
 from harness.errors import UserError
 from harness.launch import queue
-from harness.launch.queue import Job, SlurmUnreachableError
+from harness.launch.queue import Job
 from harness.launch.sweep import Submission, Sweep, sweeps
 from harness.meter import now
 from harness.records import Trial
@@ -73,7 +73,8 @@ def sweep_named(results: Path, name: str | None) -> Sweep:
     if name is not None:
         matching = [sweep for sweep in found if sweep.id.startswith(name)]
     else:
-        matching = [sweep for sweep in found if active_jobs(sweep, queue.queue())]
+        jobs = queue.queue()
+        matching = [sweep for sweep in found if active_jobs(sweep, jobs)]
     if len(matching) == 1:
         return matching[0]
     ids = ", ".join(sweep.id for sweep in (matching or found)) or "none"
@@ -123,7 +124,7 @@ def _queue() -> Mapping[tuple[str, int], Job] | None:
     """The queue, or None while Slurm does not answer or is not on this machine."""
     try:
         return queue.queue()
-    except (SlurmUnreachableError, UserError):
+    except UserError:
         return None
 
 
@@ -197,10 +198,12 @@ def _unsubmitted(trial: Trial, results: Path) -> Standing:
 
 def _progress(trial: Trial, results: Path) -> str | None:
     """`distill 30 of 200, 4 s ago`, or None before there is any."""
-    path = trial.work_folder(results) / PROGRESS_NAME
+    work = trial.work_folder(results)
+    snapshot = Snapshot.read(work)
     try:
-        snapshot = msgspec.json.decode(path.read_bytes(), type=Snapshot)
-        age = max(0.0, time.time() - path.stat().st_mtime)
-    except (OSError, msgspec.DecodeError):
+        age = max(0.0, time.time() - (work / PROGRESS_NAME).stat().st_mtime)
+    except OSError:
+        return None
+    if snapshot is None:
         return None
     return f"{snapshot.phase} {snapshot.step} of {snapshot.total}, {age:.0f} s ago"

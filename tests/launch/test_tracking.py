@@ -29,7 +29,6 @@ def submitted(sweep: Sweep, packs: list[list[Trial]], **changes: object) -> Subm
         device="cpu",
         slots=1,
         threads=1,
-        slots_per_gpu=None,
         retries=2,
         code_digests={},
     )
