@@ -445,6 +445,7 @@ def _measured(case: Case, trial: Trial, request: Request) -> Record:
     from harness import meter
     from harness.data import load
     from harness.evaluate import evaluate
+    from harness.trial import done_record
     from methods.api import Distilled
 
     started_at = meter.now()
@@ -454,21 +455,12 @@ def _measured(case: Case, trial: Trial, request: Request) -> Record:
     distilled = Distilled.load(trial.distilled_path(request.results))
     context = _context(trial, distilled.digest(), request)
     found = evaluate(distilled, data, protocol_named(trial.protocol), evals=trial.evals, context=context)
-    return Record(
-        id=trial.id,
-        status="done",
-        trial=trial,
-        accuracies=found.accuracies,
-        class_accuracies=found.class_accuracies,
-        train_losses=found.train_losses,
-        test_looks=found.test_looks,
+    return done_record(
+        trial,
+        distilled,
+        data,
+        found,
         evaluate=context.cost(),
-        stored_images=len(distilled.images),
-        stored_bytes=distilled.stored_bytes,
-        decoded_images=found.decoded_images,
-        images_digest=distilled.digest(),
-        dataset_fingerprint=data.fingerprint,
-        test_fingerprint=found.test_fingerprint,
         submission=_submitted(case, after(found.accuracies, case.claimed, spec, trial)),
         provenance=meter.provenance(
             trial.method, device=request.device, started_at=started_at, resumed=context.resumed

@@ -38,8 +38,9 @@ from harness.seeds import seed_for
 
 if TYPE_CHECKING:
     from harness.data import Dataset, HeldOut
+    from harness.evaluate import Evaluation
     from harness.loop import Progress
-    from methods.api import Context
+    from methods.api import Context, Distilled
 
 LOG_NAME = "log.txt"
 CACHE_NAME = "cache"  # beside the work folders: trained networks that trials share
@@ -248,24 +249,37 @@ def _measured(run: _Run, start: _Start) -> Record:
     context = run.context("evaluate")
     protocol = protocol_named(trial.protocol)
     evaluation = evaluate(distilled, dataset, protocol, evals=trial.evals, context=context)
+    return done_record(
+        trial,
+        distilled,
+        dataset,
+        evaluation,
+        curve=curve,
+        distill=distillation.cost,
+        evaluate=context.cost(),
+        provenance=_provenance(run, start.started_at, distillation.resumed + context.resumed),
+    )
+
+
+def done_record(
+    trial: Trial, distilled: Distilled, dataset: Dataset, evaluation: Evaluation, **rest: Any
+) -> Record:
+    """The record of an evaluated set; `rest` are the fields that tell of its making and of the costs."""
     return Record(
         id=trial.id,
         status="done",
         trial=trial,
         accuracies=evaluation.accuracies,
         class_accuracies=evaluation.class_accuracies,
-        curve=curve,
         train_losses=evaluation.train_losses,
         test_looks=evaluation.test_looks,
-        distill=distillation.cost,
-        evaluate=context.cost(),
         stored_images=len(distilled.images),
         stored_bytes=distilled.stored_bytes,
         decoded_images=evaluation.decoded_images,
-        images_digest=distillation.images_digest,
+        images_digest=distilled.digest(),
         dataset_fingerprint=dataset.fingerprint,
         test_fingerprint=evaluation.test_fingerprint,
-        provenance=_provenance(run, start.started_at, distillation.resumed + context.resumed),
+        **rest,
     )
 
 
