@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import random
 from collections.abc import Callable
@@ -113,6 +114,7 @@ def made_up(distill: Distill, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make `distill` the one method."""
     module = SimpleNamespace(distill=distill, Config=Config)
     monkeypatch.setattr(methods, "load", lambda name: module)
+    monkeypatch.setattr(methods, "resolve", functools.partial(methods.resolve, of=methods.load))
 
 
 def check_made_up(distill: Distill, monkeypatch: pytest.MonkeyPatch) -> int:
@@ -255,6 +257,6 @@ def test_each_point_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 def test_settings_that_are_let_through_are_found(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(methods, "resolve", lambda *_: methods.Resolved(Config(), ""))
+    monkeypatch.setattr(methods, "resolve", lambda *_, **__: methods.Resolved(Config(), ""))
     assert check_made_up(honest, monkeypatch) == 1
     assert "no_such_setting was accepted" in capsys.readouterr().out
