@@ -249,7 +249,7 @@ def _plot_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _submit_arguments(parser: argparse.ArgumentParser) -> None:
-    from harness.submit import add_arguments
+    from harness.submit.request import add_arguments
 
     add_arguments(parser)
 
@@ -400,7 +400,8 @@ def _plot(arguments: argparse.Namespace) -> int:
 
 
 def _submit(arguments: argparse.Namespace) -> int:
-    from harness.submit import command, request_from
+    from harness.submit.command import command
+    from harness.submit.request import request_from
 
     return command(request_from(arguments))
 

@@ -1,0 +1,176 @@
+"""The record of a submitted set: evaluated as our own are, or the one that is there."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.data.catalog import KNOWN, DatasetSpec, folder_splits, parse
+from harness.errors import UserError
+from harness.nets.names import canonical
+from harness.protocol import PROTOCOL_VERSION, protocol_named
+from harness.records import Record, Submitted, Trial, read_record, write_record
+from harness.scales import scale_named
+from harness.seeds import seed_for
+from harness.submit.cases import Case
+from harness.submit.request import Request
+
+if TYPE_CHECKING:
+    from harness.lint import Finding
+    from harness.loop import Progress
+    from methods.api import Context
+
+
+def trial_of(case: Case, request: Request) -> Trial:
+    """The trial that the evaluation of a set is."""
+    scale = scale_named(request.scale)
+    spec = parse(request.dataset, request.data_dir, request.image_size, request.zca)
+    protocol = protocol_named(request.protocol or scale.protocol)
+    return Trial(
+        method=request.full_name,
+        dataset=spec.name,
+        dataset_source=spec.source,
+        ipc=case.distilled.ipc,
+        seed=case.seed,
+        scale=scale.name,
+        arch=canonical(request.arch or scale.arch),
+        protocol=protocol.name,
+        protocol_version=PROTOCOL_VERSION,
+        evals=request.evals or scale.evals,
+        config=case.distilled.config,
+        zca=request.zca,
+        image_size=spec.image_size,
+        listing=spec.listing,
+        settings_source=f"submitted: {case.source.path.name}",
+    )
+
+
+def evaluate_case(case: Case, request: Request) -> Record:
+    """The record of a set: the one that is there, or that of evaluating it now, written before it returns.
+
+    UserError if other images stand under the same name, seed and settings, or another process is at it.
+    """
+    from harness.trial import BusyError, claimed
+
+    trial = trial_of(case, request)
+    try:
+        with claimed(trial, request.results):
+            path = trial.record_path(request.results)
+            if path.exists():
+                return _same(read_record(path), case, path, request)
+            record = _measured(case, trial, request)
+            write_record(record, request.results)
+            shutil.rmtree(trial.work_folder(request.results), ignore_errors=True)
+            return record
+    except BusyError as error:
+        raise UserError(f"{error}; wait for it, or end it") from None
+
+
+def _same(record: Record, case: Case, path: Path, request: Request) -> Record:
+    """The record that is there, if it is of the same images and rate; UserError if not."""
+    from methods.api import Distilled
+
+    kept = record.trial.distilled_path(request.results)
+    # The set beside the record may have been removed, then the digest has to do: it does not cover the rate.
+    other_rate = kept.exists() and Distilled.load(kept).learned_lr != case.distilled.learned_lr
+    if record.images_digest != case.distilled.digest() or other_rate:
+        raise UserError(
+            f"{record.trial.label} is the record of other {'rates' if other_rate else 'images'} ({path}); "
+            "finished records are not overwritten: give this set another --method or --seed"
+        )
+    request.say(f"{record.trial.label}: measured before, the record stays as it is")
+    return record
+
+
+def _measured(case: Case, trial: Trial, request: Request) -> Record:
+    """The record of training on the set as it was saved, and of testing once."""
+    from harness import meter
+    from harness.data import load
+    from harness.evaluate import evaluate
+    from harness.trial import done_record
+    from methods.api import Distilled
+
+    started_at = meter.now()
+    spec = parse(request.dataset, request.data_dir, request.image_size, request.zca)
+    data = load(spec, request.data_dir, download=False, device=request.device)
+    case.distilled.save(trial.distilled_path(request.results))
+    distilled = Distilled.load(trial.distilled_path(request.results))
+    context = _context(trial, distilled.digest(), request)
+    found = evaluate(distilled, data, protocol_named(trial.protocol), evals=trial.evals, context=context)
+    return done_record(
+        trial,
+        distilled,
+        data,
+        found,
+        evaluate=context.cost(),
+        submission=_submitted(case, after(found.accuracies, case.claimed, spec, trial)),
+        provenance=meter.provenance(
+            trial.method, device=request.device, started_at=started_at, resumed=context.resumed
+        ),
+    )
+
+
+def _submitted(case: Case, late: Sequence[Finding]) -> Submitted:
+    """Where the set comes from, and all that was found, `late` by its evaluation."""
+    return Submitted(
+        claimed_accuracy=case.claimed,
+        file_digest=case.source.digest,
+        importer=case.importer,
+        findings=[str(finding) for finding in (*case.findings, *late)],
+    )
+
+
+def _context(trial: Trial, digest: str, request: Request) -> Context:
+    """What networks are trained in: an interrupted evaluation of the same set by the same code goes on."""
+    import torch
+
+    from harness.meter import code_digest
+    from methods.api import Context
+
+    circumstances = (digest[:12], code_digest(trial.method), str(torch.__version__), request.device)
+    name = "-".join(("evaluate", *(re.sub(r"[^A-Za-z0-9.+]", "_", fact) for fact in circumstances)))
+    return Context(
+        seed_for(trial.seed, "evaluate"),
+        arch=trial.arch,
+        data_dir=request.data_dir,
+        device=request.device,
+        work=trial.work_folder(request.results) / name,
+        on_progress=None if request.json or not sys.stderr.isatty() else _show_progress,
+    )
+
+
+def after(
+    accuracies: Sequence[float], claimed: float | None, spec: DatasetSpec, trial: Trial
+) -> list[Finding]:
+    """Findings on the measured accuracies of one set: at chance level, or far from the claim."""
+    from scipy.stats import binomtest
+
+    from harness import lint
+
+    known = KNOWN.get(spec.source)
+    if known is not None:
+        tested, classes = known.test, known.classes
+    else:
+        test = folder_splits(Path(spec.path or ""))["test"]
+        tested, classes = sum(map(len, test.values())), len(test)
+    mean = statistics.fmean(accuracies)
+    found = lint.outcome(mean, classes, tested)
+    if claimed is None:
+        return found
+    interval = binomtest(round(mean * tested), tested).proportion_ci(lint.CONFIDENCE, method="wilson")
+    low, high = min(interval.low, *accuracies), max(interval.high, *accuracies)
+    origin = f"the networks of this set, and what {tested} test images leave open"
+    smaller = f"; the {trial.scale} scale trains shorter, smaller networks than papers do"
+    return found + lint.claim(claimed, (low, high), origin, "" if trial.scale == "paper" else smaller)
+
+
+def _show_progress(progress: Progress) -> None:
+    end = "\n" if progress.step == progress.total else ""
+    print(
+        f"\r{progress.phase}: epoch {progress.step} of {progress.total}", end=end, file=sys.stderr, flush=True
+    )
