@@ -26,8 +26,8 @@ from harness.protocol import PROTOCOL_VERSION
 from harness.records import Record, Trial, read_record
 from harness.scales import scale_named
 
-# Images in the smallest class of data that come with a library and cannot be missing: importing scikit-learn
-# to count them would take as long as the rest of planning.
+# Images in the smallest class of the data that cannot be missing: importing torch to count them would take
+# longer than the rest of planning.
 SMALLEST_CLASS = {"digits": 139}
 
 

@@ -31,7 +31,7 @@ def load(
 
 
 def _read(spec: DatasetSpec, data_dir: Path, download: bool, *, train: bool) -> Samples:
-    # Imported where needed: scikit-learn and torchvision each add a second or two to every trial's start.
+    # Imported where needed: torchvision adds a second or two to every trial's start.
     if spec.source == "digits":
         from harness.data.digits import read_digits
 

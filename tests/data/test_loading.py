@@ -186,9 +186,16 @@ def test_data_directory_that_cannot_be_made(tmp_path: Path) -> None:
 
 def test_digits(tmp_path: Path) -> None:
     from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
 
     dataset, raw = _load("digits", tmp_path), load_digits()
     test = dataset.test()
+    for part, rows in zip(
+        (dataset, test),
+        train_test_split(np.arange(len(raw.target)), test_size=0.2, stratify=raw.target, random_state=0),
+        strict=True,
+    ):
+        assert part.labels.tolist() == raw.target[np.sort(rows)].tolist()
     assert (len(dataset), len(test)) == (KNOWN["digits"].train, KNOWN["digits"].test)
     images = torch.cat([dataset.images, test.images])
     assert int(images.max()) == 255
