@@ -91,7 +91,7 @@ def measure(
     return estimates
 
 
-def duration(seconds: float) -> str:
+def roughly(seconds: float) -> str:
     """Two significant parts: `45 s`, `12 min`, `3.5 h`, `2.1 days`."""
     for unit, size in (("days", 86_400.0), ("h", 3600.0)):
         if seconds >= size:

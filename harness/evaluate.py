@@ -16,7 +16,7 @@ from harness.loop import State
 from harness.nets import Network
 from harness.protocol import Protocol, Schedule
 from methods import dc_augment
-from methods.augment import DIGIT_DATASETS, STAGE, augment, cutmix, operations, sample_draws
+from methods.augment import DIGIT_DATASETS, STAGE, augment_batch, cutmix, operations
 from methods.passes import pieces, rows_per_piece, train_step
 from methods.pool import logits_forward
 
@@ -237,8 +237,7 @@ def _augmenter(training_set: TrainingSet, context: Context) -> Augment:
     generator = context.generator("augment", on_cpu=True)
 
     def distort(images: Tensor) -> Tensor:
-        draws = sample_draws(strategy, len(images), (height, width), generator, one_operation=True)
-        return augment(images, strategy, draws)
+        return augment_batch(images, strategy, generator)
 
     def distort_as_dc(images: Tensor) -> Tensor:
         shape = (len(images), channels, height, width)

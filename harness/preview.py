@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from harness import meter
-from harness.estimate import Estimate, cell, duration, from_records, measure
+from harness.estimate import Estimate, cell, from_records, measure, roughly
 from harness.launch.base import LaunchOptions, layout
 from harness.launch.sweep import sweep_of
 from harness.options import Options
@@ -74,8 +74,8 @@ def headline(view: Preview) -> str:
     if view.seconds is None or not view.waiting:
         return line
     slots = min(view.slots, len(view.waiting))
-    shared = f", {duration(view.seconds / slots)} if {slots} at a time do not slow one another"
-    return f"{line}, about {duration(view.seconds)} one after another{shared if slots > 1 else ''}"
+    shared = f", {roughly(view.seconds / slots)} if {slots} at a time do not slow one another"
+    return f"{line}, about {roughly(view.seconds)} one after another{shared if slots > 1 else ''}"
 
 
 def advice(options: Options) -> list[str]:
@@ -220,7 +220,7 @@ def _row(view: Preview, key: str, trials: Sequence[Trial]) -> list[str]:
         str(first.ipc),
         ",".join(str(trial.seed) for trial in trials),
         *(str(counts[state]) for state in STATES),
-        MISSING if estimate is None else duration(estimate.seconds),
+        MISSING if estimate is None else roughly(estimate.seconds),
         MISSING if estimate is None else estimate.source,
     ]
 
@@ -241,7 +241,7 @@ def _about_times(view: Preview) -> list[str]:
     places = sorted(frozenset[str]().union(*(estimate.places for estimate in shown)))
     lines = [f"records were made on {'; '.join(places)}"] if places else []
     if view.measuring_seconds > 0:
-        lines.append(f"timing steps took {duration(view.measuring_seconds)}")
+        lines.append(f"timing steps took {roughly(view.measuring_seconds)}")
     if shown:
         lines.append("times leave out the start of each process and the one look at the test split")
     return lines

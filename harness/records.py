@@ -20,6 +20,7 @@ from harness.errors import UserError
 
 SCHEMA = 1
 WORK_FOLDER = ".work"
+DISTILLED_SUFFIX = ".safetensors"
 
 Status = Literal["done", "skipped", "failed", "timeout", "oom"]
 
@@ -79,7 +80,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     def distilled_path(self, results: Path) -> Path:
         """Where this trial's distilled set lies, beside the record."""
-        return results / f"{self.place}.safetensors"
+        return results / f"{self.place}{DISTILLED_SUFFIX}"
 
     def work_folder(self, results: Path) -> Path:
         """Where checkpoints, the log and progress of this trial lie while it is not done."""

@@ -17,7 +17,7 @@ import msgspec
 
 from harness import meter
 from harness.errors import UserError
-from harness.estimate import duration
+from harness.estimate import roughly
 from harness.launch.tracking import OPEN_STATES, SweepStanding, standings
 from harness.records import WORK_FOLDER, Record
 from harness.report.frames import collect, print_problems
@@ -165,7 +165,7 @@ def _as_text(status: Status, trials: bool) -> str:
         lines.append("\nunfinished, running or to be gone on with by the same command:")
         lines += [
             f"  {trial.id}  {trial.label}: {trial.phase} {trial.step} of {trial.total}, "
-            f"last sign of life {duration(trial.seconds_ago)} ago"
+            f"last sign of life {roughly(trial.seconds_ago)} ago"
             for trial in status.unfinished
         ]
     return "\n".join(lines)

@@ -112,6 +112,17 @@ def augment(images: Tensor, strategy: str, draws: Draws, *, align_corners: bool 
     return out if draws.then is None else augment(out, later, draws.then, align_corners=align_corners)
 
 
+def augment_batch(
+    images: Tensor, strategy: str, generator: torch.Generator, *, align_corners: bool = False
+) -> Tensor:
+    """Images (N,C,H,W) of a training step under one drawn operation for all and parameters for each."""
+    if not operations(strategy):
+        return images
+    size = (images.shape[2], images.shape[3])
+    draws = sample_draws(strategy, len(images), size, generator, one_operation=True)
+    return augment(images, strategy, draws, align_corners=align_corners)
+
+
 def _augment_stage(images: Tensor, names: tuple[str, ...], draws: Draws, align_corners: bool) -> Tensor:
     out: Tensor | None = None
     for k, name in enumerate(names):

@@ -37,7 +37,7 @@ from harness.nets import Network, canonical
 from harness.records import Cost
 from harness.seeds import seed_for
 from methods.api import Context
-from methods.augment import augment, operations, sample_draws
+from methods.augment import augment_batch
 from methods.passes import rows_per_piece, train_step
 from methods.pool import logits_forward
 
@@ -247,14 +247,11 @@ class _School:
             group["lr"] = self.settings.lr * self.settings.decay**falls
 
     def _augmenter(self, context: Context) -> Callable[[Tensor], Tensor]:
-        settings, size = self.settings, (self.data.shape[1], self.data.shape[2])
-        if not operations(settings.strategy):
-            return lambda images: images
+        strategy, align_corners = self.settings.strategy, self.settings.align_corners
 
         def distort(images: Tensor) -> Tensor:
             generator = context.generator("augment", on_cpu=True)
-            draws = sample_draws(settings.strategy, len(images), size, generator, one_operation=True)
-            return augment(images, settings.strategy, draws, align_corners=settings.align_corners)
+            return augment_batch(images, strategy, generator, align_corners=align_corners)
 
         return distort
 

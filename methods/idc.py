@@ -319,7 +319,7 @@ class Blocks:
     """A view of a network: outputs of its blocks `first` to `last`, included; a block starts at a weight."""
 
     def __init__(self, net: Network, first: int, last: int) -> None:
-        layers = [*net.features, *net.features._borrowed]
+        layers = net.features.layers
         weighted = [any(p.ndim > 1 for p in layer.parameters()) for layer in layers]
         starts = [position for position, has_weight in enumerate(weighted) if has_weight]
         ends = [layers[position - 1] for position in starts[1:]] + [layers[-1]]

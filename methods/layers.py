@@ -27,7 +27,7 @@ class Layers:
     def __init__(self, net: Network) -> None:
         # Hooks that stay and mostly do nothing: a compiled pass takes them in without a break.
         self._noted: list[Tensor] | None = None
-        for layer in (*net.features, *net.features._borrowed):
+        for layer in net.features.layers:
             for module in layer.modules():
                 if isinstance(module, ACTIVATIONS):
                     module.register_forward_hook(self._note)

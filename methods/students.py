@@ -8,7 +8,7 @@ from torch import Tensor
 from harness.data import Dataset
 from harness.nets import Network, reinitialise
 from methods.api import Context, class_labels
-from methods.augment import augment, operations, sample_draws
+from methods.augment import augment_batch
 from methods.passes import rows_per_piece, train_step
 from methods.pool import logits_forward
 
@@ -40,16 +40,8 @@ class Student:
         classes = self.data.num_classes
         labels = class_labels(classes, len(images) // classes, images.device)
         generator = self.context.generator("train")
+        distortion = self.context.generator("train-augment", on_cpu=True)
         order = torch.randperm(len(images), generator=generator, device=images.device)
         for rows in order.split(self.batch):
-            batch = self._augmented(images[rows])
+            batch = augment_batch(images[rows], self.strategy, distortion)
             train_step(self.forward, self.net, self.optimizer, batch, labels[rows], self.rows_at_once)
-
-    def _augmented(self, images: Tensor) -> Tensor:
-        """One operation a batch, parameters for each image."""
-        if not operations(self.strategy):
-            return images
-        generator = self.context.generator("train-augment", on_cpu=True)
-        size = (self.data.shape[1], self.data.shape[2])
-        draws = sample_draws(self.strategy, len(images), size, generator, one_operation=True)
-        return augment(images, self.strategy, draws)

@@ -127,8 +127,7 @@ class LocalLauncher:
 
     def _environment(self, slot: int) -> dict[str, str]:
         variables = dict.fromkeys(THREAD_VARIABLES, str(self._layout.threads))
-        inherited = os.environ.get("PYTHONPATH")
-        variables["PYTHONPATH"] = os.pathsep.join([str(meter.ROOT), *([inherited] if inherited else [])])
+        variables["PYTHONPATH"] = python_path()
         if self._options.device == "cpu":
             # torch.compile saves the state of every visible GPU's generator, which takes up memory on each.
             variables["CUDA_VISIBLE_DEVICES"] = ""
@@ -200,6 +199,11 @@ class LocalLauncher:
             return False
         self._kills_explained = explained + 1
         return True
+
+
+def python_path() -> str:
+    """PYTHONPATH of workers: first the code of this process, then what it was given itself."""
+    return os.pathsep.join(filter(None, [str(meter.ROOT), os.environ.get("PYTHONPATH")]))
 
 
 def worker_command() -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import shlex
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -12,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import meter
 from harness.errors import UserError
 from harness.launch import queue
 from harness.launch.crew import SIGNAL_SECONDS
+from harness.launch.local import python_path
 from harness.launch.resources import Array, Resources, as_words
 from harness.launch.sweep import Sweep
 from harness.options import Options
@@ -46,8 +45,6 @@ def make_executor(sweep: Sweep, array: Array, name: str, after: str | None = Non
 def parameters(array: Array, name: str, after: str | None = None) -> dict[str, Any]:
     """Submitit's parameters for one array."""
     resources = array.resources
-    inherited = os.environ.get("PYTHONPATH")
-    paths = os.pathsep.join([str(meter.ROOT), *([inherited] if inherited else [])])
     return {
         "job_name": name,
         "time": resources.time,
@@ -60,7 +57,7 @@ def parameters(array: Array, name: str, after: str | None = None) -> dict[str, A
         "dependency": f"afterany:{after}" if after else None,
         "array_parallelism": array.parallel,
         "signal_delay_s": SIGNAL_SECONDS,
-        "setup": [*resources.setup, f"export PYTHONPATH={shlex.quote(paths)}"],
+        "setup": [*resources.setup, f"export PYTHONPATH={shlex.quote(python_path())}"],
         # A step does not inherit the CPUs of its job since Slurm 22.05.
         "srun_args": [f"--cpus-per-task={resources.cpus}"],
         "stderr_to_stdout": True,

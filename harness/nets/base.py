@@ -34,10 +34,15 @@ class Features(nn.Sequential):
         super().__init__(*own)
         self._borrowed = tuple(borrowed)
 
+    @property
+    def layers(self) -> tuple[nn.Module, ...]:
+        """Its own and the borrowed ones, in the order in which they run."""
+        return (*self, *self._borrowed)
+
     def forward(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W) to a map (N, ...) not yet flattened."""
         out = images
-        for layer in (*self, *self._borrowed):
+        for layer in self.layers:
             out = layer(out)
         return out
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import msgspec
 
 from harness.errors import UserError
-from harness.records import Cost, Provenance, Record, Trial, read_record, record_files
+from harness.records import DISTILLED_SUFFIX, Cost, Provenance, Record, Trial, read_record, record_files
 from harness.report.tracks import sample_std
 
 if TYPE_CHECKING:
@@ -140,5 +140,5 @@ COLUMNS: Mapping[str, Fact] = {
     **{f"evaluate_{name}": _of_part("evaluate", name) for name in Cost.__struct_fields__},
     **{name: _of_part("provenance", name) for name in Provenance.__struct_fields__},
     "claimed_accuracy": _of_part("submission", "claimed_accuracy"),
-    "distilled": lambda record: record.trial.distilled_path(Path()).as_posix(),
+    "distilled": lambda record: record.trial.place + DISTILLED_SUFFIX,
 }

@@ -253,13 +253,7 @@ def _conditions(track: Track, records: Iterable[Record]) -> str:
 
 def reported_for(track: Track, reported: ReportedFigures) -> ReportedFigures:
     """Those figures of papers that may stand beside the track's."""
-    return reported if _comparable(track) else {}
-
-
-def _comparable(track: Track) -> bool:
-    """Whether papers speak of the same data: the dataset itself, at its size, with the field's network."""
-    itself = track.dataset_source == track.dataset and track.image_size is None and not track.zca
-    return itself and track.budget_flops is None and track.arch.startswith("ConvNet")
+    return reported if track.as_in_papers else {}
 
 
 def _reported_notes(found: Scored, figures: ReportedFigures, reported: ReportedFigures) -> Iterator[str]:

@@ -48,6 +48,12 @@ class Track:
         return " · ".join(parts + [text for text, present in extras.items() if present])
 
     @property
+    def as_in_papers(self) -> bool:
+        """Whether papers speak of the same: the dataset itself, at its size, with the field's network."""
+        itself = self.dataset_source == self.dataset and self.image_size is None and not self.zca
+        return itself and self.budget_flops is None and self.arch.startswith("ConvNet")
+
+    @property
     def order(self) -> tuple[object, ...]:
         """Sorting key: scales as `harness.scales` lists them, then by name."""
         scales = list(SCALES)

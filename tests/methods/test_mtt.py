@@ -282,14 +282,14 @@ def test_experts_and_students_resample_with_aligned_corners(
     data: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     aligned = []
-    for module in (experts, trajectories):
-        original = module.augment
+    for module, name in ((experts, "augment_batch"), (trajectories, "augment")):
+        original = getattr(module, name)
 
         def spy(*arguments: Any, original: Any = original, **named: Any) -> Tensor:
             aligned.append(named["align_corners"])
             return original(*arguments, **named)
 
-        monkeypatch.setattr(module, "augment", spy)
+        monkeypatch.setattr(module, name, spy)
     mtt.distill(data, 1, config=mtt.Config(**SMALL), context=Context(arch=ARCH))
     assert len(aligned) == 2 * 2 * 6 + 3 * 4, "steps of the experts and of the students"
     assert set(aligned) == {True}

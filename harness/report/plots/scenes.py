@@ -185,10 +185,8 @@ def reported_whole(track: Track) -> Reference | None:
 
     That is a dataset itself, at its own size and not whitened, at paper scale with the field's ConvNet.
     """
-    itself = track.dataset_source == track.dataset and track.image_size is None and not track.zca
-    plain = track.budget_flops is None and not track.curve and track.arch.startswith("ConvNet")
     figure = load_reported().get((WHOLE, track.dataset, ALL_IMAGES))
-    if figure is None or track.scale != "paper" or not (itself and plain):
+    if figure is None or track.scale != "paper" or track.curve or not track.as_in_papers:
         return None
     value = float(figure.accuracy_mean)
     return Reference(value, None, None, f"whole train split, reported: {value:g} ({figure.arch})")
