@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from tabulate import tabulate
 
@@ -31,6 +32,10 @@ RUNS = 3  # medians of each case
 SUSPECT_RUNS = 6  # more of them for cases that look worse: a single figure of a busy machine says little
 BASELINE_RUNS = 7
 STEP_METHODS = ("dm", "bacon")  # of a `perf step` that names none
+
+# Lets the C library keep what is freed. Else it is chance whether it gives large blocks back after each call,
+# to fetch them again page by page for the next: that tripled the time of some kernels in half of all runs.
+KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 
 COMMANDS = ("check", "baseline", "step")
 Ratios = Mapping[str, Sequence[float]]
@@ -205,16 +210,17 @@ def _run_benchmarks(options: Sequence[str]) -> list[Benchmark]:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "benchmarks.json"
         selected = ["-m", "pytest", str(FOLDER / "test_kernels.py"), "-q", "-p", "no:cacheprovider"]
-        _python([*selected, "--benchmark-only", f"--benchmark-json={report}", *options])
+        command = [*selected, "--benchmark-only", f"--benchmark-json={report}", *options]
+        _python(command, KEEP_MEMORY)
         return [
             Benchmark(found["extra_info"]["case"], found["extra_info"]["form"], found["stats"]["median"])
             for found in json.loads(report.read_text())["benchmarks"]
         ]
 
 
-def _python(arguments: Sequence[str]) -> str:
+def _python(arguments: Sequence[str], variables: Mapping[str, str] = MappingProxyType({})) -> str:
     paths = [str(FOLDER.parent.parent), str(FOLDER), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))} | dict(variables)
     done = subprocess.run(
         [sys.executable, *arguments],
         capture_output=True,
