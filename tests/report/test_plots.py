@@ -16,7 +16,7 @@ import torch
 from matplotlib.testing.compare import compare_images
 
 from harness.cli import main
-from harness.data import Normalization
+from harness.data import Normalization, load, parse
 from harness.records import CurvePoint, Record, write_record
 from harness.report import plots
 from harness.report.plots import axes, cost, labels, scenes, style
@@ -111,8 +111,27 @@ STORED = [
 @pytest.mark.usefixtures("small_pictures")
 @pytest.mark.parametrize(("kind", "name"), STORED)
 def test_figures_look_as_stored(results: Path, tmp_path: Path, kind: str, name: str) -> None:
-    made = drawn(results, tmp_path / "plots", "--kind", kind)[name]
-    reference = GOLDEN / f"{Path(name).name}.png"
+    assert_as_stored(drawn(results, tmp_path / "plots", "--kind", kind)[name])
+
+
+@pytest.mark.usefixtures("small_pictures")
+def test_nearest_real_images_look_as_stored(make_record: Any, write_records: Write, tmp_path: Path) -> None:
+    """Sets of the digits: real images, and the same half faded into the mean of all."""
+    data = load(parse("digits", tmp_path), tmp_path, download=False)
+    images = data.images.float() / 255
+    real = torch.stack([images[data.labels == c][c] for c in range(data.num_classes)])
+    made = {"random": real, "dm": 0.5 * real + 0.5 * images.mean(dim=0)}
+    kept = [make_record(method, 1, 0, dataset="digits", dataset_source="digits") for method in made]
+    results = write_records(*kept)
+    for record, pixels in zip(kept, made.values(), strict=True):
+        names, path = data.class_names, record.trial.distilled_path(results)
+        labels, transform = torch.arange(data.num_classes), data.transform
+        Distilled(transform(pixels), labels, 1, "digits", names, transform, record.trial.method).save(path)
+    assert_as_stored(drawn(results, tmp_path / "plots", "--kind", "nearest")["ConvNetW32/nearest-ipc1"])
+
+
+def assert_as_stored(made: Path) -> None:
+    reference = GOLDEN / made.name
     assert reference.is_file(), f"look at {made} and copy it to {reference}"
     difference = compare_images(str(reference), str(made), TOLERANCE)
     assert difference is None, f"{difference}\nif the new one is right, copy {made} to {reference}"
