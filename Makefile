@@ -10,13 +10,16 @@ demo: $(VENV)/installed
 	$(BIN)/python -m harness run --scale cpu --dataset digits --methods random,herding,dm,idm,bacon \
 	    --ipc 1,10 --seeds 2 --results $(DEMO)
 
+# Three processes on two cores, since the tests of Slurm mostly wait, and of one thread each, so as not to
+# fight. Files are begun in order: those that take long are in tests/e2e.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder
 test: lint
-	$(BIN)/python -m pytest --benchmark-disable --fidelity-check=results/fidelity.json
+	$(PYTEST) --benchmark-disable --fidelity-check=results/fidelity.json
 	$(BIN)/python -m harness report --check
 	$(BIN)/python -m harness perf check
 
 fast-test: $(VENV)/installed
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -5,7 +5,7 @@
 
 The equals sign matters: pytest takes the name of a file that stands apart for the place to look for this one.
 A mark without methods stands for all of them, written as "*". Both options need a run of all marked tests, of
-which `-m golden` is the shortest.
+which `-m golden` is the shortest. Processes of pytest-xdist count their shares, which are added up.
 """
 
 from __future__ import annotations
@@ -38,7 +38,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 class Fidelity:
-    """Counts the outcomes of the golden tests and writes or checks the file at the end."""
+    """Counts the outcomes of the golden tests and writes or checks the file at the end.
+
+    waiting: golden tests that were not run yet, with what they stand for. shares: what each other process
+    that runs a part of the tests counted.
+    """
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
@@ -49,6 +53,7 @@ class Fidelity:
         self.counts: dict[tuple[str, str], Counter[str]] = {}
         self.missed = ""
         self.messages: list[str] = []
+        self.shares: list[dict[str, Any]] = []
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
@@ -76,8 +81,21 @@ class Fidelity:
         for claim in self.waiting.pop(report.nodeid):
             self.counts.setdefault(claim, Counter())["passed" if report.passed else "failed"] += 1
 
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Take over the share of another process, if it lived to tell it."""
+        self.shares.append(getattr(node, "workeroutput", {}).get(MARK, {}))
+
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Write or compare, and fail the run if that cannot be done or differs."""
+        if hasattr(self.config, "workeroutput"):
+            counts = [[*claim, dict(outcomes)] for claim, outcomes in self.counts.items()]
+            self.config.workeroutput[MARK] = {
+                "counts": counts,
+                "waiting": list(self.waiting),
+                "missed": self.missed,
+            }
+            return
         wanted = self.target or self.committed
         if wanted is not None and not self.config.option.collectonly and not self._settle():
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -87,7 +105,22 @@ class Fidelity:
         for message in self.messages:
             terminalreporter.write_line(message)
 
+    def _gather(self) -> None:
+        """Add up the shares of the other processes; each saw all tests, and ran some."""
+        unfinished = sum(not share for share in self.shares)
+        if unfinished:
+            self.missed = f"{unfinished} processes that ran tests died"
+            return
+        for share in self.shares:
+            self.missed = self.missed or share["missed"]
+            for item, method, outcomes in share["counts"]:
+                self.counts.setdefault((item, method), Counter()).update(outcomes)
+        left = set.intersection(*(set(share["waiting"]) for share in self.shares))
+        self.waiting = {test: [] for test in left}
+
     def _settle(self) -> bool:
+        if self.shares:
+            self._gather()
         if not self.missed and self.waiting:
             self.missed = f"{len(self.waiting)} golden tests were not run, such as {min(self.waiting)}"
         if not self.missed and (unknown := unknown_methods({method for _, method in self.counts})):

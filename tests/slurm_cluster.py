@@ -45,6 +45,7 @@ class Cluster:
             if not name.startswith(("SLURM_", "SBATCH_", "SUBMITIT_"))
         }
         environment |= {"SLURM_LOCAL_DIR": str(folder), "SLURM_CONF": str(folder / "slurm.conf")}
+        environment["SLURM_LOCAL_CPUS"] = "2"
         cluster = cls(folder, environment)
         cluster.call(str(ROOT / "slurm" / "start-local-slurm.sh"))
         return cluster

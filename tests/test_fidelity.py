@@ -77,6 +77,21 @@ def test_outcomes_are_written_and_checked(suite: Path) -> None:
     assert (suite / "seen.json").read_bytes() == before
 
 
+def test_processes_share_the_tests(suite: Path) -> None:
+    shared = ("-p", "xdist", "-n", "2")
+    assert run(suite, "--fidelity", "seen.json", *shared).returncode == 0
+    assert seen(suite) == EXPECTED
+    assert run(suite, "--fidelity-check", "seen.json", *shared).returncode == 0
+    partly = run(suite, "--fidelity", "seen.json", *shared, where="tests/test_some.py::test_net")
+    assert partly.returncode == 1
+    assert "not all golden tests were asked for" in partly.stdout
+    write(suite, SUITE.replace("def test_net(): pass", "def test_net(): __import__('os')._exit(1)"))
+    dead = run(suite, "--fidelity", "seen.json", *shared, "--max-worker-restart=0")
+    assert dead.returncode == 1
+    assert "nothing was written or compared" in dead.stdout
+    assert seen(suite) == EXPECTED
+
+
 def test_failures_are_counted(suite: Path) -> None:
     write(suite, broken=2)
     assert run(suite, "--fidelity", "seen.json").returncode == 1

@@ -113,7 +113,7 @@ def distilled_bytes(trials: Sequence[Trial], results: Path) -> list[bytes]:
 
 
 def test_trees_killed_at_random_moments_end_with_the_same_bytes(tmp_path: Path, start: Start) -> None:
-    trials = [dm_trial(900, evals=2), dm_trial(150, seed=1, protocol="dc-cpu", evals=4)]
+    trials = [dm_trial(600, evals=2), dm_trial(150, seed=1, protocol="dc-cpu", evals=4)]
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
     assert start(undisturbed, trials).ends() == 0
 
@@ -150,7 +150,7 @@ def test_trees_killed_at_random_moments_end_with_the_same_bytes(tmp_path: Path, 
 def test_killed_worker_is_replaced_and_its_trial_ends_with_the_same_bytes(
     tmp_path: Path, start: Start
 ) -> None:
-    victim, other = dm_trial(400), digits_trial()
+    victim, other = dm_trial(200), digits_trial()
     assert start(tmp_path / "undisturbed", [victim]).ends() == 0
     run = start(tmp_path / "results", [victim, other])
     kill_worker_of(victim, tmp_path / "results", run)
@@ -167,7 +167,7 @@ def test_killed_worker_is_replaced_and_its_trial_ends_with_the_same_bytes(
 
 
 def test_trial_whose_workers_all_die_fails_and_costs_no_other(tmp_path: Path, start: Start) -> None:
-    results, victim, other = tmp_path / "results", dm_trial(400), digits_trial()
+    results, victim, other = tmp_path / "results", dm_trial(200), digits_trial()
     run = start(results, [victim, other])
     for _ in range(3):
         kill_worker_of(victim, results, run)
@@ -226,7 +226,7 @@ def test_two_runs_at_once_do_no_trial_twice(tmp_path: Path, start: Start) -> Non
 
 
 def test_run_takes_over_what_a_killed_one_left(tmp_path: Path, start: Start) -> None:
-    trial = dm_trial(600)
+    trial = dm_trial(300)
     first = start(tmp_path / "results", [trial])
     wait_until(lambda: checkpoint(trial, tmp_path / "results").exists())
     second = start(tmp_path / "results", [trial])

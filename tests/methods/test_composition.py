@@ -12,7 +12,6 @@ import torch
 
 import methods
 from harness.cli import main
-from harness.conformance import command
 from harness.data.toy import toy
 from harness.errors import UnknownNameError, UserError
 from harness.options import parse_options
@@ -41,11 +40,6 @@ def test_idms_loop_with_bacons_distance_is_bacon(variant: str) -> None:
 def test_a_loop_with_another_distance_is_neither_of_both() -> None:
     names = ("dm", "bacon", "dm+bacon", "dm+bacon@paper")
     assert len({distilled(name).digest() for name in names}) == len(names)
-
-
-@pytest.mark.parametrize("name", ["dm+bacon", "idm+bacon", "dm+bacon@paper"])
-def test_a_composition_keeps_the_contract(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command(name) == 0, capsys.readouterr().out
 
 
 def test_it_has_the_settings_of_the_loop_and_the_weights_of_the_distance() -> None:
