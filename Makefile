@@ -39,9 +39,10 @@ benchmarks: $(VENV)/installed
 	$(RUN) --methods $(FIELD) --dataset fashionmnist,folder:cifar10-jpeg
 	$(BIN)/python -m harness report
 
+# Not compiled: that takes a minute for all of them, and Python does it for those that are used.
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --no-compile --editable ".[dev]"
 	touch $@
 
 clean:

@@ -94,7 +94,7 @@ def wait_until(condition: Callable[[], object]) -> None:
 def test_sigterm_stops_a_worker_at_its_step_and_nothing_is_lost(
     settings: Settings, start: Start, tmp_path: Path
 ) -> None:
-    trial = dm_trial(300)
+    trial = dm_trial(150)
     stopped = start(job(trial, settings))
     wait_until(lambda: step_of(trial, settings) > 1)
     seen = step_of(trial, settings)
@@ -104,9 +104,9 @@ def test_sigterm_stops_a_worker_at_its_step_and_nothing_is_lost(
     stopped.send_signal(signal.SIGTERM)
     assert stopped.wait(60) == STOPPED
     last_line = (trial.work_folder(settings.results) / LOG_NAME).read_text().splitlines()[-1]
-    told = re.fullmatch(rf"{STAMP} stopped after step (\d+) of 300 of distill", last_line)
+    told = re.fullmatch(rf"{STAMP} stopped after step (\d+) of 150 of distill", last_line)
     assert told, last_line
-    assert seen <= int(told[1]) < 300
+    assert seen <= int(told[1]) < 150
     checkpoint = trial.work_folder(settings.results) / "distill" / "checkpoint.pt"
     assert torch.load(checkpoint, weights_only=True)["loops"]["distill"]["step"] == int(told[1])
     assert not trial.record_path(settings.results).exists()
