@@ -63,9 +63,9 @@ class Cluster:
         return done.stdout
 
     def jobs(self) -> list[list[str]]:
-        """Array, place in it, state and name of the jobs that wait or run, those that are over left out."""
+        """Array, place in it, state and name of the jobs that wait or run."""
         listed = self.call("squeue", "--noheader", "--array", "--format=%F %K %T %j")
-        return [row for row in map(str.split, listed.splitlines()) if row[2] != "COMPLETING"]
+        return [line.split() for line in listed.splitlines()]
 
     def daemon(self, name: str) -> int:
         """Process id of one of the cluster's daemons."""

@@ -61,7 +61,7 @@ def bench(cluster: Cluster, tmp_path: Path) -> Iterator[Bench]:
     yield made
     for submission in made.submissions():
         cluster.call("scancel", str(submission.job_id))
-    wait(lambda: not made.jobs(), "an empty queue")
+    wait(lambda: {state for _, _, state, _ in made.jobs()} <= {"COMPLETING"}, "the end of all jobs")
 
 
 @pytest.fixture(scope="module")
