@@ -16,7 +16,6 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 
 from tabulate import tabulate
 
@@ -211,16 +210,16 @@ def _run_benchmarks(options: Sequence[str]) -> list[Benchmark]:
         report = Path(folder) / "benchmarks.json"
         selected = ["-m", "pytest", str(FOLDER / "test_kernels.py"), "-q", "-p", "no:cacheprovider"]
         command = [*selected, "--benchmark-only", f"--benchmark-json={report}", *options]
-        _python(command, KEEP_MEMORY)
+        _python(command, **KEEP_MEMORY)
         return [
             Benchmark(found["extra_info"]["case"], found["extra_info"]["form"], found["stats"]["median"])
             for found in json.loads(report.read_text())["benchmarks"]
         ]
 
 
-def _python(arguments: Sequence[str], variables: Mapping[str, str] = MappingProxyType({})) -> str:
+def _python(arguments: Sequence[str], **variables: str) -> str:
     paths = [str(FOLDER.parent.parent), str(FOLDER), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))} | dict(variables)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))} | variables
     done = subprocess.run(
         [sys.executable, *arguments],
         capture_output=True,

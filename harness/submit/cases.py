@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness.data.catalog import KNOWN, parse
+from harness.data.catalog import KNOWN
 from harness.errors import UserError
 from harness.importers import Source
 from harness.submit.request import Request
@@ -47,7 +47,7 @@ def prepare(request: Request) -> Iterator[Case]:
         import torch
 
         torch.set_num_threads(request.threads)
-    spec = parse(request.dataset, request.data_dir, request.image_size, request.zca)
+    spec = request.spec
     source = importers.find(request.file, request.format)
     data = load(spec, request.data_dir)
     with sealed("a submitted set is looked over"):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.data.catalog import KNOWN, DatasetSpec, folder_splits, parse
+from harness.data.catalog import KNOWN, DatasetSpec, folder_splits
 from harness.errors import UserError
 from harness.nets.names import canonical
 from harness.protocol import PROTOCOL_VERSION, protocol_named
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def trial_of(case: Case, request: Request) -> Trial:
     """The trial that the evaluation of a set is."""
     scale = scale_named(request.scale)
-    spec = parse(request.dataset, request.data_dir, request.image_size, request.zca)
+    spec = request.spec
     protocol = protocol_named(request.protocol or scale.protocol)
     return Trial(
         method=request.full_name,
@@ -96,7 +96,7 @@ def _measured(case: Case, trial: Trial, request: Request) -> Record:
     from methods.api import Distilled
 
     started_at = meter.now()
-    spec = parse(request.dataset, request.data_dir, request.image_size, request.zca)
+    spec = request.spec
     data = load(spec, request.data_dir, download=False, device=request.device)
     case.distilled.save(trial.distilled_path(request.results))
     distilled = Distilled.load(trial.distilled_path(request.results))

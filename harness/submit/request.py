@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.data.catalog import KNOWN, default_data_dir
+from harness.data.catalog import KNOWN, DatasetSpec, default_data_dir, parse
 from harness.errors import UnknownNameError, UserError
 from harness.importers import FORMATS
 from harness.nets.names import canonical
@@ -59,6 +59,11 @@ class Request:
     def data_dir(self) -> Path:
         """Folder of the datasets."""
         return self.data or default_data_dir()
+
+    @property
+    def spec(self) -> DatasetSpec:
+        """The dataset that was named; UserError if there is no such one."""
+        return parse(self.dataset, self.data_dir, self.image_size, self.zca)
 
     @property
     def full_name(self) -> str:
