@@ -311,12 +311,15 @@ class Runtime:
     def _counting(self, loop: LoopState) -> Iterator[None]:
         images = 0
 
-        def count(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        def count(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
             nonlocal images
             if isinstance(module, Features):
                 images += len(inputs[0])
+            return tuple(_no_leaf(part) for part in inputs)
 
-        hook = nn.modules.module.register_module_forward_pre_hook(count)
+        # Before the counter's own hook, which cannot follow a leaf that enters a module as it is. A hook may
+        # return other inputs, though its annotation does not say so.
+        hook = nn.modules.module.register_module_forward_pre_hook(count)  # type: ignore[arg-type]
         counter = FlopCounterMode(display=False)
         try:
             with counter:
@@ -431,6 +434,12 @@ class Runtime:
         for role, state in states.items():
             on_cpu = len(state) == len(torch.Generator("cpu").get_state())
             self.generator(role, on_cpu=on_cpu).set_state(state)
+
+
+def _no_leaf(value: Any) -> Any:
+    """A view of a tensor that is a leaf and requires a gradient; anything else as it is."""
+    is_leaf = isinstance(value, Tensor) and value.requires_grad and value.is_leaf
+    return value.view_as(value) if is_leaf else value
 
 
 def _pack(state: State) -> dict[str, Any]:

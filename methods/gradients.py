@@ -24,7 +24,7 @@ from harness.data import ClassBatch, Dataset
 from harness.errors import UnknownNameError
 from harness.nets import Network
 from methods.api import Context
-from methods.matching import Siamese, channels_last
+from methods.matching import Siamese
 from methods.passes import pieces, rows_per_piece
 from methods.pool import logits_forward
 
@@ -137,7 +137,7 @@ class GradientMatcher:
         at_once = len(images) // len(real)
         for wanted, rows in zip(real, pieces(len(images), at_once), strict=True):
             leaf = images.detach()[rows].requires_grad_()
-            shown = siamese(leaf.view_as(leaf), of_class[rows])
+            shown = siamese(leaf, of_class[rows])
             # Batch statistics that move cannot be updated inside a functional derivative.
             fused = self._context.compiling and self.rows_at_once is not None
             slope = self._fused_slope if fused else self._slope
@@ -181,8 +181,7 @@ def double_backward(context: Context) -> Slope:
         metric: str,
     ) -> tuple[Tensor, Tensor]:
         leaf = images.detach().requires_grad_()
-        # A view: the counter of FLOPs cannot follow a leaf that enters a network as it is.
-        loss = F.cross_entropy(forward(net, leaf.view_as(leaf)), labels)
+        loss = F.cross_entropy(forward(net, leaf), labels)
         got = torch.autograd.grad(loss, parameters, create_graph=True)
         distance = gradient_distance(wanted, got, metric)
         return distance.detach(), torch.autograd.grad(distance, leaf)[0]
@@ -209,7 +208,7 @@ def functional_slope(context: Context) -> Slope:
 
         def entropy(weights: dict[str, Tensor], images: Tensor) -> Tensor:
             with context.autocast():
-                logits: Tensor = functional_call(net, others | weights, (channels_last(images),))
+                logits: Tensor = functional_call(net, others | weights, (images,))
             return F.cross_entropy(logits.float(), labels)
 
         def distance(images: Tensor) -> Tensor:

@@ -133,7 +133,7 @@ class ClassMatcher:
         classes = torch.arange(len(batch.sizes)).repeat_interleave(torch.tensor(batch.sizes))
         for piece in pieces(len(classes), self.rows_at_once):
             images = siamese(self.data.batch(batch.indices[piece]), classes[piece])
-            yield classes[piece], self._real_view(net, channels_last(images))
+            yield classes[piece], self._real_view(net, images)
 
     def real(self, net: Network, batch: ClassBatch, siamese: Siamese) -> tuple[Tensor, ...]:
         """Views (N, ...) of a batch of real images, class after class, without a gradient."""
@@ -156,7 +156,7 @@ class ClassMatcher:
         classes = group.stop - group.start
         decoded = decode_by_class(images, self.factor, classes)
         of_class = torch.arange(group.start, group.stop).repeat_interleave(len(decoded) // classes)
-        views = self._view(net, channels_last(siamese(decoded, of_class)))
+        views = self._view(net, siamese(decoded, of_class))
         return tuple(view.unflatten(0, (classes, -1)) for view in views)
 
     def descend(self, net: Network, images: Tensor, siamese: Siamese, class_loss: ClassLoss) -> Tensor:
@@ -169,8 +169,7 @@ class ClassMatcher:
         for group in self.groups(ipc):
             rows = slice(group.start * ipc, group.stop * ipc)
             leaf = images.detach()[rows].requires_grad_()
-            # A view: the counter of FLOPs cannot follow a leaf that enters a network as it is.
-            views = self.synthetic(net, leaf.view_as(leaf), siamese, group)
+            views = self.synthetic(net, leaf, siamese, group)
             loss = class_loss(*views, group)
             (gradient[rows],) = torch.autograd.grad(loss.sum(), leaf)
             losses.append(loss.detach())
@@ -239,11 +238,6 @@ class ClasswiseSGD:
     def _sum_of_powers(self, n: int) -> float:
         """1 + m + ... + m^(n-1)."""
         return sum(self.momentum**k for k in range(n))
-
-
-def channels_last(images: Tensor) -> Tensor:
-    """The same images in the memory layout that convolutions like."""
-    return images.contiguous(memory_format=torch.channels_last)
 
 
 def _in_float32(view: View, context: Context) -> View:

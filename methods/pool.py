@@ -136,7 +136,7 @@ def logits_forward(context: Context) -> Forward:
 
     def forward(net: Network, images: torch.Tensor) -> torch.Tensor:
         with context.autocast():
-            logits: torch.Tensor = net(images.contiguous(memory_format=torch.channels_last))
+            logits: torch.Tensor = net(images)
             return logits.float()
 
     return forward

@@ -35,7 +35,6 @@ from harness.nets import Network
 from methods import mtt, resolve, trajectories
 from methods.api import Context, Distilled
 from methods.experts import Experts
-from methods.matching import channels_last
 from methods.passes import pieces
 from methods.trajectories import Match, Segment, Step, Student, Weights, condense, dot, minus
 
@@ -130,6 +129,6 @@ def teacher_labels(
     expert = int(torch.randint(len(experts), (), generator=generator))
     experts.load_into(net, expert, config.max_start - 1 + config.match_epochs)
     net.eval()
-    logits = [net(channels_last(images[piece])) for piece in pieces(len(images), LABELLED_AT_ONCE)]
+    logits = [net(images[piece]) for piece in pieces(len(images), LABELLED_AT_ONCE)]
     net.train()
     return torch.cat(logits).softmax(dim=1)

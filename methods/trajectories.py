@@ -29,7 +29,6 @@ from harness.nets import Network
 from methods.api import Context, Distilled, class_labels
 from methods.augment import Draws, augment, operations, sample_draws, usual_strategy
 from methods.experts import Experts, ExpertSettings, train_experts
-from methods.matching import channels_last
 
 Weights = tuple[Tensor, ...]
 
@@ -95,7 +94,7 @@ class Student:
             batch = augment(batch, self.strategy, step.draws, align_corners=True)
         named = {name: leaf for (name, _), leaf in zip(self.net.named_parameters(), leaves, strict=True)}
         with self.context.autocast():
-            logits: Tensor = functional_call(self.net, named, (channels_last(batch),))
+            logits: Tensor = functional_call(self.net, named, (batch,))
         loss = F.cross_entropy(logits.float(), self.labels[step.rows])
         return torch.autograd.grad(loss, leaves, create_graph=create_graph)
 

@@ -119,6 +119,18 @@ def test_budget_buys_steps() -> None:
     assert poor.cost().steps == 1
 
 
+def test_images_may_enter_a_network_as_they_are() -> None:
+    """The counter of FLOPs follows no leaf; a method need not know."""
+    data, context = toy(), Context(arch="ConvNetW8")
+    net = context.network(data)
+    images = data.batch(torch.arange(4)).requires_grad_()
+    for _ in context.steps(2, {"images": images}):
+        (gradient,) = torch.autograd.grad(net(images).square().sum(), images)
+        assert gradient.abs().sum() > 0
+    assert context.cost().images_forwarded == 8
+    assert context.cost().flops > 0
+
+
 def test_unreadable_checkpoint_starts_afresh(tmp_path: Path) -> None:
     (tmp_path / "checkpoint.pt").write_bytes(b"not a checkpoint")
     resumed, context = run_dm(tmp_path)
