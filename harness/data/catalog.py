@@ -168,8 +168,8 @@ def _find_folder(text: str, data_dir: Path) -> Path:
     )
 
 
-def folder_splits(path: Path) -> dict[str, dict[str, list[Path]]]:
-    """Image files of "train" and "test" by class.
+def folder_splits(path: Path) -> dict[str, dict[str, list[str]]]:
+    """Image files of "train" and "test" by class, see `class_files`.
 
     Raises DataError unless both exist with the same, non-empty class folders.
     """
@@ -182,16 +182,17 @@ def folder_splits(path: Path) -> dict[str, dict[str, list[Path]]]:
     return splits
 
 
-def folder_listing(path: Path, splits: dict[str, dict[str, list[Path]]]) -> str:
+def folder_listing(path: Path, splits: dict[str, dict[str, list[str]]]) -> str:
     """Short hash of the names and byte sizes of a folder dataset's images, the same on every machine."""
     return digest_files(
         path, (file for split in splits.values() for files in split.values() for file in files)
     )
 
 
-def class_files(split: Path) -> dict[str, list[Path]]:
+def class_files(split: Path) -> dict[str, list[str]]:
     """Image files of each class of `split`/<class>/..., in the order of torchvision's ImageFolder.
 
+    Their paths are strings: making a `Path` of each takes longer than all else that listing them takes.
     Raises DataError for a missing folder or a class without images.
     """
     classes = sorted(entry.name for entry in split.iterdir() if entry.is_dir()) if split.is_dir() else []
@@ -208,14 +209,14 @@ def class_files(split: Path) -> dict[str, list[Path]]:
     return files
 
 
-def _images_below(folder: Path) -> Iterator[Path]:
+def _images_below(folder: Path) -> Iterator[str]:
     for parent, _, names in sorted(os.walk(folder, followlinks=True)):
         for name in sorted(names):
             if name.lower().endswith(IMAGE_SUFFIXES):
-                yield Path(parent, name)
+                yield os.path.join(parent, name)
 
 
-def digest_files(root: Path, files: Iterable[Path]) -> str:
+def digest_files(root: Path, files: Iterable[str | Path]) -> str:
     """16 hex characters that identify the files' names relative to `root` and their sizes in bytes."""
     # Path.relative_to takes most of a second for the 60 000 files of CIFAR-10; all files lie below root.
     start = len(str(root)) + 1

@@ -51,7 +51,7 @@ def cache_file(data_dir: Path, spec: DatasetSpec, train: bool, listing: str) -> 
     return data_dir / ".decoded" / f"{spec.name}-{size}-{listing}-{'train' if train else 'test'}.npy"
 
 
-def decode(files: Sequence[Path], size: int | None, cache: Path) -> Tensor:
+def decode(files: Sequence[str | Path], size: int | None, cache: Path) -> Tensor:
     """RGB pixels uint8 (N, 3, H, W) of image files, from `cache` where it holds them.
 
     A cache that is absent, cut short or not writable only costs the time to decode. Raises OSError for an
@@ -65,7 +65,7 @@ def decode(files: Sequence[Path], size: int | None, cache: Path) -> Tensor:
     return torch.from_numpy(pixels)
 
 
-def _decode(files: Sequence[Path], size: int | None) -> Pixels:
+def _decode(files: Sequence[str | Path], size: int | None) -> Pixels:
     first = _decode_one(files[0], size)
     pixels = np.empty((len(files), *first.shape), dtype=np.uint8)
     for row, file in zip(pixels, files, strict=True):
@@ -73,14 +73,14 @@ def _decode(files: Sequence[Path], size: int | None) -> Pixels:
         if image.shape != first.shape:
             height, width = image.shape[1:]
             raise ValueError(
-                f"{file} is {width}x{height}, {files[0].name} is {first.shape[2]}x{first.shape[1]}; "
+                f"{file} is {width}x{height}, {Path(files[0]).name} is {first.shape[2]}x{first.shape[1]}; "
                 "pass --image-size S to bring all images to SxS"
             )
         row[:] = image
     return pixels
 
 
-def _decode_one(file: Path, size: int | None) -> Pixels:
+def _decode_one(file: str | Path, size: int | None) -> Pixels:
     try:
         with Image.open(file) as opened:
             image = opened.convert("RGB")

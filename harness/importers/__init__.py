@@ -102,7 +102,7 @@ def _is_mtt(path: Path) -> bool:
 def _files(path: Path, kind: str) -> Iterator[Path]:
     """All files that a source consists of, in a fixed order."""
     if kind == "folder":
-        yield from (file for members in class_files(path).values() for file in members)
+        yield from (Path(file) for members in class_files(path).values() for file in members)
     elif kind == "mtt":
         from harness.importers.trajectories import files_of
 

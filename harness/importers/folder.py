@@ -23,7 +23,7 @@ LOSSY_NOTE = "the images are stored with losses (JPEG or WebP): they are not the
 
 def read(path: Path, class_names: tuple[str, ...], channels: int, limit: int) -> list[Imported]:
     """The one set in the folder, as bytes 0..255."""
-    files = class_files(path)
+    files = {name: list(map(Path, found)) for name, found in class_files(path).items()}
     order = class_order(path, list(files), class_names)
     images, labels = [], []
     total = 0

@@ -102,7 +102,7 @@ def test_files_in_the_order_of_torchvision(image_folder: Path) -> None:
     theirs = ImageFolder(image_folder / "train")
     ours = class_files(image_folder / "train")
     assert list(ours) == theirs.classes
-    assert [str(file) for files in ours.values() for file in files] == [path for path, _ in theirs.samples]
+    assert [file for files in ours.values() for file in files] == [path for path, _ in theirs.samples]
 
 
 def test_describe_covers_all_that_parse_takes() -> None:

@@ -121,7 +121,8 @@ def test_trees_killed_at_random_moments_end_with_the_same_bytes(tmp_path: Path, 
     hits = 0
     for _ in range(10):
         before = [written_at(checkpoint(trial, disturbed)) for trial in trials]
-        run = start(disturbed, trials)
+        # Mostly one alone: half of what a short run does is to start its workers.
+        run = start(disturbed, draw.choice([trials, trials[:1], trials[1:], trials[:1], trials[1:]]))
         if draw.random() < 0.8:
             # Let it get past its start and work for a while; else it dies somewhere in its start.
             wait_until(
