@@ -136,11 +136,15 @@ class WatchedContext(Context):
 
 @dataclass(frozen=True)
 class Outcome:
-    """A distilled set, the context it was made in, and how often the test split was opened meanwhile."""
+    """A distilled set, the context it was made in, and what happened meanwhile that should not.
+
+    test_looks: how often the test split was opened. global_draws: libraries whose global generator changed.
+    """
 
     distilled: Distilled
     context: WatchedContext
     test_looks: int
+    global_draws: tuple[str, ...]
 
 
 class Subject:
@@ -157,18 +161,19 @@ class Subject:
     ) -> Outcome:
         """Distil the data, as a trial does: at smoke scale, with the test split sealed."""
         family = self.family
-        named = {"arch": family.arch, "limit_steps": family.limit_steps, **runtime}
+        named = {"arch": family.arch, "limit_steps": family.limit_steps, "count": False, **runtime}
         context = WatchedContext(seed, watch or Watch(), **named)
         config = methods.resolve(self.name, self.data.name, ipc or family.ipc, SCALE).config
-        looks = self.data.test_looks
+        looks, before = self.data.test_looks, _global_generators()
         with sealed(f"distilling {self.name}"):
             distilled = self.module.distill(self.data, ipc or family.ipc, config=config, context=context)
-        return Outcome(distilled, context, self.data.test_looks - looks)
+        draws = tuple(name for name, state in _global_generators().items() if state != before[name])
+        return Outcome(distilled, context, self.data.test_looks - looks, draws)
 
     @cached_property
     def first(self) -> Outcome:
-        """Outcome of seed 0, undisturbed."""
-        return self.run()
+        """Outcome of seed 0, undisturbed; on the small family its cost is counted, as it is in every trial."""
+        return self.run(count=self.family is SMALL)
 
 
 Point = Callable[[Subject], None]
@@ -363,12 +368,9 @@ def leaves_the_test_split_alone(subject: Subject) -> None:
 
 def leaves_global_randomness_alone(subject: Subject) -> None:
     """The global generators of torch, numpy and Python are neither seeded nor drawn from."""
-    before = _global_generators()
-    subject.run()
-    used = [library for library, state in _global_generators().items() if state != before[library]]
+    used = ", ".join(subject.first.global_draws)
     require(
-        not used,
-        f"the global generator of {', '.join(used)} was used; take randomness from context.generator(role)",
+        not used, f"the global generator of {used} was used; take randomness from context.generator(role)"
     )
 
 

@@ -142,6 +142,8 @@ class Runtime:
         stop_after: raise `StoppedEarly` after so many steps of the first loop (to time real steps).
         limit_steps: most steps of any loop that a budget may cut (to try a method out).
         compile_loops: whether long loops may be compiled.
+        count: whether each loop's first step is counted, which makes it slow; without, `cost` knows no FLOPs,
+            and there are none to spend or to tell whether compiling pays.
         snapshots: keep the checkpoint of the loop "distill" at so many moments, evenly spaced, as
             `<work>/snapshots/<step>.pt`, for `harness.curve`.
     """
@@ -160,6 +162,7 @@ class Runtime:
         stop_after: int | None = None,
         limit_steps: int | None = None,
         compile_loops: bool = True,
+        count: bool = True,
         snapshots: int = 0,
     ) -> None:
         self.seed = seed
@@ -175,6 +178,7 @@ class Runtime:
         self._stop_after = stop_after
         self._limit_steps = limit_steps
         self._snapshots = snapshots
+        self._counts = count
         self._may_compile = compile_loops and _can_compile(self.device)
         self._generators: dict[str, torch.Generator] = {}
         self._loops: dict[str, LoopState] = {}
@@ -222,7 +226,7 @@ class Runtime:
             first, first_compiled = loop.step == 0, self.compiling and not loop.compiled
             warming_up = first or first_compiled
             started = meter.clock(self.device) if warming_up else time.perf_counter()
-            if first:
+            if first and self._counts:
                 with self._counting(loop):
                     yield 0
             else:

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 def command(options: Options) -> int:
     """Run the trials that are not done yet; returns 0 only if all of the plan's trials are done."""
     plan = make_plan(options)
-    for name in options.methods:
-        methods.load(name)  # planning reads settings alone: a file that cannot be imported is found out here
     view = preview(plan, options, timing=False)
+    for name in sorted({trial.method for trial in view.waiting}):
+        methods.load(name)  # planning reads settings alone: a file that cannot be imported is found out here
     if not options.json:
         for line in (headline(view), *advice(options)):
             print(line, file=sys.stderr)

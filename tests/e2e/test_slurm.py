@@ -34,12 +34,11 @@ pytestmark = [
 ]
 
 QUICK = ("--dataset", "digits", "--scale", "smoke", "--evals", "1", "--ipc", "1", "--methods", "random")
-MATCHING = (
+# With one thread, a trial of some seconds.
+LONG = (
     *("--dataset", "digits", "--scale", "smoke", "--evals", "1", "--ipc", "1", "--methods", "dm"),
-    *("--set", "dm.batch_real=16", "--threads", "1"),
+    *("--set", "dm.batch_real=16", "--set", "dm.iterations=300", "--threads", "1"),
 )
-# With one thread, a trial of about ten seconds.
-LONG = (*MATCHING, "--set", "dm.iterations=400")
 JOBS = ("--launcher", "slurm", "--cpus", "1", "--mem", "2G", "--time", "30m")
 
 
