@@ -35,7 +35,8 @@ FIELD := random_packed,kmeans,forgetting,dc,dsa,dcc,dcc@dsa,cafe,cafe@dsa,mtt,te
 FIELD := $(FIELD),iid_dm,iid_idm,m3d,ncfm,ncfm@sampler,dm+bacon
 RUN := $(BIN)/python -m harness run --scale cpu --ipc 1,10
 benchmarks: $(VENV)/installed
-	$(RUN) --methods $(FLOOR) --dataset digits,fashionmnist,folder:cifar10-jpeg
+	$(RUN) --methods $(FLOOR),whole --dataset digits
+	$(RUN) --methods $(FLOOR) --dataset fashionmnist,folder:cifar10-jpeg
 	$(RUN) --methods $(FIELD) --dataset fashionmnist,folder:cifar10-jpeg
 	$(BIN)/python -m harness report
 

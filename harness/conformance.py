@@ -172,7 +172,7 @@ class Subject:
 
     @cached_property
     def first(self) -> Outcome:
-        """Outcome of seed 0, undisturbed; on the small family its cost is counted, as it is in every trial."""
+        """Outcome of seed 0, undisturbed; on the small family its cost is counted, as in every trial."""
         return self.run(count=self.family is SMALL)
 
 

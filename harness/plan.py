@@ -79,12 +79,17 @@ def expand(options: Options, facts: Sequence[DatasetFacts]) -> Plan:
         trial.id: trial
         for fact in facts
         for method in options.methods
-        for ipc in options.ipc
+        for ipc in _ipcs(method, options)
         for trial in _trials(options, fact, method, ipc, settings[method])
     }
     sizes = {fact.spec.name: fact.size for fact in facts}
     ordered = sorted(trials.values(), key=lambda trial: _cost_order(trial, sizes[trial.dataset]))
     return Plan(tuple(ordered), {fact.spec.name: worker_text(fact.spec) for fact in facts})
+
+
+def _ipcs(method: str, options: Options) -> tuple[int, ...]:
+    """Images per class to run a method at: one that ignores them makes the same set each time."""
+    return (1,) if getattr(methods.settings(method), "IGNORES_IPC", False) else options.ipc
 
 
 def finished(trials: Iterable[Trial], results: Path, known: Iterable[Record] = ()) -> dict[str, Record]:

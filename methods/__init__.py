@@ -9,6 +9,7 @@ of its own. A method file may besides define
     PAPER = {("cifar10", 10): {...}}  published settings; ("*", ipc) stands for unpublished datasets,
     UNPUBLISHED = {"digits": {...}}   which may need changes of their own
     SCALED = {"cpu": {...}}           shortened settings of the scales other than "paper"
+    IGNORES_IPC = True                one set, however many images a class is to have: run once, at ipc 1
     RESOURCES = {"paper": {"mem": "48G"}}   what its jobs on a cluster need at least, by scale: see
                                       `run --help` for partition, time, gpus, cpus, mem
 """

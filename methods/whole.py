@@ -16,7 +16,7 @@ from harness.data import Dataset
 from methods.api import Context, Distilled
 from methods.augment import usual_strategy
 
-IGNORES_IPC = True  # `harness check` then expects the images of the train split, class after class
+IGNORES_IPC = True  # one trial; `harness check` expects the images of the train split, class after class
 
 
 @dataclass(frozen=True)

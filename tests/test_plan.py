@@ -102,6 +102,12 @@ def test_order_and_repetition_of_wishes_change_nothing(ordered_plan: Plan, data:
     assert len({trial.id for trial in plan.trials}) == 3 * 2 * 2 * 2
 
 
+def test_a_method_that_ignores_ipc_is_run_once() -> None:
+    options = Options(methods=("random", "whole"), ipc=(10, 50), seeds=(0,), scale="smoke")
+    found = [(trial.method, trial.ipc) for trial in expand(options, [SMALL]).trials]
+    assert sorted(found) == [("random", 10), ("random", 50), ("whole", 1)]
+
+
 def test_trials_survive_json_with_their_id() -> None:
     for trial in expand(Options(scale="paper"), [LARGE]).trials:
         assert msgspec.json.decode(msgspec.json.encode(trial), type=Trial).id == trial.id
