@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := build/demo
 
+# Some containers set it; each of many processes would then compile the modules of torch for itself.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test fast-test lint perf benchmarks clean
 
 demo: $(VENV)/installed
