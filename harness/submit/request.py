@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from harness.data.catalog import KNOWN, DatasetSpec, default_data_dir, parse
@@ -60,9 +61,9 @@ class Request:
         """Folder of the datasets."""
         return self.data or default_data_dir()
 
-    @property
+    @cached_property
     def spec(self) -> DatasetSpec:
-        """The dataset that was named; UserError if there is no such one."""
+        """The dataset that was named, whose files are listed once; UserError if there is no such one."""
         return parse(self.dataset, self.data_dir, self.image_size, self.zca)
 
     @property
