@@ -26,10 +26,6 @@ from harness.protocol import PROTOCOL_VERSION
 from harness.records import Record, Trial, read_record
 from harness.scales import scale_named
 
-# Images in the smallest class of the data that cannot be missing: importing torch to count them would take
-# longer than the rest of planning.
-SMALLEST_CLASS = {"digits": 139}
-
 
 @dataclass(frozen=True)
 class DatasetFacts:
@@ -237,14 +233,16 @@ def worker_text(spec: DatasetSpec) -> str:
 
 def dataset_facts(spec: DatasetSpec, options: Options) -> DatasetFacts:
     """What a dataset is like, which is there or else downloaded; refuses an ipc above its smallest class."""
-    facts = _embedded_facts(spec) if spec.source in SMALLEST_CLASS else _loaded_facts(spec, options.data_dir)
+    facts = _embedded_facts(spec) or _loaded_facts(spec, options.data_dir)
     refuse_ipc(spec.name, options.ipc, facts.smallest_class)
     return facts
 
 
-def _embedded_facts(spec: DatasetSpec) -> DatasetFacts:
-    known = KNOWN[spec.source]
-    return DatasetFacts(spec, known.shape, known.classes, SMALLEST_CLASS[spec.source], known.train)
+def _embedded_facts(spec: DatasetSpec) -> DatasetFacts | None:
+    known = KNOWN.get(spec.source)
+    if known is None or known.smallest_class is None:
+        return None
+    return DatasetFacts(spec, known.shape, known.classes, known.smallest_class, known.train)
 
 
 def _loaded_facts(spec: DatasetSpec, data_dir: Path) -> DatasetFacts:

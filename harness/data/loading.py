@@ -32,10 +32,11 @@ def load(
 
 def _read(spec: DatasetSpec, data_dir: Path, download: bool, *, train: bool) -> Samples:
     # Imported where needed: torchvision adds a second or two to every trial's start.
-    if spec.source == "digits":
-        from harness.data.digits import read_digits
+    known = KNOWN.get(spec.source)
+    if known is not None and known.embedded:
+        from harness.data.embedded import read_embedded
 
-        return read_digits(train)
+        return read_embedded(spec.source, train)
     if spec.source == "folder":
         from harness.data.folder import read_folder
 

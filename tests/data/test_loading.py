@@ -17,6 +17,7 @@ from torchvision.datasets import ImageFolder
 
 from harness.data import ZCA, Dataset, load, parse
 from harness.data import archives as archives_module
+from harness.data import embedded
 from harness.data.catalog import KNOWN
 from harness.errors import DataError
 
@@ -208,6 +209,28 @@ def test_digits(tmp_path: Path) -> None:
     state = dataset.transform.state()
     assert torch.allclose(state["mean"], pixels.mean().float())
     assert torch.allclose(state["std"], pixels.std(correction=0).float())
+
+
+@pytest.mark.parametrize(
+    ("name", "train", "test"),
+    [
+        ("digits", "bf76ec0be0393266", "114c5b584083d83b"),
+        ("fashion-mini", "13bb65c37df1f40a", "386191329d196cd9"),
+    ],
+)
+def test_embedded_data_stay_what_they_are(name: str, train: str, test: str, tmp_path: Path) -> None:
+    dataset = _load(name, tmp_path)
+    assert (dataset.fingerprint, dataset.test().fingerprint) == (train, test)
+
+
+def test_fashion_mini_is_stratified_and_keeps_its_notice(tmp_path: Path) -> None:
+    dataset, known = _load("fashion-mini", tmp_path), KNOWN["fashion-mini"]
+    assert (dataset.shape, dataset.num_classes) == (known.shape, known.classes)
+    assert dataset.labels.bincount().tolist() == [400] * 10
+    assert dataset.test().labels.bincount().tolist() == [200] * 10
+    files = [embedded.FOLDER / f"fashion-mini.{suffix}" for suffix in ("npz", "LICENSE")]
+    assert "Permission is hereby granted" in files[1].read_text(encoding="utf-8")
+    assert sum(file.stat().st_size for file in files) < 3e6
 
 
 def test_folder_reads_as_torchvision_does(image_folder: Path) -> None:

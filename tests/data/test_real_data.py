@@ -14,7 +14,7 @@ from harness.errors import DataError
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("name", [name for name in KNOWN if name != "digits"])
+@pytest.mark.parametrize("name", [name for name, known in KNOWN.items() if not known.embedded])
 def test_published_datasets(name: str, real_data: Path) -> None:
     facts = KNOWN[name]
     try:
@@ -46,3 +46,16 @@ def test_cifar10_jpeg(real_data: Path) -> None:
     assert dataset.labels.bincount().tolist() == [5000] * 10
     # JPEG moves single pixels, not the mean of the original.
     assert torch.allclose(dataset.transform.state()["mean"], torch.tensor(KNOWN["cifar10"].mean), atol=2e-3)
+
+
+def test_fashion_mini_is_the_beginning_of_each_class_of_fashion_mnist(real_data: Path) -> None:
+    try:
+        whole = load(parse("fashionmnist", real_data), real_data, download=False)
+    except DataError as error:
+        pytest.skip(str(error))
+    mini = load(parse("fashion-mini", real_data), real_data)
+    assert mini.class_names == whole.class_names
+    for part, source, count in ((mini, whole, 400), (mini.test(), whole.test(), 200)):
+        rows = torch.cat([(source.labels == c).nonzero().flatten()[:count] for c in range(10)]).sort().values
+        assert torch.equal(part.labels, source.labels[rows])
+        assert torch.equal(part.batch(slice(None)), source.batch(rows))
