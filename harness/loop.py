@@ -59,22 +59,35 @@ State = Mapping[str, "Tensor | Stateful"]
 
 
 class StoppedEarly(Exception):
-    """Raised inside a loop after `stop_after` steps: the caller wanted a few real steps only.
+    """Raised inside a loop after `stop_after` steps: the caller wanted a few steps only, real or hollow ones.
 
-    `charged_seconds` is what work that is charged to the phase took or would take.
+    `charged_seconds` and `charged_flops` are what work that is charged to the phase took or would take.
     """
 
-    def __init__(self, seconds_per_step: float, step: int, total: int, charged_seconds: float = 0.0) -> None:
-        super().__init__(f"stopped after {step} of {total} steps")
+    def __init__(
+        self,
+        loop: LoopState,
+        seconds_per_step: float,
+        charged_seconds: float = 0.0,
+        charged_flops: float = 0.0,
+    ) -> None:
+        super().__init__(f"stopped after {loop.step} of {loop.total} steps")
         self.seconds_per_step = seconds_per_step
-        self.step = step
-        self.total = total
+        self.flops_per_step = loop.flops_per_step
+        self.step = loop.step
+        self.total = loop.total
         self.charged_seconds = charged_seconds
+        self.charged_flops = charged_flops
 
     @property
     def seconds(self) -> float:
         """What all steps of the loop and the charged work would take."""
         return self.seconds_per_step * self.total + self.charged_seconds
+
+    @property
+    def flops(self) -> float:
+        """FLOPs of all steps of the loop and of the charged work."""
+        return self.flops_per_step * self.total + self.charged_flops
 
 
 class Stopped(BaseException):
@@ -356,8 +369,8 @@ class Runtime:
         if self._stop_after is not None and loop.step >= min(self._stop_after, loop.total):
             warm_seconds = meter.clock(self.device) - self._warm
             seconds_per_step = warm_seconds / max(1, loop.step - self._warm_step)
-            charged_seconds = sum(cost.seconds for cost in self._charged)
-            raise StoppedEarly(seconds_per_step, loop.step, loop.total, charged_seconds)
+            seconds, flops = (sum(getattr(c, part) for c in self._charged) for part in ("seconds", "flops"))
+            raise StoppedEarly(loop, seconds_per_step, seconds, flops)
         now = time.perf_counter()
         last = loop.step == loop.total
         if now - self._reported >= 1.0 or last:

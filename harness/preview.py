@@ -241,7 +241,14 @@ def _about_times(view: Preview) -> list[str]:
     places = sorted(frozenset[str]().union(*(estimate.places for estimate in shown)))
     lines = [f"records were made on {'; '.join(places)}"] if places else []
     if view.measuring_seconds > 0:
-        lines.append(f"timing steps took {roughly(view.measuring_seconds)}")
+        lines.append(f"estimating took {roughly(view.measuring_seconds)}")
+    off_by = {estimate.source: estimate.off_by for estimate in shown if not estimate.places}
+    lines += [
+        f"times from {source} may be off by a factor of {factor:g}" for source, factor in off_by.items()
+    ]
+    missing = {cell(trial) for trial in view.waiting} - view.estimates.keys()
+    if view.measuring_seconds > 0 and missing:
+        lines.append(f"{plural(len(missing), 'cell')} without a time: the minute for estimating was over")
     if shown:
         lines.append("times leave out the start of each process and the one look at the test split")
     return lines
@@ -254,5 +261,6 @@ def _entry(view: Preview, trial: Trial) -> dict[str, Any]:
         "state": view.states[trial.id],
         "seconds": None if estimate is None else estimate.seconds,
         "seconds_from": None if estimate is None else estimate.source,
+        "seconds_off_by": None if estimate is None else estimate.off_by,
         "trial": msgspec.to_builtins(trial),
     }

@@ -14,11 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from harness.hollow import is_hollow
 from harness.nets import Network
 
 # Elements of the largest feature map of a piece: 8 MiB of float32 fit a CPU's cache and keep what backward
 # passes store small (16 MiB took a sixth more memory and were no faster); GPUs want large pieces.
 PIECE_ELEMENTS = {"cpu": 2**21, "cuda": 2**30}
+HOLLOW_PIECE_ELEMENTS = 2**27  # where nothing is computed, pieces would only be more to go through
 
 Forward = Callable[[Network, Tensor], Tensor]
 
@@ -29,6 +31,8 @@ def rows_per_piece(net: Network, shape: tuple[int, int, int]) -> int | None:
         return None
     device = next(net.parameters()).device
     budget = PIECE_ELEMENTS.get(device.type, PIECE_ELEMENTS["cuda"])
+    if is_hollow():
+        budget = HOLLOW_PIECE_ELEMENTS
     return max(8, budget // _largest_map(net, shape))
 
 

@@ -213,7 +213,8 @@ def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) 
         main(["list", "methods"])
 
 
-def test_plan_prints_json_alone(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_plan_prints_json_alone(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.estimate.LIMIT_SECONDS", 600.0)
     assert main(["plan", "--methods", "dm,random", "--dataset", "digits", "--scale", "smoke", "--json"]) == 0
     printed = capsys.readouterr()
     content = msgspec.json.decode(printed.out)
@@ -221,7 +222,7 @@ def test_plan_prints_json_alone(capsys: pytest.CaptureFixture[str], tmp_path: Pa
     assert all(
         entry["seconds"] > 0 and entry["seconds_from"] == "3 steps timed" for entry in content["trials"]
     )
-    assert "timing a few steps of dm" in printed.err
+    assert "counting and timing pieces of dm" in printed.err
 
 
 def test_plan_without_estimate_times_nothing(capsys: pytest.CaptureFixture[str]) -> None:

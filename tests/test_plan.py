@@ -14,7 +14,7 @@ from PIL import Image
 
 from harness.data.catalog import DatasetSpec
 from harness.errors import DataError, UnknownNameError, UserError
-from harness.estimate import cell, from_records, measure
+from harness.estimate import COUNTED_OFF_BY, cell, from_records, measure
 from harness.options import Options, Setting
 from harness.plan import DatasetFacts, Plan, expand, finished, make_plan
 from harness.preview import as_json, as_text, headline, preview
@@ -313,7 +313,38 @@ def test_estimates_come_from_records_of_the_same_work(tmp_path: Path) -> None:
     assert cell(changed) not in from_records(records, "cpu")
 
 
-def test_estimates_without_records_are_timed(tmp_path: Path) -> None:
+def test_long_steps_are_counted_and_not_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made: list[object] = []
+    monkeypatch.setattr("harness.estimate.LIMIT_SECONDS", 600.0)  # however busy the machine is
+    options = wishes(tmp_path, methods=("bacon",), ipc=(50,), scale="paper", seeds=(0,), threads=1)
+    monkeypatch.setattr("harness.estimate._Bench._time", lambda *asked: made.append(asked))
+    monkeypatch.setattr("harness.estimate._speed", lambda *_: 1e9)
+    plan = make_plan(options)
+    view = preview(plan, options, timing=True)
+    estimate = view.estimates[cell(plan.trials[0])]
+    assert estimate.source == "FLOPs counted, a piece timed"
+    assert estimate.off_by == COUNTED_OFF_BY
+    assert estimate.seconds > 20_000
+    assert made == []
+    assert "may be off by a factor of 2" in as_text(view)
+    assert "counting and timing pieces of bacon" in capsys.readouterr().err
+
+
+def test_what_the_minute_does_not_suffice_for_stays_without_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("harness.estimate.LIMIT_SECONDS", 0.0)
+    options = wishes(tmp_path, methods=("dm", "idm"), ipc=(1,), seeds=(0, 1))
+    view = preview(make_plan(options), options, timing=True)
+    assert (view.estimates, view.seconds) == ({}, None)
+    assert "2 cells without a time" in as_text(view)
+    assert "the minute is over: 2 cells left" in capsys.readouterr().err
+
+
+def test_estimates_without_records_are_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.estimate.LIMIT_SECONDS", 600.0)
     options = wishes(tmp_path, methods=("dm",), slots=2, seeds=(0, 1), launcher="local", threads=1)
     plan = make_plan(options)
     view = preview(plan, options, timing=True)
@@ -322,7 +353,7 @@ def test_estimates_without_records_are_timed(tmp_path: Path) -> None:
     assert view.measuring_seconds > 0
     text = as_text(view)
     assert "3 steps timed" in text
-    assert "timing steps took" in text
+    assert "estimating took" in text
     assert "if 2 at a time do not slow one another" in text
     entries = msgspec.json.decode(as_json(view))["trials"]
     assert [entry["state"] for entry in entries] == ["to run", "to run"]

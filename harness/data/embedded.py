@@ -1,8 +1,8 @@
 """Datasets that come with the package and need no download: `digits` and `fashion-mini`.
 
-`digits.npz` holds the 8x8 handwritten digits that scikit-learn ships, the test part of "Optical Recognition of
-Handwritten Digits" (E. Alpaydin, C. Kaynak, UCI Machine Learning Repository, 1998, CC BY 4.0). Four fifths of
-them are the train split: stratified, once drawn by scikit-learn.
+`digits.npz` holds the 8x8 handwritten digits that scikit-learn ships, the test part of "Optical Recognition
+of Handwritten Digits" (E. Alpaydin, C. Kaynak, UCI Machine Learning Repository, 1998, CC BY 4.0). Four fifths
+of them are the train split: stratified, once drawn by scikit-learn.
 
 `fashion-mini.npz` holds a part of Fashion-MNIST (H. Xiao, K. Rasul, R. Vollgraf, arXiv 1708.07747): of each
 class the first 400 images of its train split and the first 200 of its test split, in their order. Copyright

@@ -15,9 +15,8 @@ from PIL import Image
 from torchvision import datasets
 from torchvision.datasets import ImageFolder
 
-from harness.data import ZCA, Dataset, load, parse
+from harness.data import ZCA, Dataset, embedded, load, parse
 from harness.data import archives as archives_module
-from harness.data import embedded
 from harness.data.catalog import KNOWN
 from harness.errors import DataError
 
