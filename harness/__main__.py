@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from harness.cli import main
+from harness.start import leave_start_folder
 
 if __name__ == "__main__":
+    leave_start_folder()
+    from harness.cli import main
+
     sys.exit(main())

@@ -8,9 +8,9 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
-from harness import __version__
+from harness import __version__, faults, imports
 from harness.errors import UnknownNameError, UserError
 from harness.options import Options, flag, nearest_flag_error, option_infos, parse_options
 
@@ -30,22 +30,41 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status. Mistakes and circumstances are one line on stderr."""
     try:
+        imports.claim()
         status = _dispatch(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return USER_ERROR
+        return _ended(" ".join(str(error).split()))
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where this stopped", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence(sys.stdout)
         return BROKEN_PIPE
     except OSError as error:
-        print(f"error: {error.strerror or error}: {error.filename or 'writing'}", file=sys.stderr)
-        return USER_ERROR
+        return _ended(f"{error.strerror or error}: {error.filename or 'writing'}")
+    except Exception as error:
+        fault = faults.passing(error)
+        if fault is None:
+            raise
+        return _ended(fault)
     return status
+
+
+def _ended(reason: str) -> int:
+    """Say in one line why the command ended; the disk that is full may be the one that stderr goes to."""
+    for stream, text in ((sys.stderr, f"error: {reason}\n"), (sys.stdout, "")):
+        try:
+            stream.write(text)
+            stream.flush()
+        except OSError:
+            _silence(stream)
+    return USER_ERROR
+
+
+def _silence(stream: TextIO) -> None:
+    """Drop what cannot be written: Python would complain once more when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _dispatch(argv: Sequence[str]) -> int:

@@ -24,6 +24,10 @@ class DataError(UserError):
     """A dataset that is absent, incomplete or not what its name says."""
 
 
+class CircumstanceError(UserError):
+    """What keeps a trial from running and is not its own doing: once mended, the same command goes on."""
+
+
 class FirewallError(Exception):
     """The test split was touched while distillation or training was still going on."""
 

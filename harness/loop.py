@@ -29,6 +29,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from harness import meter
 from harness.errors import DivergedError, UserError
+from harness.faults import passing
+from harness.files import replacing
 from harness.nets import Features
 from harness.records import Cost
 from harness.seeds import seed_for
@@ -422,16 +424,9 @@ class Runtime:
             "peaks": (cost.peak_host_bytes, cost.peak_device_bytes),
             "resumed": self.resumed,
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(f".{os.getpid()}.tmp")
-        try:
-            with aside.open("wb") as file:
-                torch.save(payload, file)
-                file.flush()
-                os.fsync(file.fileno())
-            aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
+        # By way of a file of Python: torch's own writer forgets the reason why it could not write.
+        with replacing(path) as aside, aside.open("wb") as file:
+            torch.save(payload, file)
 
     def _read_checkpoint(self) -> dict[str, Any] | None:
         if self._checkpoint is None or not self._checkpoint.exists():
@@ -439,6 +434,8 @@ class Runtime:
         try:
             saved: dict[str, Any] = torch.load(self._checkpoint, map_location="cpu", weights_only=True)
         except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+            if passing(error) is not None:
+                raise
             logger.warning("checkpoint %s is unreadable (%s); starting afresh", self._checkpoint, error)
             return None
         self.resumed = saved["resumed"] + 1

@@ -8,7 +8,6 @@ One trial is one JSON file at
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, Literal
 import msgspec
 
 from harness.errors import UserError
+from harness.files import replacing
 
 SCHEMA = 1
 WORK_FOLDER = ".work"
@@ -179,16 +179,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write `content` aside, flush it to disk and move it to `path`: readers see all of it or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with aside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with replacing(path) as aside:
+        aside.write_bytes(content)
 
 
 def write_record(record: Record, results: Path) -> Path:

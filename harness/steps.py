@@ -17,6 +17,7 @@ from tabulate import tabulate
 
 from harness import meter
 from harness.errors import UserError
+from harness.records import write_atomically
 
 PLAIN = "plain"
 PRECISIONS = ("fp32", "bf16")
@@ -134,9 +135,8 @@ def keep(sheet: Sheet, folder: Path) -> Path:
     steps = [step for step in earlier if step.method not in again] + list(sheet.steps)
     order = {variant: place for place, variant in enumerate(VARIANTS)}
     steps.sort(key=lambda step: (step.method, order[step.variant]))
-    folder.mkdir(parents=True, exist_ok=True)
     whole = msgspec.to_builtins(msgspec.structs.replace(sheet, steps=tuple(steps)))
-    path.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    write_atomically(path, (json.dumps(whole, indent=1) + "\n").encode())
     return path
 
 

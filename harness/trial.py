@@ -5,7 +5,6 @@ Importing this module does not import torch, so that launchers stay light.
 
 from __future__ import annotations
 
-import errno
 import re
 import shutil
 import traceback
@@ -18,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from filelock import FileLock, Timeout
 
-from harness import meter
+from harness import faults, meter
 from harness.curve import HELD_OUT_SHARE, Judge, measure
-from harness.errors import DataError, UserError
+from harness.errors import CircumstanceError, DataError, UserError
 from harness.protocol import protocol_named
 from harness.records import (
     WORK_FOLDER,
@@ -52,8 +51,6 @@ OUT_OF_MEMORY_SIGNS = (
     "CUDA error: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
 )
-# Circumstances that pass: once they are mended, the same command goes on.
-PASSING_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE}
 
 
 @dataclass(frozen=True)
@@ -150,10 +147,11 @@ def failure(error: BaseException) -> tuple[Status, str, bool]:
     out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     if out_of_memory or any(sign in text for sign in OUT_OF_MEMORY_SIGNS):
         return "oom", f"out of memory: {text}" if text else "out of memory", False
+    fault = faults.passing(error)
     if isinstance(error, UserError):
-        return "failed", text, False
-    if isinstance(error, OSError) and error.errno in PASSING_ERRNOS:
-        return "failed", ": ".join(map(str, filter(None, (error.strerror, error.filename)))), True
+        return "failed", text, fault is not None or isinstance(error, CircumstanceError)
+    if fault is not None:
+        return "failed", fault, True
     return "failed", f"{type(error).__name__}: {text}", False
 
 
@@ -342,13 +340,17 @@ def _distillation_path(run: _Run) -> Path:
 
 
 def _dataset(run: _Run) -> Dataset:
+    """The trial's dataset, which was there when the run was planned: what is wrong with it now may pass."""
     from harness.data import load, parse
 
     trial, settings = run.trial, run.settings
-    spec = parse(settings.dataset, settings.data_dir, trial.image_size, trial.zca)
-    if (spec.name, spec.source, spec.listing) != (trial.dataset, trial.dataset_source, trial.listing):
-        raise DataError(f"{settings.dataset} changed since the run was planned; start the command again")
-    return load(spec, settings.data_dir, download=False, device=settings.device)
+    try:
+        spec = parse(settings.dataset, settings.data_dir, trial.image_size, trial.zca)
+        if (spec.name, spec.source, spec.listing) != (trial.dataset, trial.dataset_source, trial.listing):
+            raise DataError(f"{settings.dataset} changed since the run was planned; start the command again")
+        return load(spec, settings.data_dir, download=False, device=settings.device)
+    except DataError as error:
+        raise CircumstanceError(str(error)) from error
 
 
 def _begin(run: _Run) -> _Start:

@@ -26,6 +26,7 @@ import msgspec
 
 from harness import meter
 from harness.errors import UserError
+from harness.files import replacing
 from harness.records import Trial
 from harness.trial import LOG_NAME, BusyError, Settings, failure, refused, run_trial
 
@@ -110,21 +111,28 @@ def main() -> int:
     for warning in (signal.SIGUSR1, signal.SIGUSR2):
         # Schedulers may send these to a whole job before its end; what follows is for the launcher to decide.
         signal.signal(warning, signal.SIG_IGN)
-    _redirect_output(job.log_path)
-    print(_opening(job), flush=True)
+    launcher = _Launcher()
+    # A log that cannot be written must not end a trial, nor may what is said there.
+    with contextlib.suppress(OSError):
+        _redirect_output(job.log_path)
+    _say(_opening(job))
     try:
         return _run(job, wish)
     except BusyError:
         return BUSY
     except (UserError, OSError) as error:
-        print(failure(error)[1], flush=True)
+        reason = failure(error)[1]
+        _say(reason)
+        launcher.tell(reason)
         return FAILED
     except BaseException as error:
         # `harness.loop.Stopped` above all, which cannot be named here without importing torch.
         if not wish.granted:
             raise
-        print(f"{meter.now()} {error}", flush=True)
+        _say(f"{meter.now()} {error}")
         return STOPPED
+    finally:
+        _flush()
 
 
 def _run(job: Job, wish: _StopWish) -> int:
@@ -137,7 +145,7 @@ def _run(job: Job, wish: _StopWish) -> int:
         record = run_trial(trial, settings, wish.watching(_progress_writer(path, trial)), wish.should_stop)
     else:
         record = refused(trial, settings, objection)
-    print(f"{meter.now()} {record.status} {record.reason or ''}".rstrip(), flush=True)
+    _say(f"{meter.now()} {record.status} {record.reason or ''}".rstrip())
     return DONE if record.status == "done" else FAILED
 
 
@@ -192,15 +200,40 @@ class _StopWish:
 
 
 def _progress_writer(path: Path, trial: Trial) -> Callable[[Progress], None]:
-    aside = path.with_suffix(".tmp")
-
     def write(progress: Progress) -> None:
         # A full disk must not end a trial for the sake of its progress bar.
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), replacing(path, durable=False) as aside:
             aside.write_bytes(msgspec.json.encode(Snapshot.of(progress, trial)))
-            aside.replace(path)
 
     return write
+
+
+class _Launcher:
+    """Whoever started this process and listens to its stderr, until that goes to the log."""
+
+    def __init__(self) -> None:
+        self._ear = os.dup(2)
+
+    def tell(self, text: str) -> None:
+        """Say what the log may have no room for."""
+        with contextlib.suppress(OSError):
+            os.write(self._ear, f"{text}\n".encode())
+
+
+def _say(text: str) -> None:
+    """Write a line to the log, in order with what was printed before."""
+    _flush()
+    with contextlib.suppress(OSError):
+        os.write(1, f"{text}\n".encode())
+
+
+def _flush() -> None:
+    """Write what was printed, or drop it if that cannot be: Python would end with another exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _redirect_output(log: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from torch.utils.data import TensorDataset
 
 from harness.data import Dataset, HeldOut, Transform, default_data_dir, load, parse, transform_from_state
 from harness.errors import DivergedError, UserError
+from harness.files import replacing
 from harness.loop import Runtime
 from harness.nets import Network, build
 from methods.formation import decode
@@ -111,8 +111,6 @@ class Distilled:
 
     def save(self, path: Path | str) -> None:
         """Write as safetensors, aside and then moved; the same set gives the same bytes."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {"images": self.images, "labels": self.labels}
         tensors |= {f"transform.{name}": tensor for name, tensor in self.transform.state().items()}
         about = {
@@ -128,12 +126,8 @@ class Distilled:
         }
         # One key only: safetensors writes several in random order, and the bytes would differ.
         metadata = {"distilled": msgspec.json.encode(about, order="sorted").decode()}
-        aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
+        with replacing(Path(path)) as aside:
             save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, aside, metadata)
-            aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: Path | str) -> Distilled:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -32,6 +31,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from harness.data import Dataset, Normalization
+from harness.faults import passing
+from harness.files import replacing
 from harness.loop import State, StoppedEarly
 from harness.nets import Network, canonical
 from harness.records import Cost
@@ -299,12 +300,8 @@ def _write(path: Path, expert: _Expert) -> None:
     """Write an expert aside and move it to its place."""
     assert isinstance(expert.store, _Snapshots)
     about = {"format": FORMAT, "digest": _digest(expert.store), "cost": expert.cost}
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as aside:
         save_file(dict(expert.store), aside, {"expert": msgspec.json.encode(about).decode()})
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> _Expert | None:
@@ -319,6 +316,8 @@ def _read(path: Path) -> _Expert | None:
     except FileNotFoundError:
         return None
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, msgspec.DecodeError) as error:
+        if passing(error) is not None:
+            raise
         logger.warning("expert %s is unreadable (%s); training it again", path, error)
         return None
 

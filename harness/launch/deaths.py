@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 from filelock import FileLock
 
+from harness import faults
 from harness.records import Record, Status, Trial, write_atomically
 from harness.report.markdown import plural
 
@@ -26,6 +27,11 @@ class Death(msgspec.Struct, frozen=True):
     reason: str
     at: str
     job: str | None = None
+
+    @property
+    def passes(self) -> bool:
+        """Whether it was no death of the trial's own: a full disk, a library that is missing."""
+        return faults.passing_line(self.reason) is not None
 
     @property
     def status(self) -> Status:

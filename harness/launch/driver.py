@@ -129,7 +129,7 @@ def _run_all(trials: Sequence[Trial], launcher: Launcher, collected: Collector, 
                     record = _existing(trial, results)
             except BusyError:
                 continue
-            except UserError as error:
+            except (UserError, OSError) as error:
                 record = unwritten(trial, error)
             busy.remove(trial)
             if record is None:

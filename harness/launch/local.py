@@ -15,7 +15,7 @@ from pathlib import Path
 
 from harness import meter
 from harness.errors import UserError
-from harness.launch.base import LaunchOptions, Layout, Watcher, unwritten
+from harness.launch.base import LaunchOptions, Layout, Watcher, failed_record, unwritten
 from harness.launch.deaths import KILLED_BY_KERNEL, Death, death_record, deaths, note_death, oom_kills
 from harness.records import Record, Trial, read_record, write_record
 from harness.trial import BusyError, claimed
@@ -103,7 +103,8 @@ class LocalLauncher:
             worker_command(),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            # Heard until the worker has its log; and what it could not write there.
+            stderr=subprocess.PIPE,
             env=self._environment(slot),
             # A Ctrl-C in the terminal is for the launcher, which stops the workers in its own way.
             start_new_session=True,
@@ -127,7 +128,6 @@ class LocalLauncher:
 
     def _environment(self, slot: int) -> dict[str, str]:
         variables = dict.fromkeys(THREAD_VARIABLES, str(self._layout.threads))
-        variables["PYTHONPATH"] = python_path()
         if self._options.device == "cpu":
             # torch.compile saves the state of every visible GPU's generator, which takes up memory on each.
             variables["CUDA_VISIBLE_DEVICES"] = ""
@@ -184,7 +184,7 @@ class LocalLauncher:
         if self._stopping:
             return None
         returncode = worker.process.returncode
-        reason = cause_of_death(returncode, self._options.log_of(worker.trial))
+        reason = cause_of_death(returncode, self._options.log_of(worker.trial), _heard(worker.process))
         if returncode == -signal.SIGKILL and self._killed_for_memory(worker):
             reason = KILLED_BY_KERNEL
         return Death(reason, meter.now())
@@ -201,14 +201,14 @@ class LocalLauncher:
         return True
 
 
-def python_path() -> str:
-    """PYTHONPATH of workers: first the code of this process, then what it was given itself."""
-    return os.pathsep.join(filter(None, [str(meter.ROOT), os.environ.get("PYTHONPATH")]))
+def own_python() -> list[str]:
+    """Python for `-m MODULE` with the code of this process, whatever lies in the current folder."""
+    return [sys.executable, "-u", str(meter.ROOT / "dd_harness.py")]
 
 
 def worker_command() -> list[str]:
     """What is started for each trial."""
-    return [sys.executable, "-m", "harness.worker"]
+    return [*own_python(), "-m", "harness.worker"]
 
 
 def outcome(trial: Trial, options: LaunchOptions, death: Death | None) -> Record | int | None:
@@ -225,6 +225,10 @@ def outcome(trial: Trial, options: LaunchOptions, death: Death | None) -> Record
                 return read_record(path)
             if death is None:
                 return None
+            if death.passes:
+                record = failed_record(trial, death.reason)
+                write_record(record, options.results)
+                return record
             count = note_death(trial.work_folder(options.results), death)
             if count <= options.retries:
                 return count
@@ -237,15 +241,26 @@ def outcome(trial: Trial, options: LaunchOptions, death: Death | None) -> Record
         return unwritten(trial, error)
 
 
-def cause_of_death(returncode: int, log: Path) -> str:
-    """Why a worker ended without a record, in one line."""
+def _heard(process: subprocess.Popen[bytes]) -> str:
+    """The last line that a process which is over said on stderr."""
+    if process.stderr is None:
+        return ""
+    with process.stderr as pipe:
+        # What it left running may still hold the other end.
+        os.set_blocking(pipe.fileno(), False)
+        lines = (pipe.read() or b"").decode(errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def cause_of_death(returncode: int, log: Path, said: str = "") -> str:
+    """Why a worker ended without a record, in one line; `said` is what it told its launcher alone."""
     if returncode == -signal.SIGKILL:
         return "killed by SIGKILL, perhaps by the kernel for want of memory"
     if returncode == STOPPED:
         return "stopped by SIGTERM"
     if returncode < 0:
         return f"killed by {signal.Signals(-returncode).name}"
-    last = next(iter(last_words(log, 1)), "its log is empty")
+    last = said or next(iter(last_words(log, 1)), "its log is empty")
     return f"the worker ended with exit status {returncode}: {last.strip()}"
 
 

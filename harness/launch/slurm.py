@@ -21,6 +21,7 @@ from filelock import FileLock
 
 from harness import meter
 from harness.errors import UserError
+from harness.faults import passing_line
 from harness.launch import queue
 from harness.launch.base import LaunchOptions, Watcher, failed_record, unwritten
 from harness.launch.crew import Crew
@@ -33,12 +34,13 @@ from harness.options import Options
 from harness.records import WORK_FOLDER, Record, Status, Trial, read_record, write_record
 from harness.report.markdown import plural
 from harness.trial import BusyError, claimed
-from harness.worker import Snapshot
+from harness.worker import Snapshot, last_words
 
 POLL_SECONDS = 5.0  # between two looks at the queue
 # A job may leave the queue before its last record is seen on another node's file system, or be in it only a
 # moment after its submission: what is missing counts as lost only after so long.
 LOST_SECONDS = 15.0
+FAULT_LINES = 5  # of a failed job's output that are searched for a fault that passes
 STATUS_OF_STATE: Mapping[str, Status] = {"OUT_OF_MEMORY": "oom", "TIMEOUT": "timeout", "DEADLINE": "timeout"}
 REASON_OF_STATE = {
     "OUT_OF_MEMORY": "out of memory: Slurm ended the job",
@@ -244,7 +246,7 @@ class SlurmLauncher:
         job = listed.get((job_id, index))
         state = job.state if job is not None else queue.final_state(job_id, index) or "unknown to Slurm"
         words = REASON_OF_STATE.get(state, "the job is gone")
-        reason = f"{words} (job {job_id}_{index}: {state}{_output_of(place)})"
+        reason = f"{words} (job {job_id}_{index}: {state}{_output_of(place)}){_fault_of(place, state)}"
         begun = [trial for trial in trials if (trial.work_folder(self.options.results)).is_dir()]
         for trial in begun or trials:
             _judge(trial, self.options, state, reason, f"{job_id}_{index}", watcher)
@@ -256,10 +258,10 @@ def _judge(trial: Trial, options: LaunchOptions, state: str, reason: str, job: s
         with claimed(trial, options.results):
             if trial.record_path(options.results).exists() or state == "PREEMPTED":
                 return  # making room is no failure, however often it happens
-            if state == "CANCELLED":
+            death = Death(reason, meter.now(), job)
+            if state == "CANCELLED" or death.passes:
                 write_record(failed_record(trial, reason), options.results)
                 return
-            death = Death(reason, meter.now(), job)
             deaths = note_death(trial.work_folder(options.results), death)
             if deaths > options.retries:
                 record = death_record(trial, death, deaths)
@@ -309,10 +311,21 @@ def _submitting(results: Path) -> Iterator[None]:
 
 def _output_of(place: Place) -> str:
     """Where a job's own output is, if it left any."""
+    path = _output_file(place)
+    return f", output: {path}" if path.is_file() else ""
+
+
+def _fault_of(place: Place, state: str) -> str:
+    """What a job that failed by itself says of a fault that passes, such as a full disk."""
+    said = last_words(_output_file(place), FAULT_LINES) if state == "FAILED" else []
+    fault = passing_line("\n".join(reversed(said)))
+    return f": {fault}" if fault else ""
+
+
+def _output_file(place: Place) -> Path:
     job_id, index = place.submission.job_id, place.index
     name = f"{job_id}_{index}" if len(place.submission.packs) > 1 else str(job_id)
-    path = place.sweep.jobs / f"{name}_0_log.out"
-    return f", output: {path}" if path.is_file() else ""
+    return place.sweep.jobs / f"{name}_0_log.out"
 
 
 def _submitted(submission: Submission) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import shlex
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import UserError
 from harness.launch import queue
 from harness.launch.crew import SIGNAL_SECONDS
-from harness.launch.local import python_path
+from harness.launch.local import own_python
 from harness.launch.resources import Array, Resources, as_words
 from harness.launch.sweep import Sweep
 from harness.options import Options
@@ -37,7 +38,8 @@ def make_executor(sweep: Sweep, array: Array, name: str, after: str | None = Non
     import submitit
 
     with _srun_assumed():
-        executor = submitit.SlurmExecutor(sweep.jobs, max_num_timeout=MANY_TIMEOUTS)
+        python = shlex.join(own_python())
+        executor = submitit.SlurmExecutor(sweep.jobs, max_num_timeout=MANY_TIMEOUTS, python=python)
     executor.update_parameters(**parameters(array, name, after))
     return executor
 
@@ -57,13 +59,19 @@ def parameters(array: Array, name: str, after: str | None = None) -> dict[str, A
         "dependency": f"afterany:{after}" if after else None,
         "array_parallelism": array.parallel,
         "signal_delay_s": SIGNAL_SECONDS,
-        "setup": [*resources.setup, f"export PYTHONPATH={shlex.quote(python_path())}"],
+        "setup": [*resources.setup, *_python_path()],
         # A step does not inherit the CPUs of its job since Slurm 22.05.
         "srun_args": [f"--cpus-per-task={resources.cpus}"],
         "stderr_to_stdout": True,
         "wckey": None,
         "additional_parameters": {"requeue": True, **dict(resources.extra)},
     }
+
+
+def _python_path() -> list[str]:
+    """What a job has to be told where the site's Slurm does not hand down the environment."""
+    path = os.environ.get("PYTHONPATH")
+    return [f"export PYTHONPATH={shlex.quote(path)}"] if path else []
 
 
 def batch_script(sweep: Sweep, array: Array, name: str) -> str:

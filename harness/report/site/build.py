@@ -10,6 +10,7 @@ import itertools
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from harness.errors import UserError
+from harness.files import replacing
 from harness.records import Record
 from harness.report.filters import Filters
 from harness.report.frames import collect, print_problems
@@ -171,12 +173,12 @@ def own_files(site: Site) -> Iterator[tuple[str, bytes]]:
 def write(made: Iterable[tuple[str, bytes]], folder: Path) -> int:
     """Write files into `folder` and remove pages of records that are no more; returns the bytes written."""
     kept, size = set(), 0
-    for name, content in made:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-        kept.add(path)
-        size += len(content)
+    with ExitStack() as stack:  # all files or none: pages refer to each other
+        for name, content in made:
+            path = folder / name
+            aside = stack.enter_context(replacing(path, durable=False))
+            size += aside.write_bytes(content)
+            kept.add(path)
     for part in ("records", "pictures"):
         for path in (folder / part).glob("*"):
             if path not in kept and OUR_PAGE.fullmatch(path.name):

@@ -1,0 +1,58 @@
+"""The harness's own code, whatever else is called `harness` or `methods` in the folder where it is started.
+
+dd-harness ...                       the command line; `python -m dd_harness ...` is the same
+python dd_harness.py -m MODULE ...   what workers and jobs begin with: `python -m MODULE ...` with the
+code that this file lies beside, and without the current folder
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def main() -> int:
+    """Run the command line."""
+    claim()
+    from harness.cli import main
+
+    return main()
+
+
+def run_module(arguments: list[str]) -> None:
+    """Run a module as `python -m` does; `arguments` are its name and what it gets."""
+    claim()
+    import runpy
+
+    sys.argv[1:] = arguments[1:]
+    runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+
+
+def claim() -> None:
+    """Import `harness` from beside this file and let it see to the rest."""
+    sys.path.insert(0, HERE)
+    from harness.start import leave_start_folder
+
+    sys.path.remove(HERE)
+    if __name__ == "__main__":
+        leave_start_folder()
+    from harness import imports
+
+    imports.claim()
+
+
+def start() -> int:
+    """What this file does when it is run."""
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["-u"]:
+        del arguments[0]  # submitit's word to Python, which has got it already
+    if arguments[:1] == ["-m"]:
+        run_module(arguments[1:])
+        return 0
+    return main()
+
+
+if __name__ == "__main__":
+    sys.exit(start())
