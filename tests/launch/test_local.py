@@ -26,6 +26,7 @@ from harness.launch.deaths import KILLED_BY_KERNEL, deaths
 from harness.launch.display import SilentDisplay
 from harness.launch.driver import launch
 from harness.launch.local import LocalLauncher
+from harness.meter import ROOT
 from harness.records import Record, Trial, read_record
 from harness.trial import log_name
 from harness.worker import Snapshot
@@ -44,6 +45,7 @@ def options(tmp_path: Path) -> LaunchOptions:
 
 @pytest.fixture(autouse=True)
 def _fake_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # the stand-in finds no code of ours by itself
     monkeypatch.setattr(local, "worker_command", lambda: [sys.executable, str(FAKE_WORKER)])
     monkeypatch.setattr(local, "POLL_SECONDS", 0.02)
     monkeypatch.setattr(local, "oom_kills", lambda: None)
