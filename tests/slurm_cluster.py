@@ -84,13 +84,13 @@ class Bench:
         return [sys.executable, "-m", "harness", *arguments, "--results", str(self.results)]
 
     def harness(
-        self, *arguments: str, status: int = 0, root: Path = ROOT
+        self, *arguments: str, status: int = 0, root: Path = ROOT, folder: Path | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end; its exit status must be that one."""
+        """Run a command of the code at `root`, in a folder, to its end; its exit status must be that one."""
         done = subprocess.run(
             self.command(*arguments),
             env=self.cluster.environment | {"PYTHONPATH": str(root)},
-            cwd=root,
+            cwd=folder or root,
             capture_output=True,
             text=True,
             timeout=PATIENCE,

@@ -300,7 +300,8 @@ def test_full_disk_while_the_set_is_noted(settings: Settings) -> None:
     # The note that distillation is finished is written here first.
     (work / f".distillation.json.{os.getpid()}.tmp").symlink_to("/dev/full")
     record = run_trial(trial, settings)
-    assert (record.status, record.reason, record.resumable) == ("failed", "No space left on device", True)
+    reason = f"No space left on device: {work / 'distillation.json'}"
+    assert (record.status, record.reason, record.resumable) == ("failed", reason, True)
 
 
 def test_record_of_a_failure_is_honest_about_what_is_not_known(

@@ -219,6 +219,7 @@ def code_changed(bench: Bench, undisturbed: Record) -> None:
     checkout = bench.results.parent / "checkout"
     for name in ("harness", "methods"):
         shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "dd_harness.py", checkout)
     bench.harness("run", *QUICK, "--seeds", "1", *JOBS, "--slurm", "hold", "--detach", root=checkout)
     changed = checkout / "methods" / "random.py"
     changed.write_text(changed.read_text() + "\n\nADDED = 1\n")
@@ -300,6 +301,15 @@ def test_a_preempted_job_makes_room_and_goes_on(bench: Bench, undisturbed: Recor
     bench.cluster.call(*urgent)
     assert_as_undisturbed(bench.settled(1), undisturbed)
     assert_resumed(bench)
+
+
+def test_jobs_run_our_code_whatever_lies_where_they_were_submitted(bench: Bench) -> None:
+    theirs = bench.results.parent / "theirs"
+    for name in ("methods", "submitit", "utils"):
+        (theirs / name).mkdir(parents=True)
+        (theirs / name / "__init__.py").write_text(f"raise ImportError('the {name} of somebody else')\n")
+    bench.harness("run", *QUICK, "--seeds", "1", *JOBS, folder=theirs)
+    assert labels(bench.records()) == [("random", 1, 0, "done")]
 
 
 def test_slurmctld_restarts(bench: Bench, undisturbed: Record) -> None:
