@@ -2,7 +2,7 @@
 
 A trial's config says under "acts" what to do at each start, the last act again and again: "done", "sleep"
 (until SIGTERM), "sleep deaf" (to SIGTERM), "survive" (be done when the first other worker is gone), "exit N",
-or the name of a signal to die of.
+"broken" (as by a library that is gone), or the name of a signal to die of.
 """
 
 from __future__ import annotations
@@ -51,6 +51,9 @@ def act(what: str, job: Job) -> int:
         job.log_path.parent.mkdir(parents=True, exist_ok=True)
         job.log_path.write_text("last words\n")
         return int(what.split()[1])
+    if what == "broken":
+        print("Traceback (most recent call last):\nModuleNotFoundError: No module named 'x'", file=sys.stderr)
+        return 1
     os.kill(os.getpid(), signal.Signals[what])
     raise AssertionError(f"survived {what}")
 

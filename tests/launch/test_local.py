@@ -127,6 +127,16 @@ def test_worker_that_always_dies_fails_after_its_retries_and_costs_no_other(opti
     assert read_record(other.record_path(options.results)).status == "done"
 
 
+def test_fault_that_passes_is_no_death(options: LaunchOptions) -> None:
+    victim = acting("broken", "done")
+    diary, _ = run(options, [victim])
+    (record,) = diary.records
+    assert (record.status, record.resumable) == ("failed", True)
+    assert record.reason == "the worker ended with exit status 1: ModuleNotFoundError: No module named 'x'"
+    assert (len(order(options)), deaths(victim.work_folder(options.results))) == (1, ())
+    assert statuses(launch([victim], dataclasses.replace(options, quiet=True))) == ["done"]
+
+
 def test_without_retries_the_first_death_is_a_failure(options: LaunchOptions) -> None:
     victim = acting("SIGKILL")
     diary, _ = run(dataclasses.replace(options, retries=0), [victim])

@@ -171,6 +171,21 @@ def test_a_trial_whose_jobs_keep_dying_is_given_up_with_slurms_reason(
     assert f"{words} (job 1_0: {state}); submitted again (1 of 1)" in notes.said[1]
 
 
+def test_a_job_that_met_a_full_disk_is_left_to_the_same_command(tmp_path: Path, fake: FakeSlurm) -> None:
+    one = launcher(tmp_path, TRIALS[:1])
+    one.sweep.jobs.mkdir(parents=True, exist_ok=True)
+    output = one.sweep.jobs / "1_0_log.out"
+    output.write_text(
+        "Traceback (most recent call last):\nOSError: [Errno 28] No space left on device: 'x'\n"
+    )
+    fake.looks = [lambda slurm: slurm.all_in("FAILED")]
+    one.run(TRIALS[:1], Notes())
+    record = read_record(TRIALS[0].record_path(tmp_path))
+    assert (record.status, record.resumable) == ("failed", True)
+    assert "No space left on device" in (record.reason or "")
+    assert fake.arrays == [1]
+
+
 def test_making_room_is_no_failure_however_often_it_happens(tmp_path: Path, fake: FakeSlurm) -> None:
     def end(slurm: FakeSlurm) -> Mapping[tuple[str, int], Job]:
         finish(tmp_path, TRIALS[0])
