@@ -112,9 +112,11 @@ def main() -> int:
         # Schedulers may send these to a whole job before its end; what follows is for the launcher to decide.
         signal.signal(warning, signal.SIG_IGN)
     launcher = _Launcher()
-    # A log that cannot be written must not end a trial, nor may what is said there.
-    with contextlib.suppress(OSError):
+    try:
         _redirect_output(job.log_path)
+    except OSError:
+        # A log that cannot be written must not end a trial, and nobody reads on where it was to be told.
+        _redirect_output(Path(os.devnull))
     _say(_opening(job))
     try:
         return _run(job, wish)

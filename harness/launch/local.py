@@ -15,6 +15,7 @@ from pathlib import Path
 
 from harness import meter
 from harness.errors import UserError
+from harness.faults import passing_line
 from harness.launch.base import LaunchOptions, Layout, Watcher, failed_record, unwritten
 from harness.launch.deaths import KILLED_BY_KERNEL, Death, death_record, deaths, note_death, oom_kills
 from harness.records import Record, Trial, read_record, write_record
@@ -260,7 +261,9 @@ def cause_of_death(returncode: int, log: Path, said: str = "") -> str:
         return "stopped by SIGTERM"
     if returncode < 0:
         return f"killed by {signal.Signals(-returncode).name}"
-    last = said or next(iter(last_words(log, 1)), "its log is empty")
+    last = next(iter(last_words(log, 1)), said or "its log is empty")
+    if passing_line(said) is not None:
+        last = said  # what the log had no room for
     return f"the worker ended with exit status {returncode}: {last.strip()}"
 
 
