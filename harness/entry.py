@@ -1,8 +1,8 @@
 """The harness's own code, whatever else is called `harness` or `methods` in the folder where it is started.
 
-dd-harness ...                       the command line; `python -m dd_harness ...` is the same
-python dd_harness.py -m MODULE ...   what workers and jobs begin with: `python -m MODULE ...` with the
-code that this file lies beside, and without the current folder
+dd-harness ...                            the command line
+python .../harness/entry.py -m MODULE ... what workers and jobs begin with: `python -m MODULE ...` with the
+code that this file lies in, and without the current folder
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 
-HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def main() -> int:
@@ -31,11 +31,11 @@ def run_module(arguments: list[str]) -> None:
 
 
 def claim() -> None:
-    """Import `harness` from beside this file and let it see to the rest."""
-    sys.path.insert(0, HERE)
+    """Import `harness` from where this file lies and let it see to the rest."""
+    sys.path.insert(0, ROOT)
     from harness.start import leave_start_folder
 
-    sys.path.remove(HERE)
+    sys.path.remove(ROOT)
     if __name__ == "__main__":
         leave_start_folder()
     from harness import imports
