@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from harness.data import Dataset, HeldOut, Transform, default_data_dir, load, pa
 from harness.errors import DivergedError, UserError
 from harness.loop import Runtime
 from harness.nets import Network, build
+from methods.contract import values_of
 from methods.formation import decode
 
 FORMAT = "distilled-set-1"
@@ -80,7 +81,7 @@ class Distilled:
             class_names=data.class_names,
             transform=data.transform,
             method=method,
-            config=asdict(config),
+            config=values_of(config),
             **rest,
         )
 

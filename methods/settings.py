@@ -17,6 +17,7 @@ from typing import Any
 
 FOLDER = Path(__file__).parent
 PACKAGE = __name__.rpartition(".")[0]
+LIGHT = (f"{PACKAGE}.contract",)  # needs no stand-in
 
 
 @cache
@@ -66,7 +67,8 @@ def _imported(module: str, name: str) -> Any:
     """The value of an imported name; modules of this package are stood in for."""
     if module == PACKAGE and (FOLDER / f"{name}.py").is_file():
         return settings_of(f"{PACKAGE}.{name}")
-    found = settings_of(module) if module.startswith(f"{PACKAGE}.") else importlib.import_module(module)
+    stood_in = module.startswith(f"{PACKAGE}.") and module not in LIGHT
+    found = settings_of(module) if stood_in else importlib.import_module(module)
     return getattr(found, name) if name else found
 
 
