@@ -65,4 +65,5 @@ def distill(
         context.log(loss)
 
     strategy = usual_strategy(data.name)
-    return Distilled.of(data, images, method="NAME", config=config, augmentation=strategy)
+    # The harness writes the name that was asked for, NAME or a variant's, into the set.
+    return Distilled.of(data, images, config=config, augmentation=strategy)

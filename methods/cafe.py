@@ -74,7 +74,9 @@ class Config:
     moved_above: float = setting(
         0.03, "lambda_2: range of the latest accuracies above which a training on S ends"
     )
-    carry_over: bool = setting(True, "add the previous accuracy, divided by the number of classes, to each")
+    carry_over: bool = setting(
+        True, "whether the previous accuracy, divided by the number of classes, is added to each"
+    )
     max_image_steps: int = setting(100, "most image steps with one network")
     max_epochs: int = setting(100, "most epochs of one training on S")
     strategy: str | None = setting(

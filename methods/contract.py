@@ -70,7 +70,7 @@ class Setting:
 
 def setting(default: T, meaning: str, *, length: bool = False, added: bool = False) -> T:
     """A field of a Config with its default and its meaning in a line; for the flags see `About`."""
-    return cast(T, dataclasses.field(default=default, metadata={_KEY: About(meaning, length, added)}))
+    return dataclasses.field(default=default, metadata={_KEY: About(meaning, length, added)})
 
 
 def required(meaning: str) -> Any:
@@ -102,6 +102,11 @@ def _about(field: dataclasses.Field[Any]) -> About:
 
 
 @cache
+def hints_of(config_type: type) -> Mapping[str, Any]:
+    """The type of each setting."""
+    return typing.get_type_hints(config_type)
+
+
 def lengths(config_type: type) -> tuple[str, ...]:
     """Settings that the length of the method's loop is proportional to; none if it has no loop."""
     return tuple(field.name for field in dataclasses.fields(config_type) if _about(field).length)
@@ -237,13 +242,13 @@ def _config_breaches(config_type: Any) -> Iterator[str]:
         if field.default is dataclasses.MISSING:
             yield f"has a setting without a default, {field.name}"
     try:
-        typing.get_type_hints(config_type)
+        hints_of(config_type)
     except Exception as error:  # noqa: BLE001 - annotations are any code
         yield f"has a Config whose types cannot be read ({error})"
 
 
 def _setting_breaches(config_type: type) -> Iterator[str]:
-    hints = typing.get_type_hints(config_type)
+    hints = hints_of(config_type)
     for field in dataclasses.fields(config_type):
         about, name = _about(field), field.name
         if not about.meaning.strip():
@@ -306,7 +311,7 @@ def _rows(module: Any, constant: str, is_key: Any, keys: str) -> Iterator[str]:
     if not isinstance(table, Mapping):
         yield f"has {constant} = {table!r}; expected a dict whose {keys}"
         return
-    hints = typing.get_type_hints(module.Config)
+    hints = hints_of(module.Config)
     for key, row in table.items():
         where = f"{constant}[{key!r}]"
         if not is_key(key):
@@ -316,7 +321,7 @@ def _rows(module: Any, constant: str, is_key: Any, keys: str) -> Iterator[str]:
             continue
         for name, value in row.items():
             if name not in hints:
-                near = difflib.get_close_matches(str(name), hints, 1)
+                near = difflib.get_close_matches(str(name), hints, 1, 0.5)
                 yield f"sets {name!r} in {where}, which is no setting" + "".join(
                     f"; did you mean {n!r}?" for n in near
                 )

@@ -37,7 +37,9 @@ from methods.contract import setting
 class Config(coresets.FeatureConfig):
     """Settings of k-center: those of the features, and the first image."""
 
-    start: Literal["mean", "random"] = setting("mean", "nearest to the class mean, or random")
+    start: Literal["mean", "random"] = setting(
+        "mean", "the first image: nearest to the class mean, or random"
+    )
 
 
 VARIANTS = {"deepcore": {"start": "random"}}

@@ -60,6 +60,7 @@ PAPER = {
     **{cell: row | {"zca": True} if "cifar" in cell[0] else row for cell, row in mtt.PAPER.items()},
     ("cifar10", 1): mtt.row(50, 2, 5, 1000, 1e-7, zca=True),
 }
+BORROWED = {cell: "mtt" for cell in mtt.PAPER if cell not in {("cifar10", 1), ("cifar100", 50)}}
 
 SCALED = mtt.SCALED
 
