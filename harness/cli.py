@@ -139,6 +139,7 @@ def _plan_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _list_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", metavar="methods|datasets|archs|protocols", help="what to list")
+    parser.add_argument("name", nargs="?", metavar="METHOD", help="a method, to list its settings")
     _add_json(parser)
 
 
@@ -334,7 +335,7 @@ def _plan(arguments: argparse.Namespace) -> int:
 def _list(arguments: argparse.Namespace) -> int:
     from harness.listing import command
 
-    return command(arguments.what, as_json=arguments.json)
+    return command(arguments.what, arguments.name, as_json=arguments.json)
 
 
 def _status(arguments: argparse.Namespace) -> int:

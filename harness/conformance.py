@@ -29,9 +29,11 @@ from harness.evaluate import evaluate
 from harness.loop import State
 from harness.protocol import Protocol
 from methods.api import Context, Distilled
+from methods.contract import lengths
 
 SCALE = "smoke"
 ALL = "all"
+MOST_STEPS = 1000  # of a loop, at a scale that is to take seconds
 TRAINING = Protocol("check", "one epoch, to see that a network can train on a set", epochs=0)
 
 
@@ -104,15 +106,16 @@ class Watch:
 class WatchedContext(Context):
     """A context that notes whether the method draws anything at random, and whose loops are watched."""
 
-    def __init__(self, seed: int, watch: Watch, **named: Any) -> None:
+    def __init__(self, seed: int, watch: Watch, lengths: tuple[str, ...], **named: Any) -> None:
         super().__init__(seed, **named)
         self.draws = False
         self.watch = watch
+        self.lengths = lengths
         self._named = named
 
     def apart(self, seed: int, work: Path | None) -> WatchedContext:
         """A context of work that runs share, watched as well."""
-        return WatchedContext(seed, self.watch, **(self._named | {"work": work}))
+        return WatchedContext(seed, self.watch, self.lengths, **(self._named | {"work": work}))
 
     def generator(self, role: str, *, on_cpu: bool = False) -> Generator:
         """The named source of randomness; asking for one counts as drawing."""
@@ -123,6 +126,7 @@ class WatchedContext(Context):
         self, total: int, state: State, *, name: str = "distill", budgeted: bool = True
     ) -> Iterator[int]:
         """The steps of a loop, noted in the watch, up to where it is to be killed."""
+        self._refuse_length(name, total, budgeted)
         watch, entering = self.watch, True
         for step in super().steps(total, state, name=name, budgeted=budgeted):
             if entering:
@@ -132,6 +136,19 @@ class WatchedContext(Context):
                 raise Killed(name)
             watch.steps[name] = step + 1
             yield step
+
+    def _refuse_length(self, name: str, total: int, budgeted: bool) -> None:
+        """Raise Nonconformity for a loop of a length that no setting tells, or that takes too long here."""
+        require(
+            total <= MOST_STEPS,
+            f"the loop {name!r} has {total} steps at {SCALE} scale, expected at most {MOST_STEPS}; "
+            f"shorten it in SCALED[{SCALE!r}]",
+        )
+        require(
+            total <= 1 or not budgeted or bool(self.lengths),
+            f"the loop {name!r} has {total} steps, but no setting is said to be its length; "
+            "mark it with setting(..., length=True)",
+        )
 
 
 @dataclass(frozen=True)
@@ -162,7 +179,7 @@ class Subject:
         """Distil the data, as a trial does: at smoke scale, with the test split sealed."""
         family = self.family
         named = {"arch": family.arch, "limit_steps": family.limit_steps, "count": False, **runtime}
-        context = WatchedContext(seed, watch or Watch(), **named)
+        context = WatchedContext(seed, watch or Watch(), lengths(self.module.Config), **named)
         config = methods.resolve(self.name, self.data.name, ipc or family.ipc, SCALE).config
         looks, before = self.data.test_looks, _global_generators()
         with sealed(f"distilling {self.name}"):
@@ -189,13 +206,22 @@ def command(method: str | None, *, quick: bool = False) -> int:
     plan = QUICK if quick else FULL
     if method is not None and method != ALL:
         return int(not check(method, plan))
-    kept = [_check_if_possible(info, plan) for info in methods.discover().values()]
+    kept = [check(name, plan) for name in methods.discover()]
     print(f"{sum(kept)} of {len(kept)} methods keep the contract")
     return int(not all(kept))
 
 
 def check(method: str, plan: Plan) -> bool:
-    """Check a method point by point, printing a line for each; returns whether it keeps them all."""
+    """Check a method point by point, printing a line for each; returns whether it keeps them all.
+
+    A file that breaks the contract is not run: its breaches are the lines.
+    """
+    try:
+        methods.load(method)
+    except methods.ContractError as error:
+        for breach in error.breaches:
+            print(f"failed  {method}: its file {breach}")
+        return False
     kept, total = 0, 0
     with _one_thread():
         for family, points in plan.items():
@@ -207,13 +233,6 @@ def check(method: str, plan: Plan) -> bool:
                 print(f"ok      {what}" if problem is None else f"failed  {what}: {problem}", flush=True)
     print(f"{method}: {kept} of {total} points kept")
     return kept == total
-
-
-def _check_if_possible(info: methods.MethodInfo, plan: Plan) -> bool:
-    if info.broken is None:
-        return check(info.name, plan)
-    print(f"failed  {info.name}: its file {info.broken}")
-    return False
 
 
 @contextmanager

@@ -39,7 +39,7 @@ class Hollow(TorchDispatchMode):
     """A mode of torch in which large results are not computed; raises TooLongError after so many seconds."""
 
     def __init__(self, seconds: float) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._ends = time.perf_counter() + seconds
         self._token: Token[bool] | None = None
         self._shapes: dict[Any, Any] = {}

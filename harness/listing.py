@@ -8,16 +8,23 @@ from typing import Any
 import msgspec
 
 import methods
+from harness import describe
 from harness.data import catalog
-from harness.errors import UnknownNameError
+from harness.errors import UnknownNameError, UserError
 from harness.nets import names
 from harness.protocol import PROTOCOLS
 
 
-def command(what: str, *, as_json: bool) -> int:
-    """Print one list, a line for each entry; returns the exit status 0."""
+def command(what: str, name: str | None, *, as_json: bool) -> int:
+    """Print one list, a line for each entry, or all about one method; returns the exit status 0."""
     if what not in LISTS:
         raise UnknownNameError("list", what, LISTS)
+    if name is not None:
+        if what != "methods":
+            raise UserError(f"list {what} takes no name, but found {name!r}; leave it out")
+        page = describe.method_page(name)
+        print(msgspec.json.encode(page).decode() if as_json else describe.as_text(page))
+        return 0
     entries = LISTS[what]()
     print(msgspec.json.encode(entries).decode() if as_json else _as_text(entries))
     if what == "methods" and not as_json:
@@ -27,16 +34,18 @@ def command(what: str, *, as_json: bool) -> int:
 
 def method_entries() -> list[dict[str, Any]]:
     """Methods and variants; `broken` says why one cannot be used, the flags what it gives to compositions."""
-    return [
-        {
-            "name": info.name,
-            "summary": info.summary,
-            "broken": info.broken,
-            "loop": info.loop,
-            "distance": info.distance,
-        }
-        for info in methods.discover().values()
-    ]
+    return [_method_entry(info) for info in methods.discover().values()]
+
+
+def _method_entry(info: methods.MethodInfo) -> dict[str, Any]:
+    broken = methods.breaches(info.name)
+    return {
+        "name": info.name,
+        "summary": describe.changes(info.name) if "@" in info.name and not broken else info.summary,
+        "broken": "; ".join(broken) or None,
+        "loop": info.loop,
+        "distance": info.distance,
+    }
 
 
 def compositions() -> str:

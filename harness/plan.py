@@ -25,6 +25,7 @@ from harness.options import Options, Setting, flag
 from harness.protocol import PROTOCOL_VERSION
 from harness.records import Record, Trial, read_record
 from harness.scales import scale_named
+from methods.contract import lengths, values_of
 
 
 @dataclass(frozen=True)
@@ -109,8 +110,6 @@ def check_consistency(options: Options) -> None:
         raise UserError(
             "--slots says how many trials run at a time, --launcher inline runs one in this process; drop one"
         )
-    if options.budget is not None and any(setting.key == "iterations" for setting in options.set):
-        raise UserError("--budget decides the number of steps, and so does --set ...iterations=; drop one")
     if options.image_size is not None and not any(map(_is_folder, options.dataset)):
         raise UserError(
             "--image-size is for folder:PATH datasets; "
@@ -147,11 +146,17 @@ def check_no_slurm(options: Options) -> None:
 
 
 def check_methods(options: Options) -> None:
-    """Refuse methods that are unknown or broken and settings that no selected method has."""
+    """Refuse methods that are unknown or broken, settings that no selected method has, and two lengths."""
     for name in options.methods:
         methods.settings(name)
     for name, values in settings_by_method(options.methods, options.set).items():
-        methods.config_from(name, values, methods.settings)
+        config = methods.config_from(name, values, methods.settings)
+        doubled = [key for key in lengths(type(config)) if key in values]
+        if options.budget is not None and doubled:
+            raise UserError(
+                f"--budget decides the number of steps of {name}, and so does --set {name}.{doubled[0]}; "
+                "drop one"
+            )
 
 
 def settings_by_method(selected: Sequence[str], settings: Iterable[Setting]) -> dict[str, dict[str, Any]]:
@@ -290,7 +295,7 @@ def _trials(
     """The trials of one cell of the grid, one for each seed."""
     scale, spec = scale_named(options.scale), facts.spec
     resolved = methods.resolve(method, spec.name, ipc, scale.name, settings, methods.settings)
-    config = msgspec.to_builtins(dataclasses.asdict(resolved.config))
+    config = msgspec.to_builtins(values_of(resolved.config))
     zca = _whitened(method, config, spec, settings)
     config = config | {"zca": zca} if "zca" in config else config
     _refuse_uneven_tiles(method, config.get("factor", 1), facts)
@@ -315,7 +320,7 @@ def _trials(
             zca=zca,
             image_size=spec.image_size,
             listing=spec.listing,
-            settings_source=resolved.source,
+            settings_from=resolved.source,
         )
         for seed in seeds
     ]
@@ -343,7 +348,7 @@ def _refuse_uneven_tiles(method: str, factor: int, facts: DatasetFacts) -> None:
 
 def _cost_order(trial: Trial, dataset_size: int) -> tuple[Any, ...]:
     """Sorting key: datasets by size, then methods without steps, then few steps, then small sets."""
-    steps = trial.config.get("iterations", 0)
+    steps = methods.length(trial.method, trial.config)
     return dataset_size, trial.dataset, steps, trial.ipc, trial.method, trial.seed, trial.id
 
 

@@ -229,7 +229,7 @@ def _settings(plan: Plan) -> list[str]:
     """One line for each origin of settings: which methods, datasets and ipc take theirs from it."""
     ipcs: dict[tuple[str, str, str], dict[int, None]] = {}
     for trial in plan.trials:
-        ipcs.setdefault((trial.method, trial.dataset, trial.settings_source), {})[trial.ipc] = None
+        ipcs.setdefault((trial.method, trial.dataset, trial.source_sentence), {})[trial.ipc] = None
     return [
         f"settings of {method} on {dataset}, ipc {','.join(map(str, values))}: {source}"
         for (method, dataset, source), values in ipcs.items()

@@ -17,10 +17,13 @@ import msgspec
 
 from harness.errors import UserError
 from harness.files import replacing
+from methods.source import SettingsSource, read_sentence
 
 SCHEMA = 1
 WORK_FOLDER = ".work"
 DISTILLED_SUFFIX = ".safetensors"
+
+UNIDENTIFIED = ("settings_source", "settings_from")  # what does not tell a trial from others
 
 Status = Literal["done", "skipped", "failed", "timeout", "oom"]
 
@@ -28,10 +31,11 @@ Status = Literal["done", "skipped", "failed", "timeout", "oom"]
 class Trial(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
     """One cell of the plan in canonical form: two equal trials are the same work.
 
-    `config` is the method's resolved configuration as plain values; `settings_source` says where it comes
-    from ("paper: cifar10 ipc 10", ...) and is not part of the identity. `curve` is the number of looks at the
-    set during distillation, which then leaves a tenth of the train split out for them; 0: none, and nothing
-    left out.
+    `config` is the method's resolved configuration as plain values, without settings that came later and have
+    their defaults (`methods.contract`). `settings_from` says where it comes from, in records of earlier times
+    the sentence `settings_source`; neither is part of the identity. `curve` is the number of looks at the set
+    during distillation, which then leaves a tenth of the train split out for them; 0: none, and nothing left
+    out.
     """
 
     method: str
@@ -51,17 +55,28 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     image_size: int | None = None
     listing: str = ""
     settings_source: str = ""
+    settings_from: SettingsSource | None = None
     curve: int = 0
 
     @cached_property
     def id(self) -> str:
         """Ten hex digits of the SHA-256 of everything that decides the result."""
-        return _digest(self, "settings_source")
+        return _digest(self, *UNIDENTIFIED)
 
     @cached_property
     def cell(self) -> str:
         """Identity but for the seed: trials of one cell take the same time."""
-        return _digest(self, "settings_source", "seed")
+        return _digest(self, *UNIDENTIFIED, "seed")
+
+    @cached_property
+    def source(self) -> SettingsSource:
+        """Where its settings come from, whenever it was recorded."""
+        return self.settings_from or read_sentence(self.settings_source)
+
+    @property
+    def source_sentence(self) -> str:
+        """The same for people, as the record has it; "" if it does not know."""
+        return self.settings_source if self.settings_from is None else str(self.settings_from)
 
     @property
     def label(self) -> str:

@@ -5,6 +5,7 @@ Importing this module does not import torch, so that launchers stay light.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 import traceback
@@ -284,7 +285,6 @@ def done_record(
 def _curve(run: _Run, dataset: Dataset, held_out: HeldOut, distillation: _Distillation) -> list[CurvePoint]:
     """How good the set was along the way and in the end, by images that it was not distilled from."""
     from harness.data import sealed
-    from methods import config_from, load
     from methods.api import Distilled
 
     trial = run.trial
@@ -294,9 +294,7 @@ def _curve(run: _Run, dataset: Dataset, held_out: HeldOut, distillation: _Distil
 
     def distil_to(work: Path, step: int) -> tuple[Distilled, float]:
         context = run.context("distill", work=work, limit_steps=step, on_progress=None, snapshots=0)
-        config = config_from(trial.method, trial.config)
-        distilled = load(trial.method).distill(dataset, trial.ipc, config=config, context=context)
-        return distilled, context.cost().flops
+        return distil(trial, dataset, context), context.cost().flops
 
     judge = Judge(held_out, protocol_named(trial.protocol), trial.evals, context_of)
     with sealed(f"watching {trial.method} distil"):
@@ -308,19 +306,30 @@ def _curve(run: _Run, dataset: Dataset, held_out: HeldOut, distillation: _Distil
 def _distilled(run: _Run, dataset: Dataset) -> _Distillation:
     """Run the method, or skip that if an earlier, killed run got past it; the set is in its place then."""
     from harness.data import sealed
-    from methods import config_from, load
 
     finished = _finished_distillation(run)
     if finished is not None:
         return finished
     context = run.context("distill")
-    config = config_from(run.trial.method, run.trial.config)
     with sealed(f"distilling {run.trial.method}"):
-        distilled = load(run.trial.method).distill(dataset, run.trial.ipc, config=config, context=context)
+        distilled = distil(run.trial, dataset, context)
     distilled.save(run.distilled_path)
     finished = _Distillation(context.cost(), context.resumed, distilled.digest(), context.steps_of("distill"))
     write_atomically(_distillation_path(run), msgspec.json.encode(finished))
     return finished
+
+
+def distil(trial: Trial, dataset: Dataset, context: Context) -> Distilled:
+    """What the trial's method makes of the dataset, with the name and settings that it was asked for by.
+
+    A method need not know its name, which may be that of a variant.
+    """
+    from methods import config_from, load
+    from methods.contract import values_of
+
+    config = config_from(trial.method, trial.config)
+    distilled: Distilled = load(trial.method).distill(dataset, trial.ipc, config=config, context=context)
+    return dataclasses.replace(distilled, method=trial.method, config=values_of(config))
 
 
 def _finished_distillation(run: _Run) -> _Distillation | None:

@@ -8,10 +8,14 @@ of its own. A method file may besides define
     VARIANTS = {"paper": {...}}       named variants: `--methods bacon@paper`; values override the Config's
     PAPER = {("cifar10", 10): {...}}  published settings; ("*", ipc) stands for unpublished datasets,
     UNPUBLISHED = {"digits": {...}}   which may need changes of their own
-    SCALED = {"cpu": {...}}           shortened settings of the scales other than "paper"
+    BORROWED = {("cifar10", 10): "mtt"}   rows of PAPER that are published for another method only
+    SCALED = {"cpu": {...}}           shortened settings of the scales other than "paper": must for loops
     IGNORES_IPC = True                one set, however many images a class is to have: run once, at ipc 1
     RESOURCES = {"paper": {"mem": "48G"}}   what its jobs on a cluster need at least, by scale: see
                                       `run --help` for partition, time, gpus, cpus, mem
+
+`contract.py` says what is held against such a file. One that breaks the contract is listed as broken and
+refused, and costs no other method anything.
 """
 
 from __future__ import annotations
@@ -19,25 +23,39 @@ from __future__ import annotations
 import ast
 import dataclasses
 import importlib
+import math
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, NoneType
 from typing import Any
 
 import msgspec
 
 from harness.errors import UnknownNameError, UserError
-from methods.settings import settings_of
+from methods import contract
+from methods.settings import FOLDER, parsed, settings_of
+from methods.source import Kind, SettingsSource
 
 JOIN = "+"  # between the loop and the distance of a composition
+NOTHING = ("None", "none", "null")  # as they are typed for a setting that may be None
+
+
+class ContractError(UserError):
+    """A method's file breaks the contract; `breaches` has a line for each way."""
+
+    def __init__(self, name: str, breaches: tuple[str, ...]) -> None:
+        first, *rest = breaches
+        more = f" ({len(rest)} more: python -m harness check {name})" if rest else ""
+        super().__init__(f"method {name!r} cannot be used: its file {first}{more}")
+        self.breaches = breaches
 
 
 @dataclass(frozen=True)
 class MethodInfo:
-    """What a method file says of itself; `broken` is the reason why it cannot be used, if it cannot.
+    """What a method's file says of itself by its syntax; with `breaches` it cannot be used.
 
     loop: it has a `condense`, distance: it has a `distance_to`, from which compositions are made.
     parts: of a composition, the modules of its loop and its distance.
@@ -46,7 +64,7 @@ class MethodInfo:
     name: str
     module: str
     summary: str
-    broken: str | None = None
+    breaches: tuple[str, ...] = ()
     loop: bool = False
     distance: bool = False
     parts: tuple[str, ...] = ()
@@ -54,32 +72,42 @@ class MethodInfo:
 
 @dataclass(frozen=True)
 class Resolved:
-    """A method's configuration for one (dataset, ipc, scale) and a sentence on where it comes from."""
+    """A method's configuration for one (dataset, ipc, scale), and where it comes from."""
 
     config: Any
-    source: str
+    source: SettingsSource
 
 
 def discover(folder: Path | None = None) -> dict[str, MethodInfo]:
     """All methods and variants, "bacon" and "bacon@paper", by name; imports nothing."""
-    paths = sorted((folder or Path(__file__).parent).glob("[!_]*.py"))
-    return {info.name: info for path in paths for info in _infos(path.stem, path.read_bytes())}
+    paths = sorted((folder or FOLDER).glob("[!_]*.py"))
+    return {info.name: info for path in paths for info in _infos(path, _version(path))}
+
+
+def _version(path: Path) -> tuple[int, int]:
+    """What tells a file from what it was before, without reading it."""
+    facts = path.stat()
+    return facts.st_mtime_ns, facts.st_size
 
 
 @cache
-def _infos(stem: str, source: bytes) -> tuple[MethodInfo, ...]:
-    """What one file brings: a method and its variants, something broken, or nothing."""
+def _infos(path: Path, version: tuple[int, int]) -> tuple[MethodInfo, ...]:
+    """What one file brings, in one version: a method and its variants, something broken, or nothing."""
+    stem = path.stem
     module = f"{__name__}.{stem}"
     try:
-        tree = ast.parse(source)
+        tree = parsed(path.read_bytes())
     except (SyntaxError, ValueError) as error:
-        return (MethodInfo(stem, module, "", f"does not parse: {error}"),)
+        return (MethodInfo(stem, module, "", (f"does not parse: {error}",)),)
+    wrong = tuple(contract.syntax_breaches(tree))
+    if wrong:
+        return (MethodInfo(stem, module, "", wrong),)
     functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
     if "distill" not in functions:
         return ()
     summary = (ast.get_docstring(tree) or "").partition("\n")[0]
     loop, distance = "condense" in functions, "distance_to" in functions
-    names = (stem, *(f"{stem}@{variant}" for variant in _variant_names(tree)))
+    names = (stem, *(f"{stem}@{variant}" for variant in contract.variant_names(tree)))
     return tuple(MethodInfo(name, module, summary, loop=loop, distance=distance) for name in names)
 
 
@@ -112,7 +140,7 @@ def composable(known: Iterable[MethodInfo]) -> tuple[list[str], list[str]]:
 
 
 def load(name: str) -> ModuleType:
-    """Import a method or variant, or make a composition; raises UserError if it is unknown or broken."""
+    """Import a method or variant, or make a composition; UserError if it is unknown or broken."""
     return _module(name, importlib.import_module, "compose")
 
 
@@ -122,19 +150,46 @@ def settings(name: str) -> ModuleType:
     return _module(name, settings_of, "compose_settings")
 
 
+def breaches(name: str) -> tuple[str, ...]:
+    """What is wrong with the file of a method that is there, a line each; imports nothing that is slow."""
+    try:
+        settings(name)
+    except ContractError as error:
+        return error.breaches
+    return ()
+
+
 def _module(name: str, import_module: Callable[[str], ModuleType], compose: str) -> ModuleType:
     info = find(name)
-    if info.broken is not None:
-        raise UserError(f"method {name!r} cannot be used: its file {info.broken}")
-    module = import_module(info.module)
+    if info.breaches:
+        raise ContractError(name, info.breaches)
     if not info.parts:
-        return module
-    parts = map(import_module, info.parts)
-    composition: ModuleType = getattr(module, compose)(name.partition("@")[0], *parts)
+        return _checked(name, info.module, import_module)
+    parts = [_checked(name, part, import_module) for part in info.parts]
+    made = import_module(info.module)
+    composition: ModuleType = getattr(made, compose)(name.partition("@")[0], *parts)
     variant = name.partition("@")[2]
     if variant and variant not in composition.VARIANTS:
         raise UserError(f"{name}: the variant changes more than the distance; compose without @{variant}")
     return composition
+
+
+def _checked(name: str, module: str, import_module: Callable[[str], ModuleType]) -> ModuleType:
+    """A method's module, which keeps the contract."""
+    try:
+        found = import_module(module)
+        wrong = _breaches(found)
+    except Exception as error:
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ContractError(name, (f"does not run: {text}",)) from error
+    if wrong:
+        raise ContractError(name, wrong)
+    return found
+
+
+@cache
+def _breaches(module: ModuleType) -> tuple[str, ...]:
+    return tuple(contract.breaches(module))
 
 
 def resolve(
@@ -151,21 +206,16 @@ def resolve(
     `settings`: the values are the same, the Config is of a class of its own.
     """
     module = of(name)
-    values, source = _published(getattr(module, "PAPER", {}), dataset, ipc)
-    if JOIN in name:
-        source = f"{name.partition(JOIN)[0]}'s ({source})"
-    values |= getattr(module, "UNPUBLISHED", {}).get(dataset, {})
+    row, source = _published(name, module, dataset, ipc)
+    values = {**row, **getattr(module, "UNPUBLISHED", {}).get(dataset, {})}
     variant = name.partition("@")[2]
     values |= module.VARIANTS[variant] if variant else {}
-    if scale != "paper":
-        scaled = getattr(module, "SCALED", {}).get(scale)
-        values |= scaled or {}
-        source += (
-            f"; {scale} scale" if scaled is not None else f"; no shortened settings for the {scale} scale"
-        )
-    if overrides:
-        values |= overrides
-        source += f"; set by hand: {', '.join(sorted(overrides))}"
+    scaled = {} if scale == "paper" else getattr(module, "SCALED", {}).get(scale)
+    values |= scaled or {}
+    values |= overrides or {}
+    source = msgspec.structs.replace(
+        source, scale=scale, shortened=scaled is not None, overrides=tuple(sorted(overrides or ()))
+    )
     return Resolved(config_from(name, values, of), source)
 
 
@@ -173,11 +223,13 @@ def config_from(name: str, values: Mapping[str, Any], of: Callable[[str], Module
     """The method's frozen Config with the given values, strings converted to each field's type."""
     config_type = of(name).Config
     fields = {field.name for field in dataclasses.fields(config_type)}
-    hints = typing.get_type_hints(config_type)
+    hints = contract.hints_of(config_type)
     checked: dict[str, Any] = {}
     for key, value in values.items():
         if key not in fields:
             raise UnknownNameError(f"setting of {name}", key, fields)
+        if isinstance(value, str) and value in NOTHING and NoneType in typing.get_args(hints[key]):
+            value = None
         try:
             checked[key] = msgspec.convert(value, hints[key], strict=not isinstance(value, str))
         except msgspec.ValidationError as error:
@@ -186,30 +238,35 @@ def config_from(name: str, values: Mapping[str, Any], of: Callable[[str], Module
 
 
 def _published(
-    table: Mapping[tuple[str, int], Mapping[str, Any]], dataset: str, ipc: int
-) -> tuple[dict[str, Any], str]:
+    name: str, module: ModuleType, dataset: str, ipc: int
+) -> tuple[Mapping[str, Any], SettingsSource]:
     """Row of the nearest tabulated ipc not above the wanted one, of this dataset or else of "*"."""
-    rows = {key_ipc: row for (name, key_ipc), row in table.items() if name == dataset}
-    known = bool(rows)
+    table: Mapping[tuple[str, int], Mapping[str, Any]] = getattr(module, "PAPER", {})
+    known = [key_ipc for key_dataset, key_ipc in table if key_dataset == dataset]
+    tabulated = known or [key_ipc for key_dataset, key_ipc in table if key_dataset == "*"]
+    if not tabulated:
+        return {}, SettingsSource(kind="own")
+    nearest = max((key_ipc for key_ipc in tabulated if key_ipc <= ipc), default=min(tabulated))
     if not known:
-        rows = {key_ipc: row for (name, key_ipc), row in table.items() if name == "*"}
-    if not rows:
-        return {}, "the method's own on every dataset"
-    nearest = max((key_ipc for key_ipc in rows if key_ipc <= ipc), default=min(rows))
-    if not known:
-        return dict(rows[nearest]), f"default: nothing is published for {dataset}"
-    if nearest != ipc:
-        return dict(
-            rows[nearest]
-        ), f"default: nothing is published for ipc {ipc}, taken from {dataset} ipc {nearest}"
-    return dict(rows[nearest]), f"published: {dataset} ipc {ipc}"
+        return table["*", nearest], SettingsSource(kind="unpublished", dataset=dataset)
+    owner = getattr(module, "BORROWED", {}).get((dataset, nearest), lender(name))
+    kind: Kind = "borrowed_ipc" if nearest != ipc else "borrowed" if owner else "published"
+    wanted = ipc if nearest != ipc else None
+    source = SettingsSource(kind=kind, dataset=dataset, ipc=nearest, wanted_ipc=wanted, owner=owner)
+    return table[dataset, nearest], source
 
 
-def _variant_names(tree: ast.Module) -> list[str]:
-    for node in tree.body:
-        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-        named = any(isinstance(target, ast.Name) and target.id == "VARIANTS" for target in targets)
-        if named and isinstance(getattr(node, "value", None), ast.Dict):
-            keys = node.value.keys  # type: ignore[attr-defined]
-            return [str(key.value) for key in keys if isinstance(key, ast.Constant)]
-    return []
+def length(name: str, values: Mapping[str, Any]) -> int:
+    """Steps of a method's loop as its settings have it, 0 without a loop.
+
+    A method that does several updates in a step counts updates.
+    """
+    named = contract.lengths(settings(name).Config)
+    return math.prod(values[key] for key in named) if named else 0
+
+
+def lender(name: str) -> str:
+    """The method whose table a composition or a variant has, "" for a method with a file of its own."""
+    loop, joined, _ = name.partition(JOIN)
+    base, varied, _ = name.partition("@")
+    return loop if joined else base if varied else ""

@@ -22,15 +22,16 @@ from harness.data import Dataset
 from methods import kernels, resolve
 from methods.api import Context, Distilled
 from methods.augment import usual_strategy
+from methods.contract import setting
 
 
 @dataclass(frozen=True)
 class Config:
     """Every setting with its default and one line on its meaning."""
 
-    iterations: int = 1000  # image updates
-    lr_img: float = 0.1  # learning rate of the images
-    batch_real: int = 256  # real images per class and iteration
+    iterations: int = setting(1000, "image updates", length=True)
+    lr_img: float = setting(0.1, "learning rate of the images")
+    batch_real: int = setting(256, "real images per class and iteration")
 
 
 # What the authors' own commands set for (dataset, ipc), where it differs from the defaults; "*" stands for
@@ -64,4 +65,5 @@ def distill(
         context.log(loss)
 
     strategy = usual_strategy(data.name)
-    return Distilled.of(data, images, method="NAME", config=config, augmentation=strategy)
+    # The harness writes the name that was asked for, NAME or a variant's, into the set.
+    return Distilled.of(data, images, config=config, augmentation=strategy)

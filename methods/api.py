@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from harness.errors import DivergedError, UserError
 from harness.files import replacing
 from harness.loop import Runtime
 from harness.nets import Network, build
+from methods.contract import values_of
 from methods.formation import decode
 
 FORMAT = "distilled-set-1"
@@ -33,6 +34,7 @@ class Distilled:
     factor: multi-formation factor f; each stored image decodes to f * f training images.
     augmentation: the DSA strategy that training on the set calls for; "" for none.
     learned_lr: a learning rate that was distilled along; None if there is none.
+    method: the name that it was asked for by; the harness sets it, a direct call need not.
     """
 
     images: Tensor
@@ -41,7 +43,7 @@ class Distilled:
     dataset: str
     class_names: tuple[str, ...]
     transform: Transform
-    method: str
+    method: str = ""
     config: dict[str, Any] = field(default_factory=dict)
     factor: int = 1
     augmentation: str = ""
@@ -51,7 +53,7 @@ class Distilled:
         """Refuse images that are not finite numbers, and counts that do not match."""
         if not bool(torch.isfinite(self.images).all()):
             raise DivergedError(
-                f"{self.method} ended with images that are not finite; lower its learning rate"
+                f"{self.method or 'it'} ended with images that are not finite; lower the learning rate"
             )
         if len(self.images) != len(self.labels):
             raise UserError(f"{len(self.images)} distilled images but {len(self.labels)} labels")
@@ -62,14 +64,15 @@ class Distilled:
         data: Dataset,
         images: Tensor,
         *,
-        method: str,
         config: Any,
+        method: str = "",
         labels: Tensor | None = None,
         **rest: Any,
     ) -> Distilled:
         """The set of class-major `images` (C * ipc, ...) distilled from `data`; hard labels unless given.
 
-        `config` is the method's Config; `rest` are other fields, such as `factor` and `augmentation`.
+        `config` is the method's Config, `method` its name where no harness gives one; `rest` are other
+        fields, such as `factor` and `augmentation`.
         """
         ipc = len(images) // data.num_classes
         return cls(
@@ -80,7 +83,7 @@ class Distilled:
             class_names=data.class_names,
             transform=data.transform,
             method=method,
-            config=asdict(config),
+            config=values_of(config),
             **rest,
         )
 

@@ -28,6 +28,7 @@ from harness.data import Dataset
 from methods import idm, kernels, resolve
 from methods.api import Context, Distilled
 from methods.augment import FULL_STRATEGY
+from methods.contract import setting
 from methods.matching import Criterion, Distance, DistanceTo
 
 
@@ -35,8 +36,10 @@ from methods.matching import Criterion, Distance, DistanceTo
 class Weights:
     """Weights of the prior in BACON's distance."""
 
-    tv_weight: float = 0.8  # lambda, weight of the total variation
-    clip_weight: float = 0.0  # weight of the CLIP prior on single images; the code's is zero by itself
+    tv_weight: float = setting(0.8, "lambda, weight of the total variation")
+    clip_weight: float = setting(
+        0.0, "weight of the CLIP prior on single images; the code's is zero by itself"
+    )
 
 
 @dataclass(frozen=True)

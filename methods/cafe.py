@@ -39,6 +39,7 @@ from harness.nets import Network
 from methods import resolve
 from methods.api import Context, Distilled
 from methods.augment import usual_strategy
+from methods.contract import setting
 from methods.layers import ClassMeans, Layers, gap_of_means
 from methods.matching import ClassLoss, ClassMatcher, Siamese, View, starting_images
 from methods.passes import pieces
@@ -49,26 +50,38 @@ from methods.students import Student
 class Config:
     """Settings of CAFE; the defaults are those of the authors' script."""
 
-    iterations: int = 2000  # fresh networks
-    lr_img: float = 0.1  # learning rate of the images
-    momentum: float = 0.5  # momentum of the images
-    lr_halved_at: tuple[float, ...] = (0.6, 0.8, 0.9)  # parts of the iterations at which lr_img is halved
-    init: Literal["noise", "real"] = "noise"  # what the synthetic images start from
-    batch_real: int = 256  # real images per class and image step
-    shallow_weight: float = 0.1  # weight of the maps of all activations but the last
-    deep_weight: float = 1.0  # weight of the last activation's maps
-    embedding_weight: float = 2.0  # weight of the pooled last map; the code counts it as a map and flattened
-    discrimination: float = 0.01  # weight of telling real features apart by the synthetic centres
-    lr_net: float = 0.01  # learning rate of the networks, SGD without momentum
-    batch_train: int = 256  # synthetic images per SGD step of a network
-    batch_query: int = 128  # real images per class that a network's accuracy is measured on
-    window: int = 10  # latest accuracies that are looked at
-    settled_below: float = 0.04  # lambda_1: range of these below which a network is left
-    moved_above: float = 0.03  # lambda_2: range of these above which a training on S ends
-    carry_over: bool = True  # add the previous accuracy, divided by the number of classes, to each
-    max_image_steps: int = 100  # most image steps with one network
-    max_epochs: int = 100  # most epochs of one training on S
-    strategy: str | None = ""  # DSA operations, also in evaluation; "": none, None: the dataset's usual ones
+    iterations: int = setting(2000, "fresh networks", length=True)
+    lr_img: float = setting(0.1, "learning rate of the images")
+    momentum: float = setting(0.5, "momentum of the images")
+    lr_halved_at: tuple[float, ...] = setting(
+        (0.6, 0.8, 0.9), "parts of the iterations at which lr_img is halved"
+    )
+    init: Literal["noise", "real"] = setting("noise", "what the synthetic images start from")
+    batch_real: int = setting(256, "real images per class and image step")
+    shallow_weight: float = setting(0.1, "weight of the maps of all activations but the last")
+    deep_weight: float = setting(1.0, "weight of the last activation's maps")
+    embedding_weight: float = setting(
+        2.0, "weight of the pooled last map; the code counts it as a map and flattened"
+    )
+    discrimination: float = setting(0.01, "weight of telling real features apart by the synthetic centres")
+    lr_net: float = setting(0.01, "learning rate of the networks, SGD without momentum")
+    batch_train: int = setting(256, "synthetic images per SGD step of a network")
+    batch_query: int = setting(128, "real images per class that a network's accuracy is measured on")
+    window: int = setting(10, "latest accuracies of a network that are looked at")
+    settled_below: float = setting(
+        0.04, "lambda_1: range of the latest accuracies below which a network is left"
+    )
+    moved_above: float = setting(
+        0.03, "lambda_2: range of the latest accuracies above which a training on S ends"
+    )
+    carry_over: bool = setting(
+        True, "whether the previous accuracy, divided by the number of classes, is added to each"
+    )
+    max_image_steps: int = setting(100, "most image steps with one network")
+    max_epochs: int = setting(100, "most epochs of one training on S")
+    strategy: str | None = setting(
+        "", 'DSA operations, also in evaluation; "": none, None: the dataset\'s usual ones'
+    )
 
 
 VARIANTS = {

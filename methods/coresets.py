@@ -14,6 +14,7 @@ from harness.loop import State
 from harness.nets import Network
 from methods.api import Context, Distilled
 from methods.augment import usual_strategy
+from methods.contract import setting
 from methods.passes import pieces, rows_per_piece, train_step
 from methods.pool import logits_forward
 
@@ -22,11 +23,11 @@ from methods.pool import logits_forward
 class FeatureConfig:
     """How the feature network is trained; no table says, so these are the field's usual values."""
 
-    train_steps: int = 40_000  # SGD steps on real images; 200 epochs of CIFAR-10
-    train_batch: int = 256  # real images per step
-    lr: float = 0.01
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
+    train_steps: int = setting(40_000, "SGD steps on real images; 200 epochs of CIFAR-10", length=True)
+    train_batch: int = setting(256, "real images per SGD step")
+    lr: float = setting(0.01, "learning rate of the feature network")
+    momentum: float = setting(0.9, "momentum of its SGD")
+    weight_decay: float = setting(5e-4, "weight decay of its SGD")
 
 
 SCALED = {"cpu": {"train_steps": 200, "train_batch": 128}, "smoke": {"train_steps": 20, "train_batch": 32}}

@@ -33,6 +33,7 @@ from harness.nets import Network, reinitialise
 from methods import resolve
 from methods.api import Context, Distilled
 from methods.augment import usual_strategy
+from methods.contract import setting
 from methods.layers import Layers, class_means, gap_of_means
 from methods.matching import ClassLoss, ClassMatcher, Siamese, View, initial_images
 
@@ -41,14 +42,16 @@ from methods.matching import ClassLoss, ClassMatcher, Siamese, View, initial_ima
 class Config:
     """Settings of DataDAM; the defaults are those of the authors' script."""
 
-    iterations: int = 20_000  # image updates, one fresh network each
-    lr_img: float = 1.0  # learning rate of the images
-    momentum: float = 0.5  # momentum of the images
-    batch_real: int = 64  # real images per class and iteration
-    power: float = 1.0  # p of the attention
-    scale: float = 100.0  # weight of the whole loss
-    task_balance: float = 0.01  # lambda, weight of the embeddings beside the attention
-    strategy: str | None = None  # DSA operations, also in evaluation; None: the usual ones of the dataset
+    iterations: int = setting(20_000, "image updates, one fresh network each", length=True)
+    lr_img: float = setting(1.0, "learning rate of the images")
+    momentum: float = setting(0.5, "momentum of the images")
+    batch_real: int = setting(64, "real images per class and iteration")
+    power: float = setting(1.0, "p, the power of the activations in the attention")
+    scale: float = setting(100.0, "weight of the whole loss")
+    task_balance: float = setting(0.01, "lambda, weight of the embeddings beside the attention")
+    strategy: str | None = setting(
+        None, "DSA operations, also in evaluation; None: the usual ones of the dataset"
+    )
 
 
 VARIANTS = {"paper": {"power": 4.0, "iterations": 8000, "batch_real": 256}}

@@ -29,28 +29,32 @@ from harness.nets import Network
 from methods import resolve
 from methods.api import Context, Distilled
 from methods.augment import usual_strategy
+from methods.contract import setting
 from methods.gradients import GradientMatcher, Gradients, matched_parameters
 from methods.matching import Siamese, starting_images
 from methods.students import Student
-
-STATISTICS_BATCH = 16  # real images per class that set the statistics of batch normalisation
 
 
 @dataclass(frozen=True)
 class Config:
     """Settings of DC; the defaults are those that all of the authors' commands share."""
 
-    iterations: int = 1000  # fresh networks
-    outer: int = 10  # image updates with each network
-    inner: int = 50  # epochs of its training on the synthetic set between two updates
-    lr_img: float = 0.1  # learning rate of the images
-    momentum: float = 0.5  # momentum of the images
-    init: Literal["noise", "real"] = "noise"  # what the synthetic images start from
-    batch_real: int = 256  # real images per class and update
-    metric: Literal["ours", "mse", "cos"] = "ours"  # distance of gradients
-    lr_net: float = 0.01  # learning rate of the networks, SGD without momentum
-    batch_train: int = 256  # synthetic images per SGD step of a network
-    strategy: str | None = ""  # DSA operations, also in evaluation; "": none, None: the dataset's usual ones
+    iterations: int = setting(1000, "fresh networks", length=True)
+    outer: int = setting(10, "image updates with each network")
+    inner: int = setting(50, "epochs of a network's training on the synthetic set between two updates")
+    lr_img: float = setting(0.1, "learning rate of the images")
+    momentum: float = setting(0.5, "momentum of the images")
+    init: Literal["noise", "real"] = setting("noise", "what the synthetic images start from")
+    batch_real: int = setting(256, "real images per class and update")
+    metric: Literal["ours", "mse", "cos"] = setting("ours", "distance of gradients")
+    lr_net: float = setting(0.01, "learning rate of the networks, SGD without momentum")
+    batch_train: int = setting(256, "synthetic images per SGD step of a network")
+    batch_statistics: int = setting(
+        16, "real images per class that set the statistics of batch normalisation", added=True
+    )
+    strategy: str | None = setting(
+        "", 'DSA operations, also in evaluation; "": none, None: the dataset\'s usual ones'
+    )
 
 
 LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}  # by ipc
@@ -107,7 +111,7 @@ def synthesise(
     for iteration in context.steps(config.iterations, {"images": images, "optimizer": optimizer}):
         student.begin()
         for update in range(config.outer):
-            settle_statistics(net, data, context)
+            settle_statistics(net, data, config.batch_statistics, context)
             siamese = Siamese.draw(strategy, data, context)
             batch = data.index.draw(config.batch_real, context.generator("real"))
             real = matcher.real_gradients(net, parameters, batch, siamese)
@@ -136,13 +140,13 @@ def evaluation_strategy(strategy: str, dataset: str) -> str:
 
 
 @torch.no_grad()
-def settle_statistics(net: Network, data: Dataset, context: Context) -> None:
+def settle_statistics(net: Network, data: Dataset, per_class: int, context: Context) -> None:
     """Set statistics of batch normalisation by one pass of real images, then hold them fixed."""
     normalisations = [module for module in net.modules() if isinstance(module, _BatchNorm)]
     if not normalisations:
         return
     net.train()
-    batch = data.index.draw(STATISTICS_BATCH, context.generator("statistics"))
+    batch = data.index.draw(per_class, context.generator("statistics"))
     net(data.batch(batch.indices))
     for module in normalisations:
         module.eval()

@@ -22,6 +22,7 @@ from typing import Any, Literal
 from harness.data import Dataset
 from methods import dc, resolve
 from methods.api import Context, Distilled
+from methods.contract import setting
 from methods.gradients import Gradients, mean_gradients
 
 
@@ -29,9 +30,9 @@ from methods.gradients import Gradients, mean_gradients
 class Config(dc.Config):
     """Settings of DCC: DC's, from real images, and when the signal sets in."""
 
-    init: Literal["noise", "real"] = "real"  # what the synthetic images start from
-    outer_warmup: int = 250  # networks whose first updates match class by class
-    inner_warmup: int = 10  # number of these updates
+    init: Literal["noise", "real"] = setting("real", "what the synthetic images start from")
+    outer_warmup: int = setting(250, "networks whose first updates match class by class")
+    inner_warmup: int = setting(10, "first updates of a network that match class by class")
 
 
 VARIANTS: dict[str, dict[str, Any]] = {"dsa": {"strategy": None}}

@@ -25,6 +25,7 @@ from harness.nets import reinitialise
 from methods import resolve
 from methods.api import Context, Distilled
 from methods.augment import usual_strategy
+from methods.contract import setting
 from methods.matching import (
     ClassLoss,
     ClassMatcher,
@@ -40,11 +41,13 @@ from methods.matching import (
 class Config:
     """Settings of DM; the defaults are those of the authors' CIFAR-10 command."""
 
-    iterations: int = 20_000  # image updates, one fresh network each
-    lr_img: float = 1.0  # learning rate of the images
-    momentum: float = 0.5  # momentum of the images
-    batch_real: int = 256  # real images per class and iteration
-    strategy: str | None = None  # DSA operations, also in evaluation; None: the usual ones of the dataset
+    iterations: int = setting(20_000, "image updates, one fresh network each", length=True)
+    lr_img: float = setting(1.0, "learning rate of the images")
+    momentum: float = setting(0.5, "momentum of the images")
+    batch_real: int = setting(256, "real images per class and iteration")
+    strategy: str | None = setting(
+        None, "DSA operations, also in evaluation; None: the usual ones of the dataset"
+    )
 
 
 _ROWS = {1: {}, 10: {}, 50: {}, 100: {"lr_img": 10.0}}

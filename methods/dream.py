@@ -32,6 +32,7 @@ from harness.nets import Network
 from methods import idc, resolve
 from methods.api import Context, Distilled
 from methods.clusters import centroids, nearest_samples
+from methods.contract import setting
 from methods.matching import ClassMatcher, Siamese
 
 
@@ -39,12 +40,16 @@ from methods.matching import ClassMatcher, Siamese
 class Config(idc.Config):
     """Settings of DREAM: IDC's, and those of the clustering; the defaults are those for CIFAR-10."""
 
-    batch_real: int = 128  # real images per class and update
-    per_cluster: int = 1  # images of each cluster in the batch; there are batch_real / per_cluster clusters
-    choice: Literal["each", "any"] = "each"  # nearest to each centroid in turn, or those nearest to any
-    interval: int = 10  # image updates between two clusterings
-    cluster_pool: int | None = None  # images of each class that are clustered; None: all
-    cluster_iterations: int = 100  # most Lloyd iterations of a clustering
+    batch_real: int = setting(128, "real images per class and update")
+    per_cluster: int = setting(
+        1, "images of each cluster in the batch; there are batch_real / per_cluster clusters"
+    )
+    choice: Literal["each", "any"] = setting(
+        "each", "what a batch holds: the images nearest to each centroid in turn, or those nearest to any"
+    )
+    interval: int = setting(10, "image updates between two clusterings")
+    cluster_pool: int | None = setting(None, "images of each class that are clustered; None: all")
+    cluster_iterations: int = setting(100, "most Lloyd iterations of a clustering")
 
 
 _TINY: dict[str, Any] = {"batch_real": 64, "n_data": 1000}

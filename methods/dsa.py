@@ -20,14 +20,15 @@ from typing import Literal
 from harness.data import Dataset
 from methods import dc, resolve
 from methods.api import Context, Distilled
+from methods.contract import setting
 
 
 @dataclass(frozen=True)
 class Config(dc.Config):
     """Settings of DSA: DC's, from real images and with augmentation."""
 
-    init: Literal["noise", "real"] = "real"  # what the synthetic images start from
-    strategy: str | None = None  # DSA operations, also in evaluation; None: the dataset's usual ones
+    init: Literal["noise", "real"] = setting("real", "what the synthetic images start from")
+    strategy: str | None = setting(None, "DSA operations, also in evaluation; None: the dataset's usual ones")
 
 
 PAPER = dc.PAPER

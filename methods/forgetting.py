@@ -33,14 +33,19 @@ from torch import Tensor
 from harness.data import Dataset, draw_uniform
 from methods import coresets, resolve
 from methods.api import Context, Distilled
+from methods.contract import setting
 
 
 @dataclass(frozen=True)
 class Config(coresets.FeatureConfig):
     """Settings of forgetting: those of the training, and what its failures count."""
 
-    never_learnt: Literal["least", "most"] = "least"  # how forgotten an image never classified correctly is
-    candidates: int | None = None  # images per class to train on and choose from, at least ipc; None: all
+    never_learnt: Literal["least", "most"] = setting(
+        "least", "how forgotten an image never classified correctly is"
+    )
+    candidates: int | None = setting(
+        None, "images per class to train on and choose from, at least ipc; None: all"
+    )
 
 
 VARIANTS = {"original": {"never_learnt": "most"}}

@@ -39,6 +39,7 @@ from harness.nets import Network, reinitialise
 from methods import kernels, resolve
 from methods.api import Context, Distilled
 from methods.augment import augment, cutmix, operations, sample_draws, usual_strategy
+from methods.contract import setting
 from methods.formation import compose, decode_by_class
 from methods.gradients import GradientMatcher, matched_parameters
 from methods.layers import class_means
@@ -51,28 +52,34 @@ from methods.pool import logits_forward
 class Config:
     """Settings of IDC; the defaults are those that the authors set for CIFAR-10."""
 
-    outer: int = 2000  # fresh networks
-    inner: int = 100  # image updates with each of them
-    lr_img: float = 5e-3  # learning rate of the images at ipc 10 and `lr_side` pixels
-    lr_side: int = 32  # side of the images that lr_img is for; the rate grows with ipc and with the area
-    lr_boost: float = 1.0  # factor on the rate, for networks and numbers of updates smaller than published
-    momentum: float = 0.5  # momentum of the images, per class step
-    factor: int = 2  # multi-formation: each stored image is a grid of factor x factor tiles
-    batch_real: int = 64  # real images per class and update
-    batch_tiles: int = 128  # most tiles per class and update; drawn at random where there are more
-    match: Literal["grad", "feat"] = "grad"  # what is matched: gradients, or class means of features
-    metric: Literal["mse", "l1", "l1_mean", "ours"] = "mse"  # distance; features: mse or l1; `ours`: cosines
-    first_block: int = 0  # features: blocks of the network that are matched, from this one
-    last_block: int = -1  # ... to this one included; negative numbers count from the end
-    strategy: str = "color>crop>cutout"  # augmentation of the matching, stages one after another
-    train_strategy: str = "color>crop"  # augmentation of the networks' training
-    cutmix: float = 0.5  # probability of cutmix in a training step
-    spare_tiles: bool = False  # with tiles: no cutout in the matching and no cutmix
-    n_data: int = 2000  # real images that a network is trained on after each update
-    train_batch: int = 64  # real images per training step
-    lr_net: float = 0.01
-    momentum_net: float = 0.9
-    weight_decay: float = 5e-4
+    outer: int = setting(2000, "fresh networks", length=True)
+    inner: int = setting(100, "image updates with each network", length=True)
+    lr_img: float = setting(5e-3, "learning rate of the images at ipc 10 and `lr_side` pixels")
+    lr_side: int = setting(
+        32, "side of the images that lr_img is for; the rate grows with ipc and with the area"
+    )
+    lr_boost: float = setting(
+        1.0, "factor on the rate, for networks and numbers of updates smaller than published"
+    )
+    momentum: float = setting(0.5, "momentum of the images, per class step")
+    factor: int = setting(2, "multi-formation: each stored image is a grid of factor x factor tiles")
+    batch_real: int = setting(64, "real images per class and update")
+    batch_tiles: int = setting(128, "most tiles per class and update; drawn at random where there are more")
+    match: Literal["grad", "feat"] = setting("grad", "what is matched: gradients, or class means of features")
+    metric: Literal["mse", "l1", "l1_mean", "ours"] = setting(
+        "mse", "distance; features: mse or l1; `ours`: cosines"
+    )
+    first_block: int = setting(0, "features: blocks of the network that are matched, from this one")
+    last_block: int = setting(-1, "features: last block that is matched; negative numbers count from the end")
+    strategy: str = setting("color>crop>cutout", "augmentation of the matching, stages one after another")
+    train_strategy: str = setting("color>crop", "augmentation of the networks' training")
+    cutmix: float = setting(0.5, "probability of cutmix in a training step")
+    spare_tiles: bool = setting(False, "with tiles: no cutout in the matching and no cutmix")
+    n_data: int = setting(2000, "real images that a network is trained on after each update")
+    train_batch: int = setting(64, "real images per training step")
+    lr_net: float = setting(0.01, "learning rate of the networks")
+    momentum_net: float = setting(0.9, "momentum of the networks' SGD")
+    weight_decay: float = setting(5e-4, "weight decay of the networks")
 
 
 VARIANTS: dict[str, dict[str, Any]] = {"i": {"factor": 1}, "feat": {"match": "feat"}}

@@ -28,6 +28,7 @@ from harness.data import Dataset
 from methods import resolve
 from methods.api import Context, Distilled
 from methods.augment import FULL_STRATEGY, usual_strategy
+from methods.contract import setting
 from methods.matching import (
     ClassLoss,
     ClassMatcher,
@@ -42,22 +43,22 @@ from methods.pool import NetworkPool, PoolSettings
 
 
 @dataclass(frozen=True)
-class Config:
-    """Settings of IDM; the defaults are those that all of the authors' commands share."""
+class Config(PoolSettings):
+    """Settings of IDM and of its pool; the defaults are those that all of the authors' commands share."""
 
-    iterations: int = 20_000  # joint image updates
-    lr_img: float = 0.2  # learning rate of the images
-    momentum: float = 0.5  # momentum of the images, per class step
-    factor: int = 2  # multi-formation: each stored image is a grid of factor x factor tiles
-    batch_real: int = 256  # real images per class and iteration
-    ce_weight: float = 0.5  # weight of the cross entropy, times the network's accuracy in percent
-    ce_reference: int | None = None  # if given, ce_weight is for so many features and scaled to the network's
-    push_every: int = 30  # iterations between fresh networks
-    pool_capacity: int = 100  # networks in the full pool
-    train_steps: int = 10  # SGD steps of each trained network after each iteration
-    train_batch: int = 256  # real images per SGD step
-    meter_reset_every: int = 100  # iterations between resets of the accuracy meters; 0: never
-    strategy: str | None = None  # DSA operations, also in evaluation; None: the usual ones of the dataset
+    iterations: int = setting(20_000, "joint image updates", length=True)
+    lr_img: float = setting(0.2, "learning rate of the images")
+    momentum: float = setting(0.5, "momentum of the images, per class step")
+    factor: int = setting(2, "multi-formation: each stored image is a grid of factor x factor tiles")
+    batch_real: int = setting(256, "real images per class and iteration")
+    ce_weight: float = setting(0.5, "weight of the cross entropy, times the network's accuracy in percent")
+    ce_reference: int | None = setting(
+        None, "if given, ce_weight is for so many features and scaled to the network's"
+    )
+    meter_reset_every: int = setting(100, "iterations between resets of the accuracy meters; 0: never")
+    strategy: str | None = setting(
+        None, "DSA operations, also in evaluation; None: the usual ones of the dataset"
+    )
 
 
 _IPC1: dict[str, Any] = {"batch_real": 5000, "push_every": 5}
@@ -106,7 +107,7 @@ def condense(
     strategy = usual_strategy(data.name) if config.strategy is None else config.strategy
     images = initial_images(data, ipc, config.factor, context).requires_grad_()
     optimizer = ClasswiseSGD(images, data.num_classes, config.lr_img, config.momentum)
-    pool = NetworkPool(context, data, pool_settings(config))
+    pool = NetworkPool(context, data, config)
     matcher = ClassMatcher(context, data, pool.members[0].net, config.factor, view=criterion.view)
 
     for step in context.steps(config.iterations, {"images": optimizer, "pool": pool}):
@@ -132,16 +133,6 @@ def condense(
         config=config,
         factor=config.factor,
         augmentation=strategy,
-    )
-
-
-def pool_settings(config: Config) -> PoolSettings:
-    """The pool's part of the configuration."""
-    return PoolSettings(
-        capacity=config.pool_capacity,
-        push_every=config.push_every,
-        train_steps=config.train_steps,
-        train_batch=config.train_batch,
     )
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from harness.data import Dataset
 from harness.nets import Network, build
 from methods.api import Context
+from methods.contract import required, setting
 from methods.experts import ExpertSettings, train_experts
 from methods.matching import Criterion, Distance, DistanceTo, mean_distance_to
 
@@ -29,12 +30,20 @@ from methods.matching import Criterion, Distance, DistanceTo, mean_distance_to
 class Constraints:
     """Settings of both constraints and of the trained networks."""
 
-    covariance_weight: float  # a, weight of the gap between inter-feature covariances
-    centralisation_weight: float  # b, weight of the scatter of a class's synthetic images
-    pretrained: int = 1000  # networks trained on real images, of which one is drawn for each iteration
-    pretrained_arch: str | None = "ResNet18"  # what they are; None: the network that distils
-    pretrained_epochs: int = 40  # passes over the real images
-    pretrained_steps: int | None = None  # SGD steps of a pass; None: a whole pass
+    covariance_weight: float = required("a, weight of the gap between inter-feature covariances")
+    centralisation_weight: float = required("b, weight of the scatter of a class's synthetic images")
+    pretrained: int = setting(
+        1000, "networks trained on real images, of which one is drawn for each iteration"
+    )
+    pretrained_arch: str | None = setting(
+        "ResNet18", "architecture of the pretrained networks; None: that of the network that distils"
+    )
+    pretrained_epochs: int = setting(40, "passes of the pretraining over the real images")
+    pretrained_steps: int | None = setting(None, "SGD steps of a pass of the pretraining; None: a whole pass")
+    pretrained_batch: int = setting(256, "real images per SGD step of the pretraining", added=True)
+    pretrained_lr: float = setting(0.01, "learning rate of the pretraining", added=True)
+    pretrained_momentum: float = setting(0.9, "momentum of the pretraining's SGD", added=True)
+    pretrained_weight_decay: float = setting(5e-4, "weight decay of the pretraining", added=True)
 
 
 def constrained(constraints: Constraints, data: Dataset, context: Context) -> Criterion:
@@ -45,8 +54,10 @@ def constrained(constraints: Constraints, data: Dataset, context: Context) -> Cr
         ExpertSettings(
             count=constraints.pretrained,
             epochs=constraints.pretrained_epochs,
-            momentum=0.9,
-            weight_decay=5e-4,
+            batch=constraints.pretrained_batch,
+            lr=constraints.pretrained_lr,
+            momentum=constraints.pretrained_momentum,
+            weight_decay=constraints.pretrained_weight_decay,
             steps_per_epoch=constraints.pretrained_steps,
             snapshots="last",
             arch=constraints.pretrained_arch,

@@ -24,14 +24,15 @@ from typing import Any
 from harness.data import Dataset
 from methods import dm, iid, resolve
 from methods.api import Context, Distilled
+from methods.contract import setting
 
 
 @dataclass(frozen=True)
 class Config(dm.Config, iid.Constraints):
     """Settings of IID-DM: DM's, and those of the constraints."""
 
-    covariance_weight: float = 0.01  # a, weight of the gap between inter-feature covariances
-    centralisation_weight: float = 0.05  # b, weight of the scatter of a class's synthetic images
+    covariance_weight: float = setting(0.01, "a, weight of the gap between inter-feature covariances")
+    centralisation_weight: float = setting(0.05, "b, weight of the scatter of a class's synthetic images")
 
 
 PAPER: dict[tuple[str, int], dict[str, Any]] = {

@@ -24,15 +24,16 @@ from dataclasses import dataclass
 from harness.data import Dataset
 from methods import idm, iid, resolve
 from methods.api import Context, Distilled
+from methods.contract import setting
 
 
 @dataclass(frozen=True)
 class Config(idm.Config, iid.Constraints):
     """Settings of IID-IDM: IDM's, and those of the constraints."""
 
-    meter_reset_every: int = 5000  # iterations between resets of the accuracy meters; 0: never
-    covariance_weight: float = 0.03  # a, weight of the gap between inter-feature covariances
-    centralisation_weight: float = 0.01  # b, weight of the scatter of a class's synthetic images
+    meter_reset_every: int = setting(5000, "iterations between resets of the accuracy meters; 0: never")
+    covariance_weight: float = setting(0.03, "a, weight of the gap between inter-feature covariances")
+    centralisation_weight: float = setting(0.01, "b, weight of the scatter of a class's synthetic images")
 
 
 # Of the authors' commands only those of CIFAR-10 are known: IDM's, but for the meters.

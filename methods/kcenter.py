@@ -30,13 +30,16 @@ from torch import Tensor
 from harness.data import Dataset
 from methods import coresets, resolve
 from methods.api import Context, Distilled
+from methods.contract import setting
 
 
 @dataclass(frozen=True)
 class Config(coresets.FeatureConfig):
     """Settings of k-center: those of the features, and the first image."""
 
-    start: Literal["mean", "random"] = "mean"  # nearest to the class mean, or random
+    start: Literal["mean", "random"] = setting(
+        "mean", "the first image: nearest to the class mean, or random"
+    )
 
 
 VARIANTS = {"deepcore": {"start": "random"}}

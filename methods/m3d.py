@@ -34,6 +34,7 @@ from harness.data import Dataset
 from methods import dm, resolve
 from methods.api import Context, Distilled
 from methods.augment import usual_strategy
+from methods.contract import setting
 from methods.matching import Criterion, Distance, DistanceTo
 from methods.passes import pieces
 
@@ -45,16 +46,20 @@ PAIRS_AT_ONCE = 2**22
 class Weights:
     """The kernel of M3D's distance."""
 
-    bandwidth: float = 1.0  # v in mean squared distances of real embeddings; unpublished
+    bandwidth: float = setting(1.0, "v in mean squared distances of real embeddings; unpublished")
 
 
 @dataclass(frozen=True)
 class Config(dm.Config, Weights):
     """Settings of M3D: DM's, and the kernel; all unpublished but `factor`."""
 
-    iterations: int = 10_000  # image updates, one fresh network each; known to its order only
-    factor: int = 2  # multi-formation: each stored image is a grid of factor x factor tiles
-    strategy: str | None = "color>crop>cutout"  # of the matching; None: the usual one of the dataset
+    iterations: int = setting(
+        10_000, "image updates, one fresh network each; known to its order only", length=True
+    )
+    factor: int = setting(2, "multi-formation: each stored image is a grid of factor x factor tiles")
+    strategy: str | None = setting(
+        "color>crop>cutout", "augmentation of the matching; None: the usual one of the dataset"
+    )
 
 
 PAPER: dict[tuple[str, int], dict[str, Any]] = {("*", ipc): {} for ipc in (1, 10, 50)}

@@ -45,6 +45,7 @@ from methods import resolve
 from methods.api import Context, Distilled
 from methods.augment import usual_strategy
 from methods.classwise import AdamWTurns, ClassTurns, Plateau, SGDTurns
+from methods.contract import setting
 from methods.experts import ExpertSettings, train_experts
 from methods.formation import compose
 from methods.matching import ClassLoss, ClassMatcher, Siamese
@@ -57,26 +58,32 @@ SMALLEST_PHASE = 1e-12
 class Config:
     """Settings of NCFM; the defaults are those that the authors' configurations share."""
 
-    iterations: int = 20_000  # each with two optimiser steps for every class
-    optimizer: Literal["adamw", "sgd"] = "adamw"  # of the images
-    lr_img: float = 1e-3  # its first learning rate, for pixels in [0, 1]
-    weight_decay: float = 5e-4  # of adamw
-    momentum: float = 0.5  # of sgd
-    plateau_patience: int = 500  # iterations without progress of the loss after which the rate falls
-    plateau_factor: float = 0.5  # by which it falls
-    factor: int = 2  # multi-formation: each stored image is a grid of factor x factor tiles
-    batch_real: int = 1024  # real images per class and iteration
-    frequencies: int = 4096  # per class and iteration
-    alpha: float = 0.5  # weight of the gap of amplitudes
-    beta: float = 0.5  # weight of the gap of phases
-    calibration: float = 1.0  # weight of the cross entropy
-    matching_strategy: str = "color>crop>cutout"  # augmentation of both losses
-    networks: int = 20  # pretrained ones
-    train_epochs: int = 60  # of their pretraining on real images
-    train_steps: int | None = None  # ends each of these epochs early, for small scales; None: whole epochs
-    sampler: bool = False  # whether a network learns which frequencies to look at
-    sampler_hidden: int = 128  # units of its hidden layers; unpublished
-    sampler_lr: float = 1e-3  # of its Adam
+    iterations: int = setting(20_000, "each with two optimiser steps for every class", length=True)
+    optimizer: Literal["adamw", "sgd"] = setting("adamw", "optimizer of the images")
+    lr_img: float = setting(1e-3, "first learning rate of the images, for pixels in [0, 1]")
+    weight_decay: float = setting(5e-4, "weight decay of adamw")
+    momentum: float = setting(0.5, "momentum of sgd")
+    plateau_patience: int = setting(500, "iterations without progress of the loss after which the rate falls")
+    plateau_factor: float = setting(0.5, "factor by which the rate falls")
+    factor: int = setting(2, "multi-formation: each stored image is a grid of factor x factor tiles")
+    batch_real: int = setting(1024, "real images per class and iteration")
+    frequencies: int = setting(4096, "frequencies per class and iteration")
+    alpha: float = setting(0.5, "weight of the gap of amplitudes")
+    beta: float = setting(0.5, "weight of the gap of phases")
+    calibration: float = setting(1.0, "weight of the cross entropy")
+    matching_strategy: str = setting("color>crop>cutout", "augmentation of both losses")
+    networks: int = setting(20, "pretrained networks")
+    train_epochs: int = setting(60, "epochs of the networks' pretraining on real images")
+    train_steps: int | None = setting(
+        None, "SGD steps at which an epoch of the pretraining is cut off; None: whole epochs"
+    )
+    train_batch: int = setting(64, "real images per SGD step of the pretraining", added=True)
+    train_lr: float = setting(0.01, "first learning rate of the pretraining", added=True)
+    train_momentum: float = setting(0.9, "momentum of the pretraining's SGD", added=True)
+    train_weight_decay: float = setting(5e-4, "weight decay of the pretraining", added=True)
+    sampler: bool = setting(False, "whether a network learns which frequencies to look at")
+    sampler_hidden: int = setting(128, "units of the sampler's hidden layers; unpublished")
+    sampler_lr: float = setting(1e-3, "learning rate of the sampler's Adam")
 
 
 VARIANTS = {"sampler": {"sampler": True, "frequencies": 1024}}
@@ -332,10 +339,10 @@ def expert_settings(config: Config) -> ExpertSettings:
     return ExpertSettings(
         count=config.networks,
         epochs=epochs,
-        batch=64,
-        lr=0.01,
-        momentum=0.9,
-        weight_decay=5e-4,
+        batch=config.train_batch,
+        lr=config.train_lr,
+        momentum=config.train_momentum,
+        weight_decay=config.train_weight_decay,
         decay_epochs=tuple(sorted({2 * epochs // 3, 5 * epochs // 6} - {0})),
         decay=0.2,
         strategy="color>crop",

@@ -14,6 +14,7 @@ import torch
 from harness.data import Dataset, draw_uniform
 from harness.nets import Network
 from methods.api import Context
+from methods.contract import setting
 from methods.passes import Forward, rows_per_piece, train_step
 
 
@@ -21,16 +22,16 @@ from methods.passes import Forward, rows_per_piece, train_step
 class PoolSettings:
     """How the pool grows and learns; defaults of the authors' scripts."""
 
-    start: int = 3  # networks before the first iteration
-    capacity: int = 100  # the oldest network leaves when the pool is full
-    push: int = 1  # fresh networks at each growth
-    push_every: int = 30  # iterations between growths
-    trained: int = 2  # networks trained after each iteration
-    train_steps: int = 10  # SGD steps of each of them
-    train_batch: int = 256  # real images per SGD step, all classes mixed, not augmented
-    lr: float = 0.01
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
+    pool_start: int = setting(3, "networks in the pool before the first iteration", added=True)
+    pool_capacity: int = setting(100, "networks in the full pool, which the oldest one leaves")
+    push: int = setting(1, "fresh networks at each growth of the pool", added=True)
+    push_every: int = setting(30, "iterations between fresh networks")
+    trained: int = setting(2, "networks of the pool trained after each iteration", added=True)
+    train_steps: int = setting(10, "SGD steps of each trained network after each iteration")
+    train_batch: int = setting(256, "real images per SGD step, all classes mixed, not augmented")
+    lr_net: float = setting(0.01, "learning rate of the networks", added=True)
+    momentum_net: float = setting(0.9, "momentum of the networks' SGD", added=True)
+    weight_decay: float = setting(5e-4, "weight decay of the networks", added=True)
 
 
 class Member:
@@ -39,7 +40,10 @@ class Member:
     def __init__(self, net: Network, settings: PoolSettings) -> None:
         self.net = net
         self.optimizer = torch.optim.SGD(
-            net.parameters(), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+            net.parameters(),
+            lr=settings.lr_net,
+            momentum=settings.momentum_net,
+            weight_decay=settings.weight_decay,
         )
         self.hits = torch.zeros((), dtype=torch.int64, device=next(net.parameters()).device)
         self.seen = 0
@@ -62,14 +66,14 @@ class NetworkPool:
         self.context = context
         self.data = data
         self.settings = settings
-        self.members = [self._fresh() for _ in range(settings.start)]
+        self.members = [self._fresh() for _ in range(settings.pool_start)]
         self._forward = context.accelerate(logits_forward(context))
         self._rows_at_once = rows_per_piece(self.members[0].net, data.shape)
 
     def grow(self) -> None:
         """Push fresh networks at the end, dropping the oldest when the pool is full."""
         for _ in range(self.settings.push):
-            if len(self.members) == self.settings.capacity:
+            if len(self.members) == self.settings.pool_capacity:
                 del self.members[0]
             self.members.append(self._fresh())
 

@@ -14,6 +14,7 @@ from harness.data import Dataset
 from methods import resolve
 from methods.api import Context, Distilled
 from methods.augment import usual_strategy
+from methods.contract import setting
 from methods.matching import initial_images
 
 
@@ -21,7 +22,7 @@ from methods.matching import initial_images
 class Config:
     """Settings of random packed."""
 
-    factor: int = 2  # multi-formation: each stored image is a grid of factor x factor tiles
+    factor: int = setting(2, "multi-formation: each stored image is a grid of factor x factor tiles")
 
 
 # Tiles of 4x4 pixels show no digit any more: 8x8 images are stored whole.

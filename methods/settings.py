@@ -17,6 +17,13 @@ from typing import Any
 
 FOLDER = Path(__file__).parent
 PACKAGE = __name__.rpartition(".")[0]
+LIGHT = (f"{PACKAGE}.contract",)  # need no stand-in
+
+
+@cache
+def parsed(source: bytes) -> ast.Module:
+    """The syntax of a file, which nobody changes."""
+    return ast.parse(source)
 
 
 @cache
@@ -28,7 +35,7 @@ def settings_of(module: str) -> ModuleType:
 class _StandIn(ModuleType):
     def __init__(self, stem: str) -> None:
         super().__init__(f"{__name__}.{stem}")
-        tree = ast.parse((FOLDER / f"{stem}.py").read_bytes())
+        tree = parsed((FOLDER / f"{stem}.py").read_bytes())
         self._imports = dict(_imports(tree))
         self._waiting = [node for node in tree.body if not isinstance(node, (ast.Import, ast.ImportFrom))]
         sys.modules[self.__name__] = self  # where typing looks for the names in annotations of a class
@@ -40,12 +47,16 @@ class _StandIn(ModuleType):
             if not needed.isdisjoint(_defined(node)):
                 kept.append(node)
                 needed.update(_used(node))
-        self._waiting = [node for node in self._waiting if node not in kept]
         for imported in needed & self._imports.keys() - self.__dict__.keys():
             self.__dict__[imported] = _imported(*self._imports[imported])
         program = ast.Module(kept[::-1], [])
-        # The code inherits this file's `from __future__ import annotations`.
-        exec(compile(program, self.__name__, "exec"), self.__dict__)
+        try:
+            # The code inherits this file's `from __future__ import annotations`.
+            exec(compile(program, self.__name__, "exec"), self.__dict__)
+        except AttributeError as error:
+            # As it is, it would say that the file does not define the name.
+            raise ImportError(f"{name}: {error}") from error
+        self._waiting = [node for node in self._waiting if node not in kept]
         if name in self.__dict__:
             return self.__dict__[name]
         raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
@@ -66,7 +77,8 @@ def _imported(module: str, name: str) -> Any:
     """The value of an imported name; modules of this package are stood in for."""
     if module == PACKAGE and (FOLDER / f"{name}.py").is_file():
         return settings_of(f"{PACKAGE}.{name}")
-    found = settings_of(module) if module.startswith(f"{PACKAGE}.") else importlib.import_module(module)
+    stood_in = module.startswith(f"{PACKAGE}.") and module not in LIGHT
+    found = settings_of(module) if stood_in else importlib.import_module(module)
     return getattr(found, name) if name else found
 
 

@@ -34,6 +34,7 @@ from harness.data import Dataset, parse
 from harness.nets import Network
 from methods import mtt, resolve, trajectories
 from methods.api import Context, Distilled
+from methods.contract import setting
 from methods.experts import Experts
 from methods.passes import pieces
 from methods.trajectories import Match, Segment, Step, Student, Weights, condense, dot, minus
@@ -45,9 +46,11 @@ LABELLED_AT_ONCE = 256  # images
 class Config(trajectories.Config):
     """Settings of TESLA: those of trajectory matching, and which gradient and labels."""
 
-    iterations: int = 10_000  # updates of the images and of alpha
-    gradient_factor: float = 1.0  # of the gradient by the images; the true derivative has 2, the code 1
-    teacher_label: bool = False  # soft labels of an expert in place of hard ones
+    iterations: int = setting(10_000, "updates of the images and of alpha", length=True)
+    gradient_factor: float = setting(
+        1.0, "factor on the gradient by the images; the true derivative has 2, the code 1"
+    )
+    teacher_label: bool = setting(False, "soft labels of an expert in place of hard ones")
 
 
 VARIANTS = {"exact": {"gradient_factor": 2.0}, "soft": {"teacher_label": True}}
@@ -57,6 +60,7 @@ PAPER = {
     **{cell: row | {"zca": True} if "cifar" in cell[0] else row for cell, row in mtt.PAPER.items()},
     ("cifar10", 1): mtt.row(50, 2, 5, 1000, 1e-7, zca=True),
 }
+BORROWED = {cell: "mtt" for cell in mtt.PAPER if cell not in {("cifar10", 1), ("cifar100", 50)}}
 
 SCALED = mtt.SCALED
 

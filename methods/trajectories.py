@@ -28,6 +28,7 @@ from harness.loop import State
 from harness.nets import Network
 from methods.api import Context, Distilled, class_labels
 from methods.augment import Draws, augment, operations, sample_draws, usual_strategy
+from methods.contract import setting
 from methods.experts import Experts, ExpertSettings, train_experts
 
 Weights = tuple[Tensor, ...]
@@ -37,22 +38,28 @@ Weights = tuple[Tensor, ...]
 class Config:
     """Settings of trajectory matching; the defaults are those that MTT's commands share."""
 
-    iterations: int = 5000  # updates of the images and of alpha
-    lr_img: float = 100.0  # learning rate of the images
-    momentum: float = 0.5  # of both
-    alpha0: float = 0.01  # alpha, the students' learning rate, at the start
-    lr_lr: float = 1e-5  # learning rate of alpha
-    student_steps: int = 20  # N, SGD steps of a student
-    match_epochs: int = 2  # M, passes of the expert that a student has to match
-    max_start: int = 20  # T+, students start after fewer passes than this
-    batch_syn: int | None = None  # synthetic images per student step; None: all
-    zca: bool = False  # ZCA whitening in place of mean and standard deviation
-    strategy: str | None = None  # DSA operations, also in evaluation; None: the usual ones of the dataset
-    experts: int = 100  # networks trained on the real images
-    expert_epochs: int = 50  # passes they make
-    expert_batch: int = 256  # real images per SGD step of theirs
-    expert_lr: float = 0.01  # their learning rate
-    expert_steps: int | None = None  # cuts their passes to so many steps; None: whole passes
+    iterations: int = setting(5000, "updates of the images and of alpha", length=True)
+    lr_img: float = setting(100.0, "learning rate of the images")
+    momentum: float = setting(0.5, "momentum of the images and of alpha")
+    alpha0: float = setting(0.01, "alpha, the students' learning rate, at the start")
+    lr_lr: float = setting(1e-5, "learning rate of alpha")
+    student_steps: int = setting(20, "N, SGD steps of a student")
+    match_epochs: int = setting(2, "M, passes of the expert that a student has to match")
+    max_start: int = setting(20, "T+, students start after fewer passes than this")
+    batch_syn: int | None = setting(None, "synthetic images per student step; None: all")
+    zca: bool = setting(False, "ZCA whitening in place of mean and standard deviation")
+    strategy: str | None = setting(
+        None, "DSA operations, also in evaluation; None: the usual ones of the dataset"
+    )
+    experts: int = setting(100, "networks trained on the real images")
+    expert_epochs: int = setting(50, "passes over the real images that an expert makes")
+    expert_batch: int = setting(256, "real images per SGD step of an expert")
+    expert_lr: float = setting(0.01, "learning rate of the experts")
+    expert_steps: int | None = setting(
+        None, "SGD steps at which a pass of an expert is cut off; None: whole passes"
+    )
+    expert_momentum: float = setting(0.0, "momentum of the experts' SGD", added=True)
+    expert_weight_decay: float = setting(0.0, "weight decay of the experts", added=True)
 
 
 @dataclass(frozen=True)
@@ -172,6 +179,8 @@ def expert_settings(config: Config, strategy: str) -> ExpertSettings:
         epochs=config.expert_epochs,
         batch=config.expert_batch,
         lr=config.expert_lr,
+        momentum=config.expert_momentum,
+        weight_decay=config.expert_weight_decay,
         strategy=strategy,
         align_corners=True,
         steps_per_epoch=config.expert_steps,

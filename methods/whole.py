@@ -8,13 +8,14 @@ costs. It stores every image, and is no competitor.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 
 from harness.data import Dataset
 from methods.api import Context, Distilled
 from methods.augment import usual_strategy
+from methods.contract import values_of
 
 IGNORES_IPC = True  # one trial; `harness check` expects the images of the train split, class after class
 
@@ -38,6 +39,6 @@ def distill(
         class_names=data.class_names,
         transform=data.transform,
         method="whole",
-        config=asdict(config or Config()),
+        config=values_of(config or Config()),
         augmentation=usual_strategy(data.name),
     )

@@ -17,15 +17,17 @@ import methods
 from harness.conformance import FAMILIES, FULL, POINTS, command
 from harness.data import Dataset
 from methods.api import Context, Distilled, class_labels
+from methods.contract import setting
 
 Distill = Callable[..., Distilled]
+unpatched_load = methods.load
 
 
 @dataclass(frozen=True)
 class Config:
     """Settings of the made-up methods."""
 
-    iterations: int = 8
+    iterations: int = setting(8, "stirs", length=True)
 
 
 def honest(
@@ -150,10 +152,14 @@ def test_all_methods_at_once(
 ) -> None:
     found = {
         "made-up": methods.MethodInfo("made-up", "", ""),
-        "torn": methods.MethodInfo("torn", "", "", broken="does not parse: line 3"),
+        "torn": methods.MethodInfo("torn", "", "", breaches=("does not parse: line 3",)),
     }
     made_up(honest, monkeypatch)
+    load = methods.load
     monkeypatch.setattr(methods, "discover", lambda: found)
+    monkeypatch.setattr(
+        methods, "load", lambda name: load(name) if name == "made-up" else unpatched_load(name)
+    )
     assert command(name, quick=True) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[-2:] == ["failed  torn: its file does not parse: line 3", "1 of 2 methods keep the contract"]
@@ -214,6 +220,36 @@ def test_each_way_of_breaking_the_contract_is_found(
     assert check_made_up(distill, monkeypatch) == 1
     failed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("failed")]
     assert any(complaint in line for line in failed), failed
+
+
+def endless(dataset: Dataset, ipc: int, *, config: Config, context: Context) -> Distilled:
+    """Is as long as a paper's whatever its settings."""
+    return honest(dataset, ipc, config=Config(20_000), context=context)
+
+
+def test_a_loop_that_takes_too_long_for_the_scale_is_found_before_its_first_step(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check_made_up(endless, monkeypatch) == 1
+    complaint = "the loop 'distill' has 20000 steps at smoke scale, expected at most 1000"
+    assert complaint in capsys.readouterr().out
+
+
+@dataclass(frozen=True)
+class Unmarked:
+    """Settings none of which is said to be a length."""
+
+    iterations: int = setting(8, "stirs")
+
+
+def test_a_loop_whose_length_no_setting_tells_is_found(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = SimpleNamespace(distill=honest, Config=Unmarked)
+    monkeypatch.setattr(methods, "load", lambda name: module)
+    monkeypatch.setattr(methods, "resolve", functools.partial(methods.resolve, of=methods.load))
+    assert command("made-up", quick=True) == 1
+    assert "has 8 steps, but no setting is said to be its length" in capsys.readouterr().out
 
 
 def test_each_point_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import methods
 from harness.data.catalog import DatasetSpec
 from harness.errors import DataError, UnknownNameError, UserError
 from harness.estimate import COUNTED_OFF_BY, cell, from_records, measure
@@ -216,6 +217,18 @@ def refused(options: Options) -> str:
         ({"dataset": ("cifar10",), "ipc": (5001,)}, "no more than 5000 training images"),
         ({"launcher": "inline", "slots": 2}, "drop one"),
         ({"budget": 1e9, "set": (Setting("dm", "iterations", "5"),)}, "--budget decides the number of steps"),
+        (
+            {"budget": 1e9, "methods": ("idc",), "set": (Setting("idc", "outer", "5"),)},
+            "--budget decides the number of steps of idc, and so does --set idc.outer",
+        ),
+        (
+            {"budget": 1e9, "methods": ("dream",), "set": (Setting("*", "inner", "5"),)},
+            "--budget decides the number of steps of dream, and so does --set dream.inner",
+        ),
+        (
+            {"budget": 1e9, "methods": ("herding",), "set": (Setting("*", "train_steps", "5"),)},
+            "--budget decides the number of steps of herding, and so does --set herding.train_steps",
+        ),
         ({"image_size": 8}, "--image-size is for folder:PATH"),
         ({"set": (Setting("idm", "lr_img", "1"),)}, "'idm' is not selected; expected one of random, dm or *"),
         ({"set": (Setting("dm", "lr_imgs", "1"),)}, "did you mean 'lr_img'"),
@@ -281,9 +294,7 @@ def test_an_image_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
 def test_a_broken_method_file_is_refused_with_its_reason(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    import methods
-
-    broken = methods.MethodInfo("odd", "methods.odd", "", "does not parse: line 3")
+    broken = methods.MethodInfo("odd", "methods.odd", "", ("does not parse: line 3",))
     known = methods.discover()
     monkeypatch.setattr(methods, "discover", lambda: {**known, "odd": broken})
     assert "does not parse: line 3" in refused(wishes(tmp_path, methods=("odd",)))
@@ -375,3 +386,35 @@ def test_timing_grows_with_the_work(method: str, setting: str, few: str, many: s
 def test_unknown_star_settings_list_what_there_is() -> None:
     with pytest.raises(UnknownNameError, match=r"lr_img.*momentum"):
         expand(Options(methods=("dm", "random"), set=(Setting("*", "nonsense", "1"),)), [SMALL])
+
+
+def test_the_order_knows_how_long_methods_without_iterations_are() -> None:
+    assert methods.length("idc", {"outer": 10, "inner": 7}) == 70
+    assert methods.length("herding", {"train_steps": 5}) == 5
+    assert methods.length("random", {}) == 0
+    options = Options(methods=("idc", "dm", "random"), dataset=("digits",), ipc=(1,), scale="cpu", seeds=(0,))
+    assert [trial.method for trial in expand(options, [SMALL]).trials] == ["random", "idc", "dm"]
+
+
+def test_where_settings_come_from_is_recorded_as_facts(tmp_path: Path) -> None:
+    (trial,) = make_plan(wishes(tmp_path, methods=("dm",), set=(Setting("dm", "lr_img", "0.3"),))).trials
+    stored = msgspec.json.decode(msgspec.json.encode(trial))
+    assert stored["settings_source"] == ""
+    assert stored["settings_from"] == {
+        "kind": "unpublished",
+        "dataset": "digits",
+        "ipc": None,
+        "wanted_ipc": None,
+        "owner": "",
+        "scale": "smoke",
+        "shortened": True,
+        "overrides": ["lr_img"],
+        "file": "",
+    }
+
+
+def test_settings_of_another_meaning_may_be_set_beside_a_budget(tmp_path: Path) -> None:
+    plan = make_plan(
+        wishes(tmp_path, budget=1e9, methods=("idm",), set=(Setting("idm", "train_steps", "5"),))
+    )
+    assert plan.trials[0].config["train_steps"] == 5

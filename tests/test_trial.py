@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import hashlib
 import os
 from collections.abc import Callable
 from functools import partial
@@ -26,6 +27,7 @@ from harness.records import Record, Trial, read_record, write_record
 from harness.seeds import seed_for
 from harness.trial import LOG_NAME, BusyError, Settings, claimed, failure, log_name, refused, run_trial
 from methods.api import Context, Distilled
+from methods.contract import values_of
 
 Distill = Callable[..., Distilled]
 
@@ -67,6 +69,47 @@ def test_done_trial_leaves_record_and_set_and_no_work(settings: Settings) -> Non
     assert record.evaluate is not None
     assert record.evaluate.steps == 2 * 21
     assert not trial.work_folder(settings.results).exists()
+
+
+@pytest.mark.parametrize("name", ["kcenter@deepcore", "forgetting@original", "dm+m3d"])
+def test_the_set_has_the_name_that_was_asked_for(name: str, settings: Settings) -> None:
+    resolved = methods.resolve(name, "digits", 1, "smoke", of=methods.settings)
+    trial = digits_trial(method=name, config=values_of(resolved.config))
+    run_trial(trial, settings)
+    saved = Distilled.load(trial.distilled_path(settings.results))
+    assert saved.method == name
+    assert saved.config == trial.config
+
+
+def test_a_method_need_not_name_itself(
+    settings: Settings, replace_distill: Callable[[Callable[[Distill], Distill]], None]
+) -> None:
+    def nameless(distill: Distill) -> Distill:
+        return lambda *args, **kwargs: dataclasses.replace(distill(*args, **kwargs), method="", config={})
+
+    trial = digits_trial()
+    run_trial(trial, settings)
+    named = trial.distilled_path(settings.results).read_bytes()
+    replace_distill(nameless)
+    elsewhere = dataclasses.replace(settings, results=settings.results.parent / "other")
+    run_trial(trial, elsewhere)
+    assert trial.distilled_path(elsewhere.results).read_bytes() == named
+
+
+@pytest.mark.parametrize(
+    ("method", "digest"),
+    [
+        ("random", "5136438b95087767eb42829d988a22a61abdebcf5b96bc86dfa3bccef0e3b4f9"),
+        ("random_packed", "35cfcb94ec106994340c7c3a5ba80ca1f8af6f74bc4f59aef05d0b1bad130492"),
+    ],
+)
+def test_saved_files_are_the_bytes_that_they_were(method: str, digest: str, settings: Settings) -> None:
+    """Those of methods that compute nothing, from before the harness wrote names and settings into sets."""
+    resolved = methods.resolve(method, "digits", 1, "smoke", of=methods.settings)
+    trial = digits_trial(method=method, config=values_of(resolved.config))
+    run_trial(trial, settings)
+    saved = trial.distilled_path(settings.results).read_bytes()
+    assert hashlib.sha256(saved).hexdigest() == digest
 
 
 def test_accuracies_are_those_of_the_saved_file(settings: Settings) -> None:

@@ -32,7 +32,6 @@ from harness.report.tracks import Track, by_track
 
 Kind = Literal["method", "folder", "revision"]
 Verdict = Literal["better", "worse", "undecided"]
-HAND = "set by hand"  # in the settings_source of trials whose settings were changed
 
 LEGEND = (
     "Differences of test accuracy in percentage points, with a 95 % interval over the seeds; n is the number"
@@ -349,7 +348,7 @@ def _sole(configurations: Mapping[str, Sequence[Record]]) -> Sequence[Record]:
     untouched = [
         records
         for records in configurations.values()
-        if not any(HAND in record.trial.settings_source for record in records)
+        if not any(record.trial.source.overrides for record in records)
     ]
     return untouched[0] if len(untouched) == 1 else ()
 

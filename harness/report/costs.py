@@ -42,7 +42,7 @@ def costs_of(records: Sequence[Record]) -> Costs:
 
 def settings_of(records: Iterable[Record]) -> str:
     """Where the settings of these trials come from."""
-    return " / ".join(sorted({record.trial.settings_source for record in records}))
+    return " / ".join(sorted({record.trial.source_sentence for record in records}))
 
 
 def _mean(parts: Iterable[T | None], fact: Callable[[T], float | None]) -> float | None:

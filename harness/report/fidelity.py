@@ -103,7 +103,7 @@ def _outcomes(path: Path) -> dict[str, dict[str, Outcome]] | None:
 def _departures(folder: Path) -> dict[str, Departures | None]:
     """By the name of each method that can be used; the paragraph of its file speaks of its variants too."""
     names = [
-        info.name for info in methods.discover(folder).values() if not info.broken and "@" not in info.name
+        info.name for info in methods.discover(folder).values() if not info.breaches and "@" not in info.name
     ]
     return {name: departures_in((folder / f"{name}.py").read_bytes()) for name in names}
 

@@ -131,7 +131,9 @@ def _std(record: Record) -> float | None:
 
 NESTED = ("trial", "distill", "evaluate", "provenance", "submission")
 COLUMNS: Mapping[str, Fact] = {
-    **{name: attrgetter(f"trial.{name}") for name in Trial.__struct_fields__},
+    **{name: attrgetter(f"trial.{name}") for name in Trial.__struct_fields__ if name != "settings_from"},
+    "settings_source": attrgetter("trial.source_sentence"),
+    "settings_kind": attrgetter("trial.source.kind"),
     **{name: attrgetter(name) for name in Record.__struct_fields__ if name not in (*NESTED, "schema")},
     "n": lambda record: len(record.accuracies),
     "accuracy_mean": _mean,

@@ -19,6 +19,7 @@ from harness.scales import scale_named
 from harness.seeds import seed_for
 from harness.submit.cases import Case
 from harness.submit.request import Request
+from methods.source import SettingsSource
 
 if TYPE_CHECKING:
     from harness.lint import Finding
@@ -46,7 +47,7 @@ def trial_of(case: Case, request: Request) -> Trial:
         zca=request.zca,
         image_size=spec.image_size,
         listing=spec.listing,
-        settings_source=f"submitted: {case.source.path.name}",
+        settings_from=SettingsSource(kind="submitted", file=case.source.path.name),
     )
 
 

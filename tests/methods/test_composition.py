@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from contract_files import METHOD
 
 import methods
 from harness.cli import main
@@ -53,7 +54,7 @@ def test_it_has_the_settings_of_the_loop_and_the_weights_of_the_distance() -> No
     assert isinstance(resolved.config, dm.Config)
     assert isinstance(resolved.config, bacon.Weights)
     assert (resolved.config.tv_weight, resolved.config.iterations) == (0.5, dm.SCALED["cpu"]["iterations"])
-    assert resolved.source == "dm's (published: cifar10 ipc 10); cpu scale; set by hand: tv_weight"
+    assert str(resolved.source) == "borrowed from dm: cifar10 ipc 10; cpu scale; set by hand: tv_weight"
     assert resolve("dm+bacon@paper", "cifar10", 10).config.clip_weight == 0.2
 
 
@@ -91,9 +92,11 @@ def test_a_criterion_may_see_more_and_draw_anew() -> None:
 
 
 def test_loops_and_distances_are_found_by_syntax(tmp_path: Path) -> None:
-    (tmp_path / "a.py").write_text("def distill(): ...\ndef condense(): ...\n")
-    (tmp_path / "b.py").write_text("VARIANTS = {'x': {}}\ndef distill(): ...\ndef distance_to(): ...\n")
-    (tmp_path / "helper.py").write_text("def distance_to(): ...\n")
+    condense = "def condense(data, ipc, config, context, criterion, method): ...\n"
+    distance_to = "def distance_to(weights): ...\n"
+    (tmp_path / "a.py").write_text(METHOD + condense)
+    (tmp_path / "b.py").write_text(METHOD + distance_to + "VARIANTS = {'x': {}}\n")
+    (tmp_path / "helper.py").write_text(distance_to)
     found = methods.discover(tmp_path)
     assert methods.composable(found.values()) == (["a"], ["b", "b@x"])
     code = "import sys, methods; methods.find('dm+bacon'); sys.exit('torch' in sys.modules)"

@@ -123,7 +123,7 @@ def test_batch_statistics_are_set_by_real_images_and_held() -> None:
     context = Context(arch="ConvNetBNW8D2")
     net = context.network(data)
     before = {name: value.clone() for name, value in net.named_buffers()}
-    dc.settle_statistics(net, data, context)
+    dc.settle_statistics(net, data, 16, context)
     settled = {name: value.clone() for name, value in net.named_buffers()}
     assert any(not torch.equal(before[name], settled[name]) for name in before)
     net(data.batch(torch.arange(6)))

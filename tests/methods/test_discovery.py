@@ -5,8 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from contract_files import METHOD
 
 import methods
 from harness.errors import UnknownNameError, UserError
@@ -14,14 +16,14 @@ from methods import resolve
 
 
 def test_methods_are_the_files_that_define_distill(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text('"""Mine: a method."""\nVARIANTS = {"fast": {}}\ndef distill(): ...\n')
+    (tmp_path / "mine.py").write_text(f'"""Mine: a method."""\nVARIANTS = {{"fast": {{}}}}\n{METHOD}')
     (tmp_path / "helper.py").write_text('"""No method."""\n')
     (tmp_path / "_template.py").write_text("def distill(): ...\n")
     (tmp_path / "torn.py").write_text("def distill(:\n")
     found = methods.discover(tmp_path)
     assert list(found) == ["mine", "mine@fast", "torn"]
     assert found["mine"].summary == "Mine: a method."
-    assert "does not parse" in (found["torn"].broken or "")
+    assert "does not parse" in found["torn"].breaches[0]
 
 
 def test_listing_methods_needs_no_torch() -> None:
@@ -54,17 +56,27 @@ def test_published_settings(method: str, dataset: str, ipc: int, expected: dict[
     resolved = resolve(method, dataset, ipc)
     assert {key: getattr(resolved.config, key) for key in expected} == expected
     assert resolved.config.iterations == 20_000
-    assert resolved.source.startswith("published") == (ipc != 200)
+    assert (resolved.source.kind == "published") == (ipc != 200)
 
 
 def test_the_source_of_the_settings_is_told() -> None:
-    assert resolve("bacon", "cifar10", 10).source == "published: cifar10 ipc 10"
-    assert "nothing is published for digits" in resolve("bacon", "digits", 10).source
-    assert (
-        "nothing is published for ipc 20, taken from cifar10 ipc 10" in resolve("idm", "cifar10", 20).source
-    )
-    assert "cpu scale" in resolve("idm", "cifar10", 10, "cpu").source
-    assert "set by hand: lr_img" in resolve("idm", "cifar10", 10, overrides={"lr_img": "0.5"}).source
+    def source(*wanted: Any, **changes: Any) -> str:
+        return str(resolve(*wanted, **changes).source)
+
+    assert source("bacon", "cifar10", 10) == "published: cifar10 ipc 10"
+    assert "nothing is published for digits" in source("bacon", "digits", 10)
+    assert "nothing is published for ipc 20, taken from cifar10 ipc 10" in source("idm", "cifar10", 20)
+    assert "cpu scale" in source("idm", "cifar10", 10, "cpu")
+    assert "set by hand: lr_img" in source("idm", "cifar10", 10, overrides={"lr_img": "0.5"})
+
+
+def test_what_may_be_none_is_typed_as_none() -> None:
+    for text in ("None", "none", "null"):
+        config = resolve("dcc", "digits", 1, overrides={"strategy": text}).config
+        assert config.strategy is None
+    assert resolve("bacon", "digits", 1, overrides={"ce_reference": "None"}).config.ce_reference is None
+    with pytest.raises(UserError, match="does not fit"):
+        resolve("bacon", "digits", 1, overrides={"iterations": "None"})
 
 
 def test_strings_are_converted_to_the_fields_type() -> None:

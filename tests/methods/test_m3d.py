@@ -121,7 +121,7 @@ def test_it_is_dms_loop_with_another_distance() -> None:
 
 def test_settings() -> None:
     resolved = resolve("m3d", "cifar10", 10)
-    assert resolved.source == "default: nothing is published for cifar10"
+    assert str(resolved.source) == "default: nothing is published for cifar10"
     assert (resolved.config.factor, resolved.config.strategy) == (2, "color>crop>cutout")
     assert resolve("m3d", "digits", 1).config.factor == 1
     data = toy(num_classes=3, shape=(3, 8, 8))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from contract_files import METHOD
 
 from harness.errors import UserError
 from harness.report import command
@@ -26,7 +27,8 @@ OUTCOMES = {
     "trace_idm": {"idm": Outcome(1, 0), "idm@paper": Outcome(1, 0)},
     "zca": {},
 }
-HEADER = '''"""DM: a method.
+HEADER = (
+    '''"""DM: a method.
 
 Its paper. Departures from this line are no paragraph of their own.
 
@@ -36,8 +38,9 @@ are named; the `rest` is theirs.
 More.
 """
 
-def distill(): ...
 '''
+    + METHOD
+)
 
 
 def rows(text: str) -> dict[str, str]:

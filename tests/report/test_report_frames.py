@@ -34,7 +34,11 @@ def test_one_row_for_each_record(make_record: Any, write_records: Any) -> None:
 def test_every_fact_of_a_record_has_a_column(make_record: Any) -> None:
     row = flatten(make_record())
     left = {*Trial.__struct_fields__, *Record.__struct_fields__} - row.keys()
-    assert left == {"trial", "distill", "evaluate", "provenance", "submission", "schema"}
+    assert left == {"trial", "distill", "evaluate", "provenance", "submission", "schema", "settings_from"}
+    assert (row["settings_source"], row["settings_kind"]) == (
+        "published: mnist ipc 1; cpu scale",
+        "published",
+    )
     assert not any(isinstance(value, tuple | Record | Trial) for value in row.values())
 
 

@@ -19,7 +19,6 @@ SCALE = SCALES["paper"]
 DATASETS = ("svhn", "cifar10", "cifar100", "tinyimagenet", "mnist", "fashionmnist")
 IPCS = (1, 10, 50)
 NOT_RUN = "not run"
-BY_HAND = "set by hand: "  # how `methods.resolve` ends a trial's settings_source
 
 
 @dataclass(frozen=True)
@@ -163,9 +162,10 @@ def published(trial: Trial) -> bool:
 
 def has_settings(trial: Trial, spec: Spec) -> bool:
     """Whether a trial has the published settings but for those that the spec changes."""
-    changed = {name for name in trial.settings_source.partition(BY_HAND)[2].split(", ") if name}
     wanted: Mapping[str, Any] = dict(spec.settings)
-    return changed == set(wanted) and all(trial.config.get(name) == wanted[name] for name in wanted)
+    return set(trial.source.overrides) == set(wanted) and all(
+        trial.config.get(name) == wanted[name] for name in wanted
+    )
 
 
 def copy_of(dataset: str, original: str) -> bool:

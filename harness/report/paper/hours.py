@@ -172,7 +172,7 @@ def settings(spec: Spec) -> dict[str, Any]:
 
 def iterations(spec: Spec) -> int:
     """Steps of the distillation of a cell at paper scale; 0 for methods without."""
-    return int(settings(spec).get("iterations", 0))
+    return methods.length(spec.method, settings(spec))
 
 
 def step_flops(config: Mapping[str, Any], dataset: str, ipc: int, one: Pass) -> float:
@@ -180,7 +180,9 @@ def step_flops(config: Mapping[str, Any], dataset: str, ipc: int, one: Pass) -> 
     known = KNOWN[dataset]
     real: int = known.classes * min(config.get("batch_real", 0), known.train // known.classes)
     synthetic: int = known.classes * ipc * config.get("factor", 1) ** 2
-    training: int = TRAINED_AT_ONCE * config.get("train_steps", 0) * config.get("train_batch", 0)
+    training: int = (
+        config.get("trained", TRAINED_AT_ONCE) * config.get("train_steps", 0) * config.get("train_batch", 0)
+    )
     return one.forward * real + 2 * one.forward * synthetic + one.train * training
 
 

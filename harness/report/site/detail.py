@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import statistics
 from collections.abc import Sequence
@@ -15,7 +14,6 @@ from harness.records import Cost, Record
 from harness.report.markdown import MISSING, count, memory, seconds
 from harness.report.site.data import augmentation, label_kind, percent
 
-BY_HAND = re.compile(r"; set by hand: (?P<names>.*)$")
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 460, 250, 48, 34, 12, 36
 TICKS = 4
 
@@ -82,7 +80,7 @@ def circumstances(record: Record) -> list[Fact]:
         Fact("compute budget", budget),
         Fact("whitening", "ZCA" if trial.zca else "none"),
         Fact("image size", MISSING if trial.image_size is None else f"{trial.image_size} px"),
-        Fact("settings from", trial.settings_source or MISSING),
+        Fact("settings from", trial.source_sentence or MISSING),
         Fact("labels", label_kind(record)),
         Fact("augmentation", augmentation(trial)),
         Fact("stored images", count(record.stored_images)),
@@ -143,8 +141,9 @@ def command(record: Record) -> str:
     words += ["--zca"] if trial.zca and not trial.config.get("zca") else []
     words += ["--image-size", str(trial.image_size)] if trial.image_size is not None else []
     words += ["--curve", str(trial.curve)] if trial.curve else []
-    for name in _by_hand(trial.settings_source):
-        words += ["--set", f"{trial.method}.{name}={_value(trial.config.get(name))}"]
+    for name in trial.source.overrides:
+        if name in trial.config:  # one that was added later and has its default is left out
+            words += ["--set", f"{trial.method}.{name}={_value(trial.config[name])}"]
     return shlex.join(words)
 
 
@@ -185,8 +184,3 @@ def _steps(low: float, high: float) -> Sequence[float]:
 def _value(value: Any) -> str:
     """A value as it is typed on the command line: text as it is, all else as JSON."""
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
-
-
-def _by_hand(source: str) -> list[str]:
-    found = BY_HAND.search(source)
-    return [] if found is None else [name.strip() for name in found["names"].split(",")]
