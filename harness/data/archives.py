@@ -30,8 +30,9 @@ from torchvision import datasets
 from torchvision.datasets.mnist import read_image_file, read_label_file
 from torchvision.datasets.utils import download_and_extract_archive, download_url
 
-from harness.data.catalog import DatasetSpec, digest_files
+from harness.data.catalog import DatasetSpec
 from harness.data.dataset import Samples
+from harness.data.files import contents
 from harness.data.folder import cache_file, decode
 from harness.errors import DataError
 
@@ -218,7 +219,7 @@ def _tiny(spec: DatasetSpec) -> Archive:
         pairs = _tiny_train(root, wnids) if train else _tiny_val(root)
         images = [file for file, _ in pairs]
         labels = torch.tensor([label_of[wnid] for _, wnid in pairs])
-        cache = cache_file(data_dir, spec, train, digest_files(root, images))
+        cache = cache_file(data_dir, spec, train, contents(root, map(str, images), data_dir))
         return Samples(decode(images, None, cache), labels, tuple(wnids))
 
     return Archive(TINY_FOLDER, files, read, fetch)

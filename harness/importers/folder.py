@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from harness.data.catalog import class_files
+from harness.data.files import class_files
 from harness.errors import UserError
 from harness.importers.common import Imported, refuse_large
 

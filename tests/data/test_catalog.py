@@ -12,7 +12,8 @@ from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from harness.data import DatasetSpec, describe, parse
-from harness.data.catalog import IMAGE_SUFFIXES, KNOWN, class_files
+from harness.data.catalog import KNOWN
+from harness.data.files import IMAGE_SUFFIXES, class_files
 from harness.errors import DataError, UnknownNameError
 
 
