@@ -29,13 +29,17 @@ from harness.scales import scale_named
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """What planning needs to know of a dataset; `shape` is (C, H, W), `train` counts images."""
+    """What planning needs to know of a dataset; `shape` is (C, H, W), `train` counts images.
+
+    `remarks` are what a person should hear of its images before they are used.
+    """
 
     spec: DatasetSpec
     shape: tuple[int, int, int]
     classes: int
     smallest_class: int
     train: int
+    remarks: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
@@ -47,11 +51,13 @@ class DatasetFacts:
 class Plan:
     """The trials, cheap ones first within each dataset, small datasets first.
 
-    `datasets` maps the name of each dataset to the text from which a worker parses it again.
+    `datasets` maps the name of each dataset to the text from which a worker parses it again; `remarks` are
+    lines about the data for a person.
     """
 
     trials: tuple[Trial, ...]
     datasets: Mapping[str, str]
+    remarks: tuple[str, ...] = ()
 
 
 def make_plan(options: Options) -> Plan:
@@ -80,7 +86,11 @@ def expand(options: Options, facts: Sequence[DatasetFacts]) -> Plan:
     }
     sizes = {fact.spec.name: fact.size for fact in facts}
     ordered = sorted(trials.values(), key=lambda trial: _cost_order(trial, sizes[trial.dataset]))
-    return Plan(tuple(ordered), {fact.spec.name: worker_text(fact.spec) for fact in facts})
+    return Plan(
+        tuple(ordered),
+        {fact.spec.name: worker_text(fact.spec) for fact in facts},
+        tuple(remark for fact in facts for remark in fact.remarks),
+    )
 
 
 def _ipcs(method: str, options: Options) -> tuple[int, ...]:
@@ -250,7 +260,14 @@ def _loaded_facts(spec: DatasetSpec, data_dir: Path) -> DatasetFacts:
 
     # Without whitening, which may take minutes to fit and tells nothing here.
     data = load(dataclasses.replace(spec, zca=False), data_dir)
-    return DatasetFacts(spec, data.shape, data.num_classes, min(data.index.counts), len(data))
+    test = data.test()  # so that a test split that will not do is found out before hours of distillation
+    facts = DatasetFacts(spec, data.shape, data.num_classes, min(data.index.counts), len(data))
+    if spec.source != "folder":
+        return facts
+    from harness.data.folder import remarks
+
+    found = remarks(spec, {"train": data.images, "test": test.images})
+    return dataclasses.replace(facts, remarks=tuple(found))
 
 
 def refuse_ipc(dataset: str, wanted: Iterable[int], smallest_class: int) -> None:

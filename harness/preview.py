@@ -78,6 +78,11 @@ def headline(view: Preview) -> str:
     return f"{line}, about {roughly(view.seconds)} one after another{shared if slots > 1 else ''}"
 
 
+def warnings(plan: Plan) -> list[str]:
+    """Lines about data that are read, but perhaps not as their owner thinks."""
+    return [f"warning: {remark}" for remark in plan.remarks]
+
+
 def advice(options: Options) -> list[str]:
     """Lines about wishes that can be had but will disappoint on this machine."""
     if options.precision == "bf16" and options.device == "cpu" and meter.multiplies_bf16() is False:
@@ -115,7 +120,7 @@ def as_json(view: Preview, jobs: Sequence[PlannedArray] = ()) -> str:
 def command(plan: Plan, options: Options, *, timing: bool) -> int:
     """Print the plan; returns the exit status 0."""
     view = preview(plan, options, timing=timing)
-    for line in advice(options):
+    for line in (*warnings(plan), *advice(options)):
         print(line, file=sys.stderr)
     jobs = planned_jobs(view, options) if options.launcher == "slurm" else []
     if options.json:

@@ -42,7 +42,7 @@ def test_published_formats(name: str, write, tmp_path: Path) -> None:
     assert dataset.labels.dtype == torch.int64
     assert _same(dataset.images, dataset.labels, written.train)
     assert _same(test.images, test.labels, written.test)
-    assert dataset.num_classes == (3 if name == "tinyimagenet" else KNOWN[name].classes)
+    assert dataset.num_classes == {"cifar100": 100, "tinyimagenet": 3}.get(name, 10)
     assert torch.equal(dataset.transform.state()["mean"], torch.tensor(KNOWN[name].mean))
     assert torch.equal(dataset.transform.state()["std"], torch.tensor(KNOWN[name].std))
 
