@@ -103,9 +103,9 @@ class DatasetSpec:
     """The identity of a dataset: equal specs mean equal data, on any machine.
 
     `name` is shown in results; `source` is a key of `KNOWN` or "folder". `image_size` (pixels a side, None =
-    as stored), `listing` (hash of file names and contents) and `path` belong to folders only; `path` says where
-    the folder lies on this machine and is no part of the identity. `zca` asks for ZCA whitening in place of
-    mean/std normalisation.
+    as stored), `listing` (hash of file names and contents) and `path` belong to folders only; `path` says
+    where the folder lies on this machine and is no part of the identity. `zca` asks for ZCA whitening in
+    place of mean/std normalisation.
     """
 
     name: str

@@ -252,7 +252,8 @@ class Dataset:
         if shape != self.shape:
             raise DataError(
                 f"{self.name}: test images are {'x'.join(map(str, shape))} (channels, height, width), train "
-                f"images {'x'.join(map(str, self.shape))}; bring them to one size, a folder with --image-size S"
+                f"images {'x'.join(map(str, self.shape))}; bring both to one size, those of a folder by "
+                "--image-size S"
             )
         return Split(self.name, samples.to(self.device), self.transform)
 

@@ -131,7 +131,9 @@ def contents(root: Path, files: Iterable[str], data_dir: Path) -> str:
         with suppress(OSError):
             _store(place, _settled(index, started_ns))
     lines = sorted(f"{name.replace(os.sep, '/')}\t{entry.digest.hex()}\n" for name, entry in index.items())
-    return hashlib.sha256((_SCHEME + "".join(lines)).encode("utf-8", "surrogateescape")).hexdigest()[:_LETTERS]
+    return hashlib.sha256((_SCHEME + "".join(lines)).encode("utf-8", "surrogateescape")).hexdigest()[
+        :_LETTERS
+    ]
 
 
 def _indexed(root: Path, files: Iterable[str], known: _Index) -> _Index:
@@ -147,7 +149,7 @@ def _indexed(root: Path, files: Iterable[str], known: _Index) -> _Index:
 
 
 def _settled(index: _Index, now_ns: int) -> _Index:
-    """Without files that changed just now, and may once more without their times telling: to be read again."""
+    """Without files that changed just now: they may once more, which their times would not tell."""
     old = now_ns - _SETTLED_NS
     return {
         name: entry
@@ -194,7 +196,8 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 def _below(top: Path) -> list[str]:
     """All files at and below a class folder, folder by folder, each real one once."""
-    plain, links = [], []
+    plain: list[tuple[str, str, str]] = []
+    links: list[tuple[str, str, str]] = []
     for folder, real in _folders_below(top):
         for entry in _scan(folder):
             if not _is_folder(entry):
@@ -245,7 +248,9 @@ def _read(root: Path, names: Sequence[str]) -> Iterator[bytes]:
     shares = [names[start : start + _SHARE] for start in range(0, len(names), _SHARE)]
     due, told, done = time.monotonic() + _PATIENCE, False, 0
     with ThreadPoolExecutor(_READERS) as readers:
-        for digests in readers.map(lambda share: [_digest(os.path.join(root, name)) for name in share], shares):
+        for digests in readers.map(
+            lambda share: [_digest(os.path.join(root, name)) for name in share], shares
+        ):
             yield from digests
             done += len(digests)
             if time.monotonic() > due or (told and done == len(names)):

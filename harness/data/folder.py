@@ -6,7 +6,7 @@ import os
 import struct
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -32,11 +32,11 @@ NAMED = 3  # files that a remark names
 
 
 def read_folder(spec: DatasetSpec, data_dir: Path, train: bool) -> Samples:
-    """Read one split of a folder dataset as RGB, see `pictures`; classes and files in the order of torchvision's ImageFolder.
+    """Read one split of a folder dataset; classes and files in the order of torchvision's ImageFolder.
 
-    With `spec.image_size` images are cropped at the centre and resized to a square of that side; without,
-    they must be of one size. Raises DataError if the folder or an image cannot be read, or if its files are
-    not those that the spec was made from.
+    Pictures become RGB as `pictures.as_rgb` says. With `spec.image_size` images are cropped at the centre and
+    resized to a square of that side; without, they must be of one size. Raises DataError if the folder or an
+    image cannot be read, or if its files are not those that the spec was made from.
     """
     root = Path(spec.path) if spec.path else data_dir / spec.name
     splits = folder_splits(root)
@@ -100,7 +100,8 @@ def _alike(split: str, classes: Mapping[str, Sequence[str]], pixels: Tensor) -> 
         if len(part) > 1 and all(bool((chunk == part[0]).all()) for chunk in part.split(CHUNK))
     ]
     if alike:
-        yield f"all {split} images of a class are equal in {len(alike)} of {len(classes)} classes: {_some(alike)}"
+        of = f"{len(alike)} of {len(classes)} classes"
+        yield f"all {split} images of a class are equal in {of}: {_some(alike)}"
 
 
 def _some(names: Sequence[str]) -> str:

@@ -58,7 +58,8 @@ def _check_published(spec: DatasetSpec, data_dir: Path, samples: Samples, train:
         raise DataError(
             f"what lies under {data_dir} is not {spec.name}: its {'train' if train else 'test'} split has "
             f"{_in_words(*found)}, the published one {_in_words(*expected)}; to use it as a dataset of its "
-            "own, write its images to PATH/train/<class>/ and PATH/test/<class>/ and type --dataset folder:PATH"
+            "own, write its images to PATH/train/<class>/* and PATH/test/<class>/* and type "
+            "--dataset folder:PATH"
         )
 
 

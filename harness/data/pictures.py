@@ -51,7 +51,9 @@ def _from_floats(image: Image.Image) -> Image.Image:
     values = np.asarray(image)
     low, high = float(values.min()), float(values.max())
     if not (low >= 0 and high <= 1):
-        raise ValueError(f"its floating-point values {low:g} to {high:g} are not 0 to 1; convert it to 8 bits")
+        raise ValueError(
+            f"its floating-point values {low:g} to {high:g} are not 0 to 1; convert it to 8 bits"
+        )
     return Image.fromarray(np.rint(values * 255).astype(np.uint8))
 
 
