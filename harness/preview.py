@@ -17,7 +17,7 @@ from harness.estimate import Estimate, cell, from_records, measure, roughly
 from harness.launch.base import LaunchOptions, layout
 from harness.launch.sweep import sweep_of
 from harness.options import Options
-from harness.plan import Plan, finished
+from harness.plan import Plan, check_data, finished
 from harness.records import Record, Trial
 from harness.report.frames import collect
 from harness.report.markdown import MISSING, plural, table
@@ -55,6 +55,7 @@ def preview(plan: Plan, options: Options, *, timing: bool) -> Preview:
     """
     known = collect(options.results).records
     records = finished(plan.trials, options.results, known)
+    check_data(plan, records.values())
     states = {trial.id: _state(records.get(trial.id), options.retry) for trial in plan.trials}
     estimates = from_records(known, options.device)
     unknown = [trial for trial in Preview(plan, states, {}).waiting if cell(trial) not in estimates]

@@ -168,7 +168,7 @@ def _check_writable(name: str) -> None:
     except UnicodeEncodeError:
         shown = name.encode("utf-8", "backslashreplace").decode()
         raise DataError(
-            f"the name {shown!r} is not valid UTF-8, so no record can hold it; rename the file or folder"
+            f"the name '{shown}' is not valid UTF-8, so no record can hold it; rename the file or folder"
         ) from None
 
 
