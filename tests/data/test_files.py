@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness.data import load, parse
 from harness.data import files as files_module
+from harness.data import load, parse
 from harness.data.catalog import EARLIER_LISTINGS, listing_of
 from harness.data.files import beside_images, class_files
 from harness.errors import DataError
