@@ -118,7 +118,7 @@ def finished(trials: Iterable[Trial], results: Path, known: Iterable[Record] = (
 
 
 def check_data(plan: Plan, records: Iterable[Record]) -> None:
-    """Refuse to go on with records of the plan's trials that were made from other images than lie there now."""
+    """Refuse to go on with records of the plan's trials that were made from other images than lie there."""
     for record in records:
         trial = record.trial
         here = plan.fingerprints.get(trial.dataset)
