@@ -293,7 +293,7 @@ def test_planning_says_what_is_odd_about_a_folder(tmp_path: Path, capsys: pytest
     (tmp_path / "pets" / "test" / "labels.txt").write_text("0 1")
     plan = make_plan(wishes(tmp_path, dataset=(text,)))
     assert plan.remarks == (
-        "pets: 6 files are not read, since they are no images or not in a class folder: 5 .gif "
+        "pets: passed over, as no images or in no class folder: 5 .gif "
         "(train/cat/0.gif, train/cat/1.gif, train/cat/2.gif and 2 more); 1 .txt (test/labels.txt)",
         "pets: 6 of 6 train images are of a single colour: train/cat/0.png, train/cat/1.png, train/cat/2.png "
         "and 3 more",

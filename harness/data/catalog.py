@@ -133,7 +133,7 @@ def describe() -> list[DatasetRow]:
         DatasetRow(name, facts.shape, facts.classes, facts.train, facts.test, facts.note)
         for name, facts in KNOWN.items()
     ]
-    note = "your own images: PATH/train/<class>/* and PATH/test/<class>/*"
+    note = "your own images: PATH/train/<class>/* and PATH/test/<class>/*; transparent ones lie on white"
     return [*known, DatasetRow("folder:PATH", None, None, None, None, note)]
 
 

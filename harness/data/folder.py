@@ -74,9 +74,8 @@ def _passed_over(root: Path) -> Iterator[str]:
     for file in beside_images(root):
         kinds[os.path.splitext(file)[1].lower() or "no suffix"].append(file)
     if kinds:
-        total = sum(map(len, kinds.values()))
         found = "; ".join(f"{len(files)} {kind} ({_some(files)})" for kind, files in sorted(kinds.items()))
-        yield f"{total} files are not read, since they are no images or not in a class folder: {found}"
+        yield f"passed over, as no images or in no class folder: {found}"
 
 
 def _without_contrast(
