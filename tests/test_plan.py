@@ -246,6 +246,9 @@ def test_an_ipc_above_the_smallest_class_of_a_folder_is_refused(tmp_path: Path) 
 
 def test_exchanged_images_are_new_trials(tmp_path: Path) -> None:
     text = folder_dataset(tmp_path / "pets")
+    for file in sorted((tmp_path / "pets").rglob("*.png")):
+        Image.open(file).save(file.with_suffix(".bmp"))  # all equally large
+        file.unlink()
     options = wishes(tmp_path, dataset=(text,))
     before = make_plan(options)
     for trial in before.trials:

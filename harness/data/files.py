@@ -12,12 +12,9 @@ import sys
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
-
-import msgspec
 
 from harness.errors import DataError
 
@@ -245,6 +242,9 @@ def _stamp(file: str) -> Stamp:
 
 def _read(root: Path, names: Sequence[str]) -> Iterator[bytes]:
     """SHA-256 of each file's bytes; says on stderr how far it is once it has taken seconds."""
+    # Imported where needed, as msgspec below: the command line names datasets at its every start.
+    from concurrent.futures import ThreadPoolExecutor
+
     shares = [names[start : start + _SHARE] for start in range(0, len(names), _SHARE)]
     due, told, done = time.monotonic() + _PATIENCE, False, 0
     with ThreadPoolExecutor(_READERS) as readers:
@@ -273,6 +273,8 @@ def _index_file(root: Path, data_dir: Path) -> Path:
 
 
 def _load(place: Path) -> _Index:
+    import msgspec
+
     try:
         return msgspec.msgpack.decode(place.read_bytes(), type=_Index)
     except (OSError, msgspec.DecodeError):
@@ -281,6 +283,8 @@ def _load(place: Path) -> _Index:
 
 def _store(place: Path, index: _Index) -> None:
     """Write aside and rename: several processes may be at it."""
+    import msgspec
+
     place.parent.mkdir(parents=True, exist_ok=True)
     aside = place.with_name(f"{place.name}.{uuid.uuid4().hex}.tmp")
     try:
