@@ -10,7 +10,7 @@ import errno
 import math
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,19 @@ from methods.contract import lengths, values_of
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """What planning needs to know of a dataset; `shape` is (C, H, W), `train` counts images."""
+    """What planning needs to know of a dataset; `shape` is (C, H, W), `train` counts images.
+
+    `remarks` are what a person should hear of its images before they are used, `fingerprints` those of the
+    train and test split; None if these are part of the package.
+    """
 
     spec: DatasetSpec
     shape: tuple[int, int, int]
     classes: int
     smallest_class: int
     train: int
+    remarks: tuple[str, ...] = ()
+    fingerprints: tuple[str, str] | None = None
 
     @property
     def size(self) -> int:
@@ -48,11 +54,14 @@ class DatasetFacts:
 class Plan:
     """The trials, cheap ones first within each dataset, small datasets first.
 
-    `datasets` maps the name of each dataset to the text from which a worker parses it again.
+    `datasets` maps the name of each dataset to the text from which a worker parses it again; `remarks` are
+    lines about the data for a person, `fingerprints` those of the train and test images by dataset.
     """
 
     trials: tuple[Trial, ...]
     datasets: Mapping[str, str]
+    remarks: tuple[str, ...] = ()
+    fingerprints: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
 def make_plan(options: Options) -> Plan:
@@ -81,7 +90,12 @@ def expand(options: Options, facts: Sequence[DatasetFacts]) -> Plan:
     }
     sizes = {fact.spec.name: fact.size for fact in facts}
     ordered = sorted(trials.values(), key=lambda trial: _cost_order(trial, sizes[trial.dataset]))
-    return Plan(tuple(ordered), {fact.spec.name: worker_text(fact.spec) for fact in facts})
+    return Plan(
+        tuple(ordered),
+        {fact.spec.name: worker_text(fact.spec) for fact in facts},
+        tuple(remark for fact in facts for remark in fact.remarks),
+        {fact.spec.name: fact.fingerprints for fact in facts if fact.fingerprints is not None},
+    )
 
 
 def _ipcs(method: str, options: Options) -> tuple[int, ...]:
@@ -102,6 +116,21 @@ def finished(trials: Iterable[Trial], results: Path, known: Iterable[Record] = (
             record = at_hand.get(trial.id) or read_record(path)
             found[record.id] = record
     return found
+
+
+def check_data(plan: Plan, records: Iterable[Record]) -> None:
+    """Refuse to go on with records of the plan's trials that were made from other images than lie there."""
+    for record in records:
+        trial = record.trial
+        here = plan.fingerprints.get(trial.dataset)
+        made = record.dataset_fingerprint, record.test_fingerprint
+        # With a curve a part of the train split is left out, of which the fingerprint is another one.
+        if here is not None and not trial.curve and None not in made and made != here:
+            raise DataError(
+                f"the record of {trial.label} was made from other images of {trial.dataset} than lie there "
+                f"now (fingerprints {' and '.join(map(str, made))}, now {' and '.join(here)}); restore the "
+                "files, or pass another folder with --results"
+            )
 
 
 def check_consistency(options: Options) -> None:
@@ -255,7 +284,15 @@ def _loaded_facts(spec: DatasetSpec, data_dir: Path) -> DatasetFacts:
 
     # Without whitening, which may take minutes to fit and tells nothing here.
     data = load(dataclasses.replace(spec, zca=False), data_dir)
-    return DatasetFacts(spec, data.shape, data.num_classes, min(data.index.counts), len(data))
+    test = data.test()  # so that a test split that will not do is found out before hours of distillation
+    found: list[str] = []
+    if spec.source == "folder":
+        from harness.data.folder import remarks
+
+        found = remarks(spec, {"train": data.images, "test": test.images})
+    prints = data.fingerprint, test.fingerprint
+    smallest = min(data.index.counts)
+    return DatasetFacts(spec, data.shape, data.num_classes, smallest, len(data), tuple(found), prints)
 
 
 def refuse_ipc(dataset: str, wanted: Iterable[int], smallest_class: int) -> None:

@@ -17,7 +17,7 @@ from harness.estimate import Estimate, cell, from_records, measure, roughly
 from harness.launch.base import LaunchOptions, layout
 from harness.launch.sweep import sweep_of
 from harness.options import Options
-from harness.plan import Plan, finished
+from harness.plan import Plan, check_data, finished
 from harness.records import Record, Trial
 from harness.report.frames import collect
 from harness.report.markdown import MISSING, plural, table
@@ -55,6 +55,7 @@ def preview(plan: Plan, options: Options, *, timing: bool) -> Preview:
     """
     known = collect(options.results).records
     records = finished(plan.trials, options.results, known)
+    check_data(plan, records.values())
     states = {trial.id: _state(records.get(trial.id), options.retry) for trial in plan.trials}
     estimates = from_records(known, options.device)
     unknown = [trial for trial in Preview(plan, states, {}).waiting if cell(trial) not in estimates]
@@ -76,6 +77,11 @@ def headline(view: Preview) -> str:
     slots = min(view.slots, len(view.waiting))
     shared = f", {roughly(view.seconds / slots)} if {slots} at a time do not slow one another"
     return f"{line}, about {roughly(view.seconds)} one after another{shared if slots > 1 else ''}"
+
+
+def warnings(plan: Plan) -> list[str]:
+    """Lines about data that are read, but perhaps not as their owner thinks."""
+    return [f"warning: {remark}" for remark in plan.remarks]
 
 
 def advice(options: Options) -> list[str]:
@@ -115,7 +121,7 @@ def as_json(view: Preview, jobs: Sequence[PlannedArray] = ()) -> str:
 def command(plan: Plan, options: Options, *, timing: bool) -> int:
     """Print the plan; returns the exit status 0."""
     view = preview(plan, options, timing=timing)
-    for line in advice(options):
+    for line in (*warnings(plan), *advice(options)):
         print(line, file=sys.stderr)
     jobs = planned_jobs(view, options) if options.launcher == "slurm" else []
     if options.json:

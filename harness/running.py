@@ -13,7 +13,7 @@ from harness.launch.driver import launch
 from harness.launch.sweep import Sweep, open_sweep
 from harness.options import Options
 from harness.plan import make_plan
-from harness.preview import Preview, advice, headline, launch_options, preview
+from harness.preview import Preview, advice, headline, launch_options, preview, warnings
 from harness.report import summary_markdown
 
 if TYPE_CHECKING:
@@ -26,9 +26,8 @@ def command(options: Options) -> int:
     view = preview(plan, options, timing=False)
     for name in sorted({trial.method for trial in view.waiting}):
         methods.load(name)  # planning reads settings alone: a file that cannot be imported is found out here
-    if not options.json:
-        for line in (headline(view), *advice(options)):
-            print(line, file=sys.stderr)
+    for line in warnings(plan) if options.json else (*warnings(plan), headline(view), *advice(options)):
+        print(line, file=sys.stderr)
     settings = launch_options(options, plan)
     sweep = open_sweep(plan.trials, options.results, options.launcher)
     summary = launch(plan.trials, settings, _cluster(view, settings, options, sweep))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import methods
+from harness.cli import main
 from harness.data.catalog import DatasetSpec
 from harness.errors import DataError, UnknownNameError, UserError
 from harness.estimate import COUNTED_OFF_BY, cell, from_records, measure
@@ -253,6 +255,92 @@ def test_two_folders_of_one_name_are_refused(tmp_path: Path) -> None:
 def test_an_ipc_above_the_smallest_class_of_a_folder_is_refused(tmp_path: Path) -> None:
     text = folder_dataset(tmp_path / "pets", per_class=3)
     assert "no more than 3 training images" in refused(wishes(tmp_path, dataset=(text,), ipc=(4,)))
+
+
+def test_exchanged_images_are_new_trials(tmp_path: Path) -> None:
+    text = folder_dataset(tmp_path / "pets")
+    for file in sorted((tmp_path / "pets").rglob("*.png")):
+        Image.open(file).save(file.with_suffix(".bmp"))  # all equally large
+        file.unlink()
+    options = wishes(tmp_path, dataset=(text,))
+    before = make_plan(options)
+    for trial in before.trials:
+        write_record(record_of(trial, 1.0), options.results)
+    assert headline(preview(before, options, timing=False)).startswith("2 trials: 2 done, 0 to run")
+    cat, dog = (tmp_path / "pets" / "train" / name for name in ("cat", "dog"))
+    for file in cat.iterdir():
+        other = dog / file.name
+        content = file.read_bytes(), other.read_bytes()
+        other.write_bytes(content[0])
+        file.write_bytes(content[1])
+    after = make_plan(options)
+    assert {trial.id for trial in after.trials}.isdisjoint(trial.id for trial in before.trials)
+    assert headline(preview(after, options, timing=False)).startswith("2 trials: 0 done, 2 to run")
+
+
+def test_records_of_other_images_do_not_count_as_done(tmp_path: Path) -> None:
+    """Known datasets are named by nothing but their name: what they hold is compared."""
+    text = folder_dataset(tmp_path / "pets")
+    options = wishes(tmp_path, dataset=(text,))
+    plan = make_plan(options)
+    (prints,) = plan.fingerprints.values()
+    same, other = (
+        msgspec.structs.replace(
+            record_of(plan.trials[0], 1.0), dataset_fingerprint=train, test_fingerprint=prints[1]
+        )
+        for train in (prints[0], "0" * 16)
+    )
+    write_record(same, options.results)
+    preview(plan, options, timing=False)
+    path = same.trial.record_path(options.results)
+    path.unlink()
+    write_record(other, options.results)
+    with pytest.raises(UserError, match=r"made from other images of pets than lie there now .*--results"):
+        preview(plan, options, timing=False)
+
+
+def test_planning_says_what_is_odd_about_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = folder_dataset(tmp_path / "pets")
+    cat = tmp_path / "pets" / "train" / "cat"
+    for number in range(5):
+        Image.new("RGB", (8, 8)).save(cat / f"{number}.gif")
+    for number in range(3):
+        shutil.copy(cat / "0.png", tmp_path / "pets" / "test" / "cat" / f"{number}.png")
+    (tmp_path / "pets" / "test" / "labels.txt").write_text("0 1")
+    plan = make_plan(wishes(tmp_path, dataset=(text,)))
+    assert plan.remarks == (
+        "pets: passed over, as no images or in no class folder: 5 .gif "
+        "(train/cat/0.gif, train/cat/1.gif, train/cat/2.gif and 2 more); 1 .txt (test/labels.txt)",
+        "pets: 6 of 6 train images are of a single colour: train/cat/0.png, train/cat/1.png, train/cat/2.png "
+        "and 3 more",
+        "pets: 6 of 6 test images are of a single colour: test/cat/0.png, test/cat/1.png, test/cat/2.png "
+        "and 3 more",
+        "pets: all test images of a class are equal in 1 of 2 classes: cat",
+    )
+    typed = ["--dataset", text, "--methods", "random", "--ipc", "1", "--scale", "smoke", "--no-estimate"]
+    assert (
+        main(["plan", *typed, "--results", str(tmp_path / "results"), "--data", str(tmp_path / "data")]) == 0
+    )
+    said = capsys.readouterr()
+    assert said.err.count("warning: pets: 6 of 6 train images are of a single colour") == 1
+    assert "warning" not in said.out
+
+
+def test_usual_images_bring_no_remarks(tmp_path: Path) -> None:
+    text = folder_dataset(tmp_path / "pets")
+    for seed, file in enumerate(sorted((tmp_path / "pets").rglob("*.png"))):
+        Image.frombytes("RGB", (8, 8), random.Random(seed).randbytes(192)).save(file)
+    assert make_plan(wishes(tmp_path, dataset=(text,))).remarks == ()
+
+
+def test_a_test_split_that_will_not_do_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    text = folder_dataset(tmp_path / "pets")
+    file = tmp_path / "pets" / "test" / "dog" / "1.png"
+    file.write_bytes(file.read_bytes()[:40])
+    assert "cannot decode" in refused(wishes(tmp_path, dataset=(text,)))
+    for file in (tmp_path / "pets" / "test").rglob("*.png"):
+        Image.new("RGB", (16, 16)).save(file)
+    assert "test images are 3x16x16" in refused(wishes(tmp_path, dataset=(text,)))
 
 
 def test_tiles_that_do_not_fit_the_images_are_refused(tmp_path: Path) -> None:

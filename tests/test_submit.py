@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -99,6 +101,14 @@ def submit(path: Path, results: Path, *more: str, method: str = "theirs") -> int
 def only_record(results: Path) -> Record:
     (record,) = read_records(results)
     return record
+
+
+def test_fractional_labels_are_refused(distilled: Distilled, tmp_path: Path, capsys: Any) -> None:
+    odd = dataclasses.replace(distilled, labels=distilled.labels + 0.3)
+    assert submit(save_dc(odd, tmp_path), tmp_path / "results") == 2
+    assert "label 0.3 of image 0 is no class number" in capsys.readouterr().err
+    whole = dataclasses.replace(distilled, labels=distilled.labels.float())
+    assert submit(save_dc(whole, tmp_path), tmp_path / "results", "--lint-only") == 0
 
 
 @pytest.mark.slow

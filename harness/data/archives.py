@@ -30,8 +30,9 @@ from torchvision import datasets
 from torchvision.datasets.mnist import read_image_file, read_label_file
 from torchvision.datasets.utils import download_and_extract_archive, download_url
 
-from harness.data.catalog import DatasetSpec, digest_files
-from harness.data.dataset import Samples
+from harness.data.catalog import DatasetSpec
+from harness.data.dataset import Samples, class_numbers
+from harness.data.files import contents
 from harness.data.folder import cache_file, decode
 from harness.errors import DataError
 
@@ -179,7 +180,7 @@ def _svhn() -> Archive:
 
     def read(data_dir: Path, train: bool) -> Samples:
         data = _verified("SVHN", lambda: datasets.SVHN(data_dir, split="train" if train else "test"))
-        images, labels = torch.from_numpy(data.data), torch.from_numpy(data.labels)
+        images, labels = torch.from_numpy(data.data), class_numbers(torch.from_numpy(data.labels))
         return Samples(images.contiguous(), labels, DIGIT_NAMES)
 
     def fetch(root: Path) -> None:
@@ -199,7 +200,7 @@ def _cifar(kind: Any) -> Archive:
         reader = type(kind.__name__, (kind,), unlisted)
         data = _verified(kind.base_folder, lambda: reader(data_dir, train=train))
         images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
-        return Samples(images, torch.tensor(data.targets), tuple(data.classes))
+        return Samples(images, class_numbers(torch.tensor(data.targets)), tuple(data.classes))
 
     return Archive(kind.base_folder, files, read, lambda root: kind(root, download=True))
 
@@ -218,7 +219,7 @@ def _tiny(spec: DatasetSpec) -> Archive:
         pairs = _tiny_train(root, wnids) if train else _tiny_val(root)
         images = [file for file, _ in pairs]
         labels = torch.tensor([label_of[wnid] for _, wnid in pairs])
-        cache = cache_file(data_dir, spec, train, digest_files(root, images))
+        cache = cache_file(data_dir, spec, train, contents(root, map(str, images), data_dir))
         return Samples(decode(images, None, cache), labels, tuple(wnids))
 
     return Archive(TINY_FOLDER, files, read, fetch)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from harness.data.files import folder_contents, folder_splits
 from harness.errors import DataError, UnknownNameError
 
 FOLDER_PREFIX = "folder:"
-# What torchvision's ImageFolder takes for an image, so that both see the same files in the same order.
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+# Folders with records from when a folder was known by the names and sizes of its files: what identified it
+# then, by what its files contain. Exactly these contents go on under that name, all others do not.
+EARLIER_LISTINGS = {"56a80c097b583e8e": "acc2477d098a409e"}
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,9 @@ class DatasetSpec:
     """The identity of a dataset: equal specs mean equal data, on any machine.
 
     `name` is shown in results; `source` is a key of `KNOWN` or "folder". `image_size` (pixels a side, None =
-    as stored), `listing` (hash of file names and sizes) and `path` belong to folders only; `path` says where
-    the folder lies on this machine and is no part of the identity. `zca` asks for ZCA whitening in place of
-    mean/std normalisation.
+    as stored), `listing` (hash of file names and contents) and `path` belong to folders only; `path` says
+    where the folder lies on this machine and is no part of the identity. `zca` asks for ZCA whitening in
+    place of mean/std normalisation.
     """
 
     name: str
@@ -133,7 +133,7 @@ def describe() -> list[DatasetRow]:
         DatasetRow(name, facts.shape, facts.classes, facts.train, facts.test, facts.note)
         for name, facts in KNOWN.items()
     ]
-    note = "your own images: PATH/train/<class>/* and PATH/test/<class>/*"
+    note = "your own images: PATH/train/<class>/* and PATH/test/<class>/*; transparent ones lie on white"
     return [*known, DatasetRow("folder:PATH", None, None, None, None, note)]
 
 
@@ -172,8 +172,13 @@ def _parse_folder(text: str, data_dir: Path, image_size: int | None, zca: bool) 
             f"folder {path} bears the name of the built-in dataset {path.name.lower()!r}, with which its "
             f"results would be confused; rename it, e.g. {path.name}-jpeg"
         )
-    listing = folder_listing(path, folder_splits(path))
+    listing = listing_of(folder_contents(path, folder_splits(path), data_dir))
     return DatasetSpec(path.name, "folder", image_size, zca, listing, str(path))
+
+
+def listing_of(contents: str) -> str:
+    """The `listing` of a folder whose files have these contents, see `DatasetSpec`."""
+    return EARLIER_LISTINGS.get(contents, contents)
 
 
 def _find_folder(text: str, data_dir: Path) -> Path:
@@ -185,64 +190,3 @@ def _find_folder(text: str, data_dir: Path) -> Path:
     raise DataError(
         f"no folder {text!r} (looked for {tried}); type folder:PATH with PATH/train and PATH/test in it"
     )
-
-
-def folder_splits(path: Path) -> dict[str, dict[str, list[str]]]:
-    """Image files of "train" and "test" by class, see `class_files`.
-
-    Raises DataError unless both exist with the same, non-empty class folders.
-    """
-    splits = {split: class_files(path / split) for split in ("train", "test")}
-    unpaired = splits["train"].keys() ^ splits["test"].keys()
-    if unpaired:
-        raise DataError(
-            f"train and test of {path} must have the same classes; {min(unpaired)!r} is in one of them only"
-        )
-    return splits
-
-
-def folder_listing(path: Path, splits: dict[str, dict[str, list[str]]]) -> str:
-    """Short hash of the names and byte sizes of a folder dataset's images, the same on every machine."""
-    return digest_files(
-        path, (file for split in splits.values() for files in split.values() for file in files)
-    )
-
-
-def class_files(split: Path) -> dict[str, list[str]]:
-    """Image files of each class of `split`/<class>/..., in the order of torchvision's ImageFolder.
-
-    Their paths are strings: making a `Path` of each takes longer than all else that listing them takes.
-    Raises DataError for a missing folder or a class without images.
-    """
-    classes = sorted(entry.name for entry in split.iterdir() if entry.is_dir()) if split.is_dir() else []
-    if not classes:
-        raise DataError(
-            f"no class folders in {split}; expected images at {split}{os.sep}<class>{os.sep}*.png or .jpg"
-        )
-    files = {name: list(_images_below(split / name)) for name in classes}
-    for name, found in files.items():
-        if not found:
-            raise DataError(
-                f"class folder {split / name} holds no image; add some or remove it from train and test"
-            )
-    return files
-
-
-def _images_below(folder: Path) -> Iterator[str]:
-    for parent, _, names in sorted(os.walk(folder, followlinks=True)):
-        for name in sorted(names):
-            if name.lower().endswith(IMAGE_SUFFIXES):
-                yield os.path.join(parent, name)
-
-
-def digest_files(root: Path, files: Iterable[str | Path]) -> str:
-    """16 hex characters that identify the files' names relative to `root` and their sizes in bytes."""
-    # Path.relative_to takes most of a second for the 60 000 files of CIFAR-10; all files lie below root.
-    start = len(str(root)) + 1
-    try:
-        lines = sorted(
-            f"{str(file)[start:].replace(os.sep, '/')}\t{os.stat(file).st_size}\n" for file in files
-        )
-    except OSError as error:
-        raise DataError(f"cannot read {error.filename}: {error.strerror}; restore or remove it") from error
-    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()[:16]

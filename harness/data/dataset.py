@@ -16,6 +16,23 @@ from harness.data import firewall
 from harness.data.catalog import DatasetSpec
 from harness.data.sampling import ClassIndex
 from harness.data.transforms import Transform
+from harness.errors import DataError
+
+
+def class_numbers(labels: Tensor) -> Tensor:
+    """Labels (N,) of any type of number as int64; DataError for one that is no whole number.
+
+    Rounding them would hide that a file holds something else, such as labels that were smoothed or scaled.
+    """
+    numbers = labels.long()
+    odd = (numbers != labels).nonzero()
+    if len(odd):
+        at = int(odd[0, 0])
+        raise DataError(
+            f"label {labels[at].item():g} of image {at} is no class number, and {len(odd)} of {len(labels)} "
+            "labels are not whole; expected 0, 1, ... for the classes, or one row of probabilities an image"
+        )
+    return numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,9 +244,18 @@ class Dataset:
     def test(self) -> Split:
         """Open the test split on the dataset's device.
 
-        Raises FirewallError while the process is sealed, DataError if the files cannot be read.
+        Raises FirewallError while the process is sealed, DataError if the files cannot be read or hold images
+        of another shape than the train split's.
         """
-        return Split(self.name, self._test_door.open().to(self.device), self.transform)
+        samples = self._test_door.open()
+        shape = tuple(samples.images.shape[1:])
+        if shape != self.shape:
+            raise DataError(
+                f"{self.name}: test images are {'x'.join(map(str, shape))} (channels, height, width), train "
+                f"images {'x'.join(map(str, self.shape))}; bring both to one size, those of a folder by "
+                "--image-size S"
+            )
+        return Split(self.name, samples.to(self.device), self.transform)
 
     @property
     def test_looks(self) -> int:

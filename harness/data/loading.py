@@ -10,6 +10,7 @@ import torch
 from harness.data.catalog import KNOWN, DatasetSpec
 from harness.data.dataset import Dataset, Samples
 from harness.data.transforms import ZCA, Normalization, Transform
+from harness.errors import DataError
 
 
 def load(
@@ -18,7 +19,7 @@ def load(
     """Load the train split of `spec` onto `device`; the test split is read when `Dataset.test()` is called.
 
     Published datasets lie under `data_dir` as torchvision lays them out. Raises DataError, in one line, if
-    the data are absent or damaged and cannot be downloaded.
+    the data are absent or damaged and cannot be downloaded, or are not what their name says.
     """
     data_dir = Path(data_dir)
     train = _read(spec, data_dir, download, train=True).to(device)
@@ -43,7 +44,27 @@ def _read(spec: DatasetSpec, data_dir: Path, download: bool, *, train: bool) -> 
         return read_folder(spec, data_dir, train)
     from harness.data.archives import read_archive
 
-    return read_archive(spec, data_dir, train, download)
+    samples = read_archive(spec, data_dir, train, download)
+    _check_published(spec, data_dir, samples, train)
+    return samples
+
+
+def _check_published(spec: DatasetSpec, data_dir: Path, samples: Samples, train: bool) -> None:
+    """Refuse files that lie where a published dataset should and are another one, or a part of it."""
+    known = KNOWN[spec.source]
+    expected = (known.train if train else known.test, known.classes, known.shape)
+    found = (len(samples.labels), len(samples.labels.unique()), tuple(samples.images.shape[1:]))
+    if found != expected:
+        raise DataError(
+            f"what lies under {data_dir} is not {spec.name}: its {'train' if train else 'test'} split has "
+            f"{_in_words(*found)}, the published one {_in_words(*expected)}; to use it as a dataset of its "
+            "own, write its images to PATH/train/<class>/* and PATH/test/<class>/* and type "
+            "--dataset folder:PATH"
+        )
+
+
+def _in_words(images: int, classes: int, shape: tuple[int, ...]) -> str:
+    return f"{images:,} images of {classes} classes at {'x'.join(map(str, shape))}"
 
 
 def _fit_transform(spec: DatasetSpec, train: Samples) -> Transform:

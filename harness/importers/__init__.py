@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.data.catalog import class_files
+from harness.data.files import class_files
 from harness.errors import UnknownNameError, UserError
 
 if TYPE_CHECKING:

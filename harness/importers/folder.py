@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from harness.data.catalog import class_files
+from harness.data.files import class_files
+from harness.data.pictures import as_rgb
 from harness.errors import UserError
 from harness.importers.common import Imported, refuse_large
 
@@ -62,7 +63,8 @@ def _decode(file: Path, channels: int, room: int) -> Tensor:
     try:
         with Image.open(file) as opened:
             refuse_large(file, opened.width * opened.height * channels, room, "the image")
-            pixels = np.asarray(opened.convert("L" if channels == 1 else "RGB"), dtype=np.uint8)
+            picture = as_rgb(opened)
+            pixels = np.asarray(picture.convert("L") if channels == 1 else picture, dtype=np.uint8)
     except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
         raise UserError(f"cannot decode {file} ({type(error).__name__}); replace it or remove it") from None
     planes = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, 2, 0)

@@ -14,7 +14,7 @@ import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
@@ -120,7 +120,9 @@ def command(a: str, b: str, results: Path, *, as_json: bool, fail_below: float |
 
 def compare(a: Side, b: Side) -> Comparison:
     """The comparison of two sides; UserError if no cell is on both."""
-    ours, theirs, notes = *(_cells(side) for side in (a, b)), []
+    both = [*a.records, *b.records]
+    ours, theirs = _cells(a, both), _cells(b, both)
+    notes = _on_other_data(ours, theirs)
     pairs = {}
     for key in sorted(ours.keys() & theirs.keys(), key=_order):
         one, other = _matched(ours[key], theirs[key])
@@ -311,13 +313,31 @@ def _nameless(record: Record) -> Record:
     return msgspec.structs.replace(record, trial=msgspec.structs.replace(record.trial, method=""))
 
 
-def _cells(side: Side) -> dict[Key, list[Record]]:
+def _cells(side: Side, among: Sequence[Record]) -> dict[Key, list[Record]]:
     found: dict[Key, list[Record]] = defaultdict(list)
-    for track, records in by_track(side.records).items():
+    for track, records in by_track(side.records, among).items():
         for record in records:
             if record.status == "done" and record.accuracies:
                 found[Key(track, record.trial.ipc, record.trial.method)].append(record)
     return dict(found)
+
+
+def _on_other_data(ours: Iterable[Key], theirs: Iterable[Key]) -> list[str]:
+    """A line for each cell that both sides have, but from other images."""
+    one, other = _data_by_cell(ours), _data_by_cell(theirs)
+    return [
+        f"{_named(key)}: A was measured on the images {' or '.join(sorted(one[key]))}, B on "
+        f"{' or '.join(sorted(other[key]))} (fingerprints of train and test), which do not compare"
+        for key in sorted(one.keys() & other.keys(), key=_order)
+        if not one[key] & other[key]
+    ]
+
+
+def _data_by_cell(keys: Iterable[Key]) -> dict[Key, set[str]]:
+    found: dict[Key, set[str]] = defaultdict(set)
+    for key in keys:
+        found[replace(key, track=replace(key.track, data=""))].add(key.track.data)
+    return found
 
 
 def _matched(a: Sequence[Record], b: Sequence[Record]) -> tuple[Sequence[Record], Sequence[Record]]:

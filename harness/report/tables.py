@@ -248,7 +248,14 @@ def _conditions(track: Track, records: Iterable[Record]) -> str:
     measured = f" Measured on {'; '.join(places)}." if places else ""
     protocol = f"{track.protocol} {track.protocol_version}"
     folder = f", image folder {track.listing}" if track.listing else ""
-    return f"Protocol {protocol}, network {track.arch}, {track.precision}{folder}.{measured}"
+    disputed = (
+        f" Records of {track.dataset} were made from different images and do not compare: these are of data"
+        f" {track.data} (fingerprints of train and test)."
+    )
+    return (
+        f"Protocol {protocol}, network {track.arch}, {track.precision}{folder}.{measured}"
+        f"{disputed if track.data else ''}"
+    )
 
 
 def reported_for(track: Track, reported: ReportedFigures) -> ReportedFigures:

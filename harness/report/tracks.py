@@ -18,7 +18,10 @@ from harness.scales import SCALES
 
 @dataclass(frozen=True)
 class Track:
-    """Everything that must be equal for two accuracies to be comparable; one table each, never mixed."""
+    """Everything that must be equal for two accuracies to be comparable; one table each, never mixed.
+
+    `data` are the fingerprints of the images, where records of one dataset disagree about them; else "".
+    """
 
     scale: str
     dataset: str
@@ -32,6 +35,7 @@ class Track:
     dataset_source: str
     listing: str
     curve: int = 0
+    data: str = ""
 
     @property
     def heading(self) -> str:
@@ -42,6 +46,7 @@ class Track:
             f"{self.image_size} px": self.image_size is not None,
             "distilled from nine tenths of train": self.curve > 0,
             f"equal compute: {count(self.budget_flops)}FLOPs a distillation": self.budget_flops is not None,
+            f"data {self.data}": self.data != "",
         }
         protocol = f"{self.protocol} {self.protocol_version}"
         parts = [self.dataset, f"{self.scale} scale", protocol, self.arch]
@@ -105,7 +110,10 @@ ROOT_BITS = 128  # added to a root's whole part: far more than a float holds
 
 Grid: TypeAlias = Mapping[tuple[Row, int], Cell]
 
-_TRACK_FACTS = attrgetter(*(field.name for field in dataclasses.fields(Track)))
+_TRACK_FACTS = attrgetter(*(field.name for field in dataclasses.fields(Track) if field.name != "data"))
+# What decides which images a trial sees; records that agree in these should agree in their fingerprints.
+_DATA_FACTS = attrgetter("dataset", "dataset_source", "listing", "image_size", "curve")
+UNKNOWN_DATA = "not recorded"
 
 
 def sample_std(values: Sequence[float]) -> float:
@@ -125,13 +133,36 @@ def sample_std(values: Sequence[float]) -> float:
     return (root | (rest > 0 or root * root < square)) / (unit << ROOT_BITS)
 
 
-def by_track(records: Iterable[Record]) -> dict[Track, list[Record]]:
-    """Records of each track, tracks in the order in which they are shown."""
+def by_track(records: Iterable[Record], among: Iterable[Record] | None = None) -> dict[Track, list[Record]]:
+    """Records of each track, tracks in the order in which they are shown.
+
+    Those of one dataset that were made from other images, as their fingerprints tell, are in other tracks.
+    `among` are the records beside which these stand, the same ones unless given.
+    """
+    records = list(records)
+    disputed = _disputed(records if among is None else among)
     tracks: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
     for record in records:
-        tracks[_TRACK_FACTS(record.trial)].append(record)
+        data = data_of(record) or UNKNOWN_DATA if _DATA_FACTS(record.trial) in disputed else ""
+        facts = (*_TRACK_FACTS(record.trial), data)
+        tracks[facts].append(record)
     members = {Track(*facts): found for facts, found in tracks.items()}
     return dict(sorted(members.items(), key=lambda item: item[0].order))
+
+
+def data_of(record: Record) -> str:
+    """Fingerprints of the train and test images that a record was made from; "" if it has none."""
+    prints = record.dataset_fingerprint, record.test_fingerprint
+    return "" if prints == (None, None) else " and ".join(one or "unknown" for one in prints)
+
+
+def _disputed(records: Iterable[Record]) -> set[tuple[Any, ...]]:
+    """Datasets of which records hold different fingerprints."""
+    prints: dict[tuple[Any, ...], set[str]] = defaultdict(set)
+    for record in records:
+        if data := data_of(record):
+            prints[_DATA_FACTS(record.trial)].add(data)
+    return {facts for facts, found in prints.items() if len(found) > 1}
 
 
 def grid_of(records: Sequence[Record]) -> Grid:

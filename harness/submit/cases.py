@@ -95,10 +95,12 @@ def _labels(labels: Any, how: str) -> Any:
     """Class numbers (n,) int64 or rows (n, classes) float32, read as was asked."""
     import torch
 
+    from harness.data.dataset import class_numbers
+
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim == 1:
-        return labels.round().long() if labels.is_floating_point() else labels.long()
+        return class_numbers(labels)
     if labels.ndim != 2:
         raise UserError(
             f"labels of shape {tuple(labels.shape)} are neither class numbers nor rows, one for each image"

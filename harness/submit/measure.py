@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.data.catalog import KNOWN, DatasetSpec, folder_splits
+from harness.data.catalog import KNOWN, DatasetSpec
+from harness.data.files import folder_splits
 from harness.errors import UserError
 from harness.nets.names import canonical
 from harness.protocol import PROTOCOL_VERSION, protocol_named

@@ -12,7 +12,8 @@ from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from harness.data import DatasetSpec, describe, parse
-from harness.data.catalog import IMAGE_SUFFIXES, KNOWN, class_files
+from harness.data.catalog import KNOWN
+from harness.data.files import IMAGE_SUFFIXES, class_files
 from harness.errors import DataError, UnknownNameError
 
 
@@ -56,9 +57,9 @@ def test_folder_is_found_by_any_way_of_naming_it(image_folder: Path, monkeypatch
     data_dir = image_folder.parent
     spec = parse("folder:pets", data_dir, 8)
     assert (spec.name, spec.source, spec.image_size, spec.path) == ("pets", "folder", 8, str(image_folder))
-    assert parse(f"Folder:{image_folder}", Path("/nowhere"), 8) == spec
+    assert parse(f"Folder:{image_folder}", data_dir / "absent", 8) == spec
     monkeypatch.chdir(data_dir)
-    assert parse("folder:./pets/", Path("/nowhere"), 8) == spec
+    assert parse("folder:./pets/", data_dir / "absent", 8) == spec
 
 
 def test_identity_follows_files_and_not_the_place(image_folder: Path, tmp_path: Path) -> None:

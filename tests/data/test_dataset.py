@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from harness.data import Dataset, DatasetSpec, Normalization, Samples
+from harness.data.dataset import class_numbers
 from harness.data.toy import toy
+from harness.errors import DataError
 
 
 def test_toy_is_repeatable_separable_and_leaves_global_randomness_alone() -> None:
@@ -70,6 +72,28 @@ def test_samples_that_do_not_fit(count: int, labels: list[int]) -> None:
 def test_samples_of_wrong_type() -> None:
     with pytest.raises(ValueError, match="uint8"):
         Samples(torch.zeros(1, 1, 2, 2), torch.zeros(1, dtype=torch.int64), ("a",))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.int32, torch.uint8])
+def test_class_numbers_of_any_type(dtype: torch.dtype) -> None:
+    found = class_numbers(torch.tensor([0, 2, 1], dtype=dtype))
+    assert found.tolist() == [0, 2, 1]
+    assert found.dtype == torch.int64
+
+
+@pytest.mark.parametrize("label", [0.3, 1.5, 0.9999, -0.2, float("nan"), float("inf")])
+def test_fractional_labels_are_refused_not_rounded(label: float) -> None:
+    with pytest.raises(DataError, match=r"label .* of image 1 is no class number, and 1 of 3 labels"):
+        class_numbers(torch.tensor([0, label, 1]))
+
+
+def test_a_test_split_of_another_size_is_refused() -> None:
+    images, labels = torch.zeros(2, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1])
+    train = Samples(images, labels, ("a", "b"))
+    test = Samples(images.view(2, 1, 1, 4), labels, ("a", "b"))
+    dataset = Dataset(DatasetSpec("x", "toy"), train, Normalization.of([0.5], [0.5]), lambda: test)
+    with pytest.raises(DataError, match="test images are 1x1x4"):
+        dataset.test()
 
 
 class _Recorder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import hashlib
 import io
@@ -42,9 +43,46 @@ def test_published_formats(name: str, write, tmp_path: Path) -> None:
     assert dataset.labels.dtype == torch.int64
     assert _same(dataset.images, dataset.labels, written.train)
     assert _same(test.images, test.labels, written.test)
-    assert dataset.num_classes == (3 if name == "tinyimagenet" else KNOWN[name].classes)
+    assert dataset.num_classes == {"cifar100": 100, "tinyimagenet": 3}.get(name, 10)
     assert torch.equal(dataset.transform.state()["mean"], torch.tensor(KNOWN[name].mean))
     assert torch.equal(dataset.transform.state()["std"], torch.tensor(KNOWN[name].std))
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("fact", ["train", "test", "classes", "shape"])
+def test_what_is_not_the_published_dataset_is_refused(
+    name: str, fact: str, write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(name, tmp_path)
+    here = KNOWN[name]
+    other = (1, 2, 3) if fact == "shape" else 4 * getattr(here, fact)
+    monkeypatch.setitem(KNOWN, name, dataclasses.replace(here, **{fact: other}))
+    with pytest.raises(DataError) as caught:
+        _load(name, tmp_path).test()
+    split, count = ("test", here.test) if fact == "test" else ("train", here.train)
+    message = str(caught.value)
+    shape = "x".join(map(str, here.shape))
+    assert "\n" not in message
+    assert (
+        f"is not {name}: its {split} split has {count} images of {here.classes} classes at {shape}" in message
+    )
+    assert message.endswith("--dataset folder:PATH")
+    assert "PATH/train/<class>/" in message
+
+
+def test_a_few_images_do_not_pass_for_mnist(write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    published = KNOWN["mnist"]
+    write("mnist", tmp_path)
+    monkeypatch.setitem(KNOWN, "mnist", published)
+    with pytest.raises(DataError, match=r"20 images of 10 classes.*the published one 60,000 images of 10"):
+        _load("mnist", tmp_path)
+
+
+def test_a_class_without_images_is_missed(write, tmp_path: Path) -> None:
+    labels = write("mnist", tmp_path).files["train"][1]
+    labels.write_bytes(labels.read_bytes()[:8] + bytes(20))
+    with pytest.raises(DataError, match=r"20 images of 1 classes"):
+        _load("mnist", tmp_path)
 
 
 def test_class_names(write, tmp_path: Path) -> None:

@@ -286,3 +286,35 @@ def test_a_method_goes_before_a_folder_of_its_name(tmp_path: Path, monkeypatch: 
     (tmp_path / "dm").mkdir()
     monkeypatch.chdir(tmp_path)
     assert (kind_of("dm"), kind_of("./dm")) == ("method", "folder")
+
+
+IMAGES = {"dataset_fingerprint": "0" * 16, "test_fingerprint": "1" * 16}
+OTHERS = {"dataset_fingerprint": "2" * 16, "test_fingerprint": "1" * 16}
+
+
+def test_sides_of_other_images_do_not_compare(make_record: Any, tmp_path: Path, capsys: Any) -> None:
+    a = write(tmp_path / "a", [make_record("dm", 1, seed, accuracies=[0.9], **IMAGES) for seed in range(3)])
+    b = write(tmp_path / "b", [make_record("dm", 1, seed, accuracies=[0.1], **OTHERS) for seed in range(3)])
+    assert main(["compare", str(a), str(b), "--fail-below", "1"]) != 0
+    said = capsys.readouterr().err
+    assert f"A was measured on the images {'0' * 16} and {'1' * 16}, B on {'2' * 16} and {'1' * 16}" in said
+    assert "do not compare" in said
+
+
+def test_methods_of_other_images_do_not_compare(make_record: Any) -> None:
+    one = Side("dm", [make_record("", 1, seed, accuracies=[0.9], **IMAGES) for seed in range(2)])
+    two = Side("idm", [make_record("", 1, seed, accuracies=[0.1], **OTHERS) for seed in range(2)])
+    with pytest.raises(UserError, match="do not compare"):
+        compare(one, two)
+
+
+def test_what_both_sides_made_from_the_same_images_is_compared(make_record: Any) -> None:
+    mixed = [
+        make_record("dm", 1, 0, accuracies=[0.9], **IMAGES),
+        make_record("dm", 1, 1, accuracies=[0.1], **OTHERS),
+    ]
+    found = compare(Side("a", mixed), Side("b", [make_record("dm", 1, 0, accuracies=[0.8], **IMAGES)]))
+    assert [cell.difference.mean for cell in found.cells] == [pytest.approx(0.1)]
+    assert found.notes == ["1 cell of a alone"]
+    unknown = compare(Side("a", mixed[:1]), Side("b", [make_record("dm", 1, 0, accuracies=[0.8])]))
+    assert len(unknown.cells) == 1, "a record that does not know its images is not in dispute"

@@ -149,6 +149,17 @@ def test_other_conditions_do_not_fill_a_cell_of_the_paper(make_record: Any, chan
     assert main_cell([paper_record(make_record, "bacon", **changes)], "bacon").measured is None
 
 
+def test_a_cell_of_the_paper_is_of_one_set_of_images(make_record: Any) -> None:
+    here = {"dataset_fingerprint": "0" * 16, "test_fingerprint": "1" * 16}
+    other = here | {"dataset_fingerprint": "2" * 16}
+    made = [paper_record(make_record, "bacon", seed=seed, accuracies=[0.6], **here) for seed in range(2)]
+    odd = paper_record(make_record, "bacon", seed=2, accuracies=[0.1], **other)
+    assert main_cell([*made, odd], "bacon").text == "60.0 ± 0.0 (2×1)"
+    alone = paper_record(make_record, "idm", accuracies=[0.1], **other)
+    assert main_cell([*made, alone], "idm").state == "other images only"
+    assert main_cell([alone], "idm").state == "measured"
+
+
 def test_an_ablation_is_found_by_the_settings_that_were_set(records: list[Record]) -> None:
     found = cells(records, "lambda")
     assert found["0.2", "cifar10", 10, "ConvNet"].text == "50.0 (1×1)"

@@ -218,6 +218,20 @@ def test_tracks_of_one_heading_get_folders_of_their_own(make_record: Any) -> Non
     assert len(set(scenes.slugs(tracks).values())) == 2
 
 
+def test_records_of_other_images_never_share_a_figure(make_record: Any) -> None:
+    """Nor one across networks, where each network has its own images."""
+    prints = [{"dataset_fingerprint": letter * 16, "test_fingerprint": "0" * 16} for letter in "12"]
+    made = [
+        make_record(method, 1, arch=arch, **facts)
+        for arch, facts in zip(("ConvNetW32", "MLP"), prints, strict=True)
+        for method in ("dm", "idm")
+    ]
+    found = scenes.scenes_of(made, Path(), Path())
+    assert [len(scene.records) for scene in found] == [2, 2]
+    assert all(facts["dataset_fingerprint"] in repr([s.track.heading for s in found]) for facts in prints)
+    assert [len(scene.records) for scene in scenes.scenes_across_archs(found)] == [2, 2]
+
+
 def test_seconds_of_two_machines_never_share_a_figure(make_record: Any, tmp_path: Path) -> None:
     results = tmp_path / "results"
     for method in ("dm", "idm"):

@@ -96,6 +96,46 @@ def test_what_is_not_comparable_never_shares_a_table(make_record: Any, change: d
     ]
 
 
+HERE = {"dataset_fingerprint": "0" * 16, "test_fingerprint": "1" * 16}
+CHANGED = HERE | {"dataset_fingerprint": "2" * 16}
+
+
+@pytest.mark.parametrize("part", ["dataset_fingerprint", "test_fingerprint"])
+def test_records_of_other_images_never_share_a_cell(part: str, make_record: Any) -> None:
+    facts = {"dataset_source": "folder", "listing": "feed"}
+    right = make_record("dm", seed=0, accuracies=[1.0], **facts, **HERE)
+    wrong = make_record("dm", seed=1, accuracies=[0.0], **facts, **(HERE | {part: "2" * 16}))
+    failed = make_record("dm", seed=2, status="oom", reason="too large", **facts)
+    text = summary_markdown([right, wrong, failed])
+    assert "50.0" not in text
+    assert {row(section, "dm")[1] for section in text.split("\n## ")[1:]} == {
+        "100.0 (1×1)",
+        "0.0 (1×1)",
+        "oom",
+    }
+    assert "Records of mnist were made from different images and do not compare" in text
+    assert text.count(f"data {'0' * 16} and {'1' * 16}") >= 1
+    assert len(set(headings(text))) == 3
+    rows = cells_csv(scored([right, wrong, failed]), {}).splitlines()
+    assert len(rows) == 4
+
+
+def test_images_are_named_only_where_records_disagree(make_record: Any) -> None:
+    records = [make_record(seed=0, **HERE), make_record(seed=1, **HERE), make_record(seed=2)]
+    assert sections(records, {}) == sections([make_record(seed=seed) for seed in range(3)], {})
+    curved = make_record(seed=3, curve=4, **CHANGED)  # a part of train was left out: other images by rights
+    assert [("data" in line) for line in headings(sections([*records, curved], {}))] == [False, False]
+
+
+def test_another_dataset_or_size_does_not_bring_images_into_doubt(make_record: Any) -> None:
+    records = [
+        make_record(**HERE),
+        make_record(dataset="digits", **CHANGED),
+        make_record(image_size=8, **CHANGED),
+    ]
+    assert not any("data " in line for line in headings(sections(records, {})))
+
+
 def test_heading_says_what_is_not_the_default(make_record: Any) -> None:
     record = make_record(precision="bf16", zca=True, image_size=16, budget_flops=2e13)
     assert headings(sections([record], {})) == [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,12 +13,14 @@ from harness.records import Record, Trial
 from harness.report.markdown import MISSING
 from harness.report.paper.figures import Figure, Key
 from harness.report.stats import Estimate, estimate
+from harness.report.tracks import data_of
 from harness.scales import SCALES
 
 SCALE = SCALES["paper"]
 DATASETS = ("svhn", "cifar10", "cifar100", "tinyimagenet", "mnist", "fashionmnist")
 IPCS = (1, 10, 50)
 NOT_RUN = "not run"
+OTHER_DATA = "other images only"
 
 
 @dataclass(frozen=True)
@@ -121,10 +123,15 @@ class Shelf:
 
     def __init__(self, records: Iterable[Record]) -> None:
         self._found: dict[tuple[str, int, str], list[Record]] = defaultdict(list)
+        prints: dict[str, Counter[str]] = defaultdict(Counter)
         for record in records:
             if published(record.trial):
                 trial = record.trial
                 self._found[trial.method, trial.ipc, _arch(trial)].append(record)
+                if _at_paper_scale(trial, trial.dataset) and data_of(record):
+                    prints[trial.dataset][data_of(record)] += 1
+        # Of one dataset there is one set of images in all tables: that of most records.
+        self._data = {name: max(sorted(found), key=found.__getitem__) for name, found in prints.items()}
 
     def cell(self, spec: Spec, figures: Mapping[Key, Figure]) -> Cell:
         """The cell of this spec."""
@@ -134,14 +141,17 @@ class Shelf:
             for record in near
             if copy_of(record.trial.dataset, spec.dataset) and has_settings(record.trial, spec)
         ]
+        same = {"", self._data.get(spec.dataset, "")}
         at_scale = [record for record in here if _at_paper_scale(record.trial, spec.dataset)]
+        others = [record for record in at_scale if data_of(record) not in same]
+        at_scale = [record for record in at_scale if data_of(record) in same]
         done = best_by_seed(record for record in at_scale if record.status == "done")
         return Cell(
             spec=spec,
             figure=None if spec.settings else figures.get(spec.key),
             done=done,
             missed=tuple(sorted({record.status for record in at_scale if record.status != "done"})),
-            elsewhere=_elsewhere(here, spec.dataset),
+            elsewhere=(*([OTHER_DATA] if others else []), *_elsewhere(here, spec.dataset)),
         )
 
 

@@ -53,7 +53,8 @@ and what fills them: `python -m harness paper --missing`.
   deviation over all networks, in brackets distillation seeds × networks trained on each distilled set
   ({SCALE.seeds}×{SCALE.evals} is complete).
 - *not run*: there is no record; *cpu scale only*: there are records of the smaller track alone, whose
-  accuracies do not compare and are left out; a status word: trials ended without a result.
+  accuracies do not compare and are left out; *other images only*: there are records of other images than most
+  records of the dataset, by their fingerprints; a status word: trials ended without a result.
 - **reported**: printed in the BACON authors' own table; {OTHER} reported by another paper; {UNTRACED} not yet
   traced to a printed source; {MISSING} none known.
 - **gap**: measured less reported, in points; *z* is the gap in standard deviations that the paper prints."""
