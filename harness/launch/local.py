@@ -17,6 +17,7 @@ from harness import meter
 from harness.errors import UserError
 from harness.launch.base import LaunchOptions, Layout, Watcher, unwritten
 from harness.launch.deaths import KILLED_BY_KERNEL, Death, death_record, deaths, note_death, oom_kills
+from harness.provenance import ROOT
 from harness.records import Record, Trial, read_record, write_record
 from harness.trial import BusyError, claimed
 from harness.worker import BUSY, STOPPED, Job, Snapshot, last_words
@@ -121,7 +122,7 @@ class LocalLauncher:
             settings,
             parent=os.getpid(),
             log=settings.log,
-            code_digest=(self._options.code_digests or {}).get(trial.method),
+            code_digest=(self._options.code_digests or {}).get(trial.id),
             attempt=len(deaths(trial.work_folder(settings.results))) + 1,
         )
 
@@ -203,7 +204,7 @@ class LocalLauncher:
 
 def python_path() -> str:
     """PYTHONPATH of workers: first the code of this process, then what it was given itself."""
-    return os.pathsep.join(filter(None, [str(meter.ROOT), os.environ.get("PYTHONPATH")]))
+    return os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 
 
 def worker_command() -> list[str]:
