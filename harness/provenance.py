@@ -246,7 +246,7 @@ def _read_kept(results: Path) -> dict[str, str]:
 def renewal(results: Path) -> str:
     """The command that measures anew what is not of the present code."""
     where = [] if results == Path("results") else ["--results", str(results)]
-    return shlex.join(["python", "-m", "harness", "run", "--renew", *where])
+    return shlex.join(["python", "-m", "harness", "renew", *where])
 
 
 def provenance(digest: str, *, device: str, started_at: str, resumed: int) -> Provenance:
