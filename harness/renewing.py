@@ -1,8 +1,8 @@
 """`python -m harness renew`: measure anew what is not of the present code; no finished record is lost.
 
-The trials of such records are run as they stand there, under `<results>/.work/renewed`. Once one is done, the
-old record and its set are moved to `<results>/superseded` and the new ones take their place, so that a renewal
-that is stopped, or fails, leaves no gap. The same command goes on with it.
+The trials of such records are run as they stand there, under `<results>/.work/renewed`. Once they are done,
+the old records and sets are moved to `<results>/superseded` and the new ones take their places, so that a
+renewal that is stopped, or fails, leaves no gap. The same command goes on with it.
 """
 
 from __future__ import annotations
