@@ -328,11 +328,13 @@ class _Walk:
 
     def digest(self, entries: list[Target]) -> str:
         """See `Sources.digest`."""
-        waiting = list(entries)
-        while waiting:
+        waiting, growing = list(entries), True
+        while growing:
             while waiting:
                 waiting += self._reach(waiting.pop())
+            before = sum(map(len, self._taken.values()))
             waiting = [found for target in list(self._taken) for found in self._take_methods(target)]
+            growing = bool(waiting) or sum(map(len, self._taken.values())) > before
         return self._summed(entries)
 
     def _reach(self, target: Target) -> Iterator[Target]:
