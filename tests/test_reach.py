@@ -105,13 +105,17 @@ def test_what_is_reached_changes_the_digest(old: str, new: str) -> None:
     ("old", "new"),
     [
         pytest.param('"""Scale."""', '"""Other words."""', id="docstring"),
-        pytest.param("    return x * factor * RATE", "    # why\n\n    return (x * factor) * RATE", id="layout"),
+        pytest.param(
+            "    return x * factor * RATE", "    # why\n\n    return (x * factor) * RATE", id="layout"
+        ),
         pytest.param("def scale(x, factor=2)", "def scale(x: int, factor: int = 2) -> int", id="annotations"),
         pytest.param("return OTHER_RATE", "return 7", id="function that nobody calls"),
         pytest.param("OTHER_RATE = 0.1", "OTHER_RATE = 0.2", id="constant in the words of an error"),
         pytest.param('"b": 2', '"b": 3, "c": 4', id="other rows of a registry"),
         pytest.param("return 4", "return 5", id="method that nobody calls"),
-        pytest.param("return unused(1)", "return scale(5)", id="method of the class itself that nobody calls"),
+        pytest.param(
+            "return unused(1)", "return scale(5)", id="method of the class itself that nobody calls"
+        ),
         pytest.param("def unused(x)", "def fresh():\n    return 1\n\ndef unused(x)", id="fresh function"),
         pytest.param("RATE = 0.5", "import json\nRATE = 0.5", id="import that nobody uses"),
     ],
@@ -147,7 +151,10 @@ def test_all_methods_count_where_a_base_is_foreign() -> None:
 
 
 def test_code_may_move_to_another_file() -> None:
-    head, function = "RATE = 0.5\n", 'def scale(x, factor=2):\n    """Scale."""\n    return x * factor * RATE\n'
+    head, function = (
+        "RATE = 0.5\n",
+        'def scale(x, factor=2):\n    """Scale."""\n    return x * factor * RATE\n',
+    )
     moved = TREE["pack/tools.py"].replace(head, "").replace(function, "")
     tree = TREE | {
         "pack/tools.py": "from pack.rates import scale\n" + moved,
