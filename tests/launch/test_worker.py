@@ -17,7 +17,7 @@ import pytest
 import torch
 from trials import digits_trial, dm_trial
 
-from harness import meter, worker
+from harness import meter, provenance, worker
 from harness.loop import Progress
 from harness.records import Trial, read_record
 from harness.trial import LOG_NAME, Settings
