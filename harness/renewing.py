@@ -19,7 +19,7 @@ import methods
 from harness.data.catalog import FOLDER_PREFIX, parse
 from harness.errors import UserError
 from harness.options import Options
-from harness.plan import Plan, check_consistency, dataset_facts, worker_text
+from harness.plan import Plan, check_consistency, check_device, check_writable, dataset_facts, worker_text
 from harness.provenance import CODE_WORDS, CURRENT, Lineage
 from harness.records import DISTILLED_SUFFIX, WORK_FOLDER, Record, Trial, read_record, record_files
 from harness.report.filters import FACTS
@@ -107,10 +107,13 @@ def plan_of(trials: Sequence[Trial], options: Options, folders: Mapping[str, str
     `folders` says where image folders lie, by their names; others are looked up as `run` does it.
     """
     check_consistency(options)
+    if options.launcher != "slurm":
+        check_device(options.device)
+    check_writable(options.results)
     groups: dict[tuple[str, str, str, int | None, bool], list[Trial]] = defaultdict(list)
     for trial in trials:
-        facts = (trial.dataset_source, trial.listing, trial.image_size, trial.zca)
-        groups[(trial.dataset, *facts)].append(trial)
+        data = (trial.dataset, trial.dataset_source, trial.listing, trial.image_size, trial.zca)
+        groups[data].append(trial)
     kept: list[Trial] = []
     datasets: dict[str, str] = {}
     for (name, source, listing, size, zca), members in groups.items():

@@ -122,8 +122,8 @@ def summarise(records: Sequence[Record], results: Path | None = None) -> list[Ro
     rows = []
     for key, members in sorted(groups.items()):
         code = Counter(states[record.id] for record in members)
-        counts = Counter(record.status for record in members)
-        rows.append(Row(*key, dict(counts), dict(sorted(code.items())), code.total() - code[CURRENT]))
+        counts: dict[str, int] = dict(Counter(record.status for record in members))
+        rows.append(Row(*key, counts, dict(sorted(code.items())), code.total() - code[CURRENT]))
     return rows
 
 
