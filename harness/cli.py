@@ -225,6 +225,19 @@ def _paper_arguments(parser: argparse.ArgumentParser) -> None:
     _add_options(parser, decided, filters)
 
 
+def _renew_arguments(parser: argparse.ArgumentParser) -> None:
+    recorded = ("seeds", "evals", "protocol", "budget", "set", "curve", "zca", "image_size", "precision")
+    only = "only records of"
+    filters = {
+        "methods": f"{only} these methods",
+        "dataset": f"{only} these datasets; folder:PATH says where one lies",
+        "ipc": f"{only} these images per class",
+        "arch": f"{only} this network",
+        "scale": f"{only} this scale",
+    }
+    _add_options(parser, (*recorded, "json"), filters)
+
+
 def _compare_arguments(parser: argparse.ArgumentParser) -> None:
     what = "a method, a results folder, or a git revision (REV or REV:FOLDER)"
     parser.add_argument("a", metavar="A", help=f"{what}; the baseline")
@@ -400,6 +413,15 @@ def _paper(arguments: argparse.Namespace) -> int:
     return command(Request(typed, missing=arguments.missing, run=arguments.run))
 
 
+def _renew(arguments: argparse.Namespace) -> int:
+    from harness.renewing import FILTERS, command, wanted_from
+
+    known = option_infos()
+    typed = {name: value for name, value in vars(arguments).items() if name in known}
+    placed = {name: value for name, value in typed.items() if name not in FILTERS}
+    return command(parse_options(placed), wanted_from(typed))
+
+
 def _compare(arguments: argparse.Namespace) -> int:
     from harness.report.compare import command
 
@@ -484,6 +506,7 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Comman
     "status": ("Say what lies under a results folder.", _status_arguments, _status),
     "cancel": ("End the jobs of a sweep on a cluster.", _cancel_arguments, _cancel),
     "logs": ("Print the log of a trial.", _logs_arguments, _logs),
+    "renew": ("Measure anew what is not of the present code; keeps the old.", _renew_arguments, _renew),
     "report": ("Print and write the tables; rewrite or check BENCHMARKS.md.", _report_arguments, _report),
     "compare": (
         "Compare two methods, two results folders or two git revisions: differences with intervals, costs.",

@@ -12,7 +12,7 @@ from harness.launch.base import LaunchOptions, Summary
 from harness.launch.driver import launch
 from harness.launch.sweep import Sweep, open_sweep
 from harness.options import Options
-from harness.plan import make_plan
+from harness.plan import Plan, make_plan
 from harness.preview import Preview, advice, headline, launch_options, preview, warnings
 from harness.report import summary_markdown
 
@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 
 def command(options: Options) -> int:
     """Run the trials that are not done yet; returns 0 only if all of the plan's trials are done."""
-    plan = make_plan(options)
+    summary = carry_out(options, make_plan(options))
+    print(as_json(summary, options) if options.json else as_text(summary, options))
+    return summary.exit_status
+
+
+def carry_out(options: Options, plan: Plan) -> Summary:
+    """Run a plan and tell on stderr how it goes, unless JSON alone is asked for."""
     view = preview(plan, options, timing=False)
     for name in sorted({trial.method for trial in view.waiting}):
         methods.load(name)  # planning reads settings alone: a file that cannot be imported is found out here
@@ -30,9 +36,7 @@ def command(options: Options) -> int:
         print(line, file=sys.stderr)
     settings = launch_options(options, plan)
     sweep = open_sweep(plan.trials, options.results, options.launcher)
-    summary = launch(plan.trials, settings, _cluster(view, settings, options, sweep))
-    print(as_json(summary, options) if options.json else as_text(summary, options))
-    return summary.exit_status
+    return launch(plan.trials, settings, _cluster(view, settings, options, sweep))
 
 
 def _cluster(view: Preview, settings: LaunchOptions, options: Options, sweep: Sweep) -> SlurmLauncher | None:

@@ -10,15 +10,14 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 
 import msgspec
 
-from harness import meter
 from harness.errors import UserError
 from harness.estimate import roughly
 from harness.launch.tracking import OPEN_STATES, SweepStanding, standings
+from harness.provenance import CODE_WORDS, CURRENT, CodeState, Lineage, renewal
 from harness.records import WORK_FOLDER, Record
 from harness.report.frames import collect, print_problems
 from harness.report.markdown import plural, table
@@ -29,12 +28,16 @@ STATES = ("done", "failed", "oom", "timeout", "skipped")
 
 @dataclass(frozen=True)
 class Row:
-    """Records of one method on one dataset at one scale: how many in each state, how many of older code."""
+    """Records of one method on one dataset at one scale: how many in each state, how many of other code.
+
+    code: how many of each `CodeState`; stale: those of any other than the present code.
+    """
 
     scale: str
     dataset: str
     method: str
     counts: dict[str, int]
+    code: dict[CodeState, int]
     stale: int
 
 
@@ -100,7 +103,7 @@ def look(results: Path) -> Status:
     statuses = {record.id: record.status for record in records}
     sweeps = standings(results, statuses)
     known = {*statuses, *(trial.id for sweep in sweeps for trial in sweep.trials)}
-    return Status(results, summarise(records), sweeps, list(in_progress(results, known)), problems)
+    return Status(results, summarise(records, results), sweeps, list(in_progress(results, known)), problems)
 
 
 def _show(text: str, *, clear: bool = True) -> None:
@@ -110,20 +113,18 @@ def _show(text: str, *, clear: bool = True) -> None:
     print(text, flush=True)
 
 
-def summarise(records: Sequence[Record]) -> list[Row]:
+def summarise(records: Sequence[Record], results: Path | None = None) -> list[Row]:
     """A row for each (scale, dataset, method), sorted."""
     groups: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
     for record in records:
         groups[record.trial.scale, record.trial.dataset, record.trial.method].append(record)
-    current_digest = cache(meter.code_digest)
-    return [
-        Row(
-            *key,
-            counts=dict(Counter(record.status for record in members)),
-            stale=sum(_is_stale(record, current_digest(key[2])) for record in members),
-        )
-        for key, members in sorted(groups.items())
-    ]
+    states = Lineage(results).states(records)
+    rows = []
+    for key, members in sorted(groups.items()):
+        code = Counter(states[record.id] for record in members)
+        counts: dict[str, int] = dict(Counter(record.status for record in members))
+        rows.append(Row(*key, counts, dict(sorted(code.items())), code.total() - code[CURRENT]))
+    return rows
 
 
 def in_progress(results: Path, recorded: set[str]) -> Iterator[Unfinished]:
@@ -141,10 +142,6 @@ def in_progress(results: Path, recorded: set[str]) -> Iterator[Unfinished]:
         yield Unfinished(name, progress.label, progress.phase, progress.step, progress.total, seconds_ago)
 
 
-def _is_stale(record: Record, current: str) -> bool:
-    return record.provenance is not None and record.provenance.code_digest != current
-
-
 def _as_text(status: Status, trials: bool) -> str:
     totals: Counter[str] = Counter()
     for row in status.rows:
@@ -157,9 +154,8 @@ def _as_text(status: Status, trials: bool) -> str:
     if status.rows:
         lines += ["", _table(status.rows, shown)]
     if any(row.stale for row in status.rows):
-        lines.append(
-            "\nolder code: measured by code that has changed since; remove those records to run them again"
-        )
+        lines += ["", *(f"{state}: {CODE_WORDS[state]}" for state in _code_shown(status.rows))]
+        lines.append(f"measure them anew, the old records are kept: {renewal(status.results)}")
     lines += [line for sweep in status.sweeps if sweep.open for line in _about(sweep, trials)]
     if status.unfinished:
         lines.append("\nunfinished, running or to be gone on with by the same command:")
@@ -172,16 +168,22 @@ def _as_text(status: Status, trials: bool) -> str:
 
 
 def _table(rows: Sequence[Row], shown: Sequence[str]) -> str:
-    headers = ("scale", "dataset", "method", *shown, "older code")
+    states = _code_shown(rows)
+    headers = ("scale", "dataset", "method", *shown, *states)
     cells = [
         [
             *(row.scale, row.dataset, row.method),
             *(str(row.counts.get(state, 0)) for state in shown),
-            str(row.stale),
+            *(str(row.code.get(state, 0)) for state in states),
         ]
         for row in rows
     ]
     return table(headers, cells, text_columns=3)
+
+
+def _code_shown(rows: Sequence[Row]) -> list[CodeState]:
+    """Those states other than current that any record is in."""
+    return [state for state in CODE_WORDS if any(row.code.get(state) for row in rows)]
 
 
 def _about(sweep: SweepStanding, trials: bool) -> Iterator[str]:

@@ -19,6 +19,7 @@ import msgspec
 from filelock import FileLock, Timeout
 
 from harness import faults, meter
+from harness import provenance as code
 from harness.curve import HELD_OUT_SHARE, Judge, measure
 from harness.errors import CircumstanceError, DataError, UserError
 from harness.protocol import protocol_named
@@ -216,10 +217,10 @@ class _Run:
 
 
 def _attempt(run: _Run) -> Record:
-    started_at = meter.now()
+    start = _fresh_start(run)
     try:
-        start = _begin(run)
-        started_at = start.started_at
+        _set_up(run.settings)
+        start = _begin(run, start)
         return _measured(run, start)
     except Exception as error:  # noqa: BLE001 - whatever a method raises costs this trial only
         _log_traceback(run, error)
@@ -230,7 +231,7 @@ def _attempt(run: _Run) -> Record:
             reason=reason,
             resumable=resumable,
             trial=run.trial,
-            provenance=_provenance(run, started_at, resumed=0),
+            provenance=_provenance(run, start, resumed=0),
         )
 
 
@@ -256,7 +257,7 @@ def _measured(run: _Run, start: _Start) -> Record:
         curve=curve,
         distill=distillation.cost,
         evaluate=context.cost(),
-        provenance=_provenance(run, start.started_at, distillation.resumed + context.resumed),
+        provenance=_provenance(run, start, distillation.resumed + context.resumed),
     )
 
 
@@ -362,18 +363,26 @@ def _dataset(run: _Run) -> Dataset:
         raise CircumstanceError(str(error)) from error
 
 
-def _begin(run: _Run) -> _Start:
-    """Open the work folder: an interrupted run's, or a fresh one where that ran other code or elsewhere."""
+def _fresh_start(run: _Run) -> _Start:
     import torch
 
-    if run.settings.threads is not None:
-        torch.set_num_threads(run.settings.threads)
-    if run.settings.device.startswith("cuda"):
+    return _Start(meter.now(), code.code_digest(run.trial), str(torch.__version__), run.settings.device)
+
+
+def _set_up(settings: Settings) -> None:
+    """How torch computes in this process."""
+    import torch
+
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    if settings.device.startswith("cuda"):
         # TF32, which convolutions have there by default, for products of matrices as well.
         torch.backends.cuda.matmul.allow_tf32 = True
+
+
+def _begin(run: _Run, start: _Start) -> _Start:
+    """Open the work folder: an interrupted run's, or a fresh one where that ran other code or elsewhere."""
     path = run.work / "start.json"
-    digest = meter.code_digest(run.trial.method)
-    start = _Start(meter.now(), digest, str(torch.__version__), run.settings.device)
     try:
         earlier = msgspec.json.decode(path.read_bytes(), type=_Start)
     except (FileNotFoundError, msgspec.DecodeError):
@@ -393,9 +402,10 @@ def _sweep(path: Path) -> None:
         aside.unlink(missing_ok=True)
 
 
-def _provenance(run: _Run, started_at: str, resumed: int) -> Provenance:
-    return meter.provenance(
-        run.trial.method, device=run.settings.device, started_at=started_at, resumed=resumed
+def _provenance(run: _Run, start: _Start, resumed: int) -> Provenance:
+    """Facts about the run; its code is that which it began with, whatever lies on the disk by now."""
+    return code.provenance(
+        start.code_digest, device=run.settings.device, started_at=start.started_at, resumed=resumed
     )
 
 

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from harness import meter
+from harness import provenance as code
 from harness.errors import UserError
 from harness.files import replacing
 from harness.records import Trial
@@ -51,7 +52,7 @@ class Job(msgspec.Struct, frozen=True):
 
     parent: process id that the worker dies with.
     log: file for its output; None: `log.txt` in the trial's work folder.
-    code_digest: `meter.code_digest` of the method when the trial was submitted; other code refuses to run it.
+    code_digest: `code_digest` of the trial when it was submitted; other code refuses to run it.
     attempt: how often the trial was begun without being stopped in order, this time included.
     """
 
@@ -154,7 +155,7 @@ def _run(job: Job, wish: _StopWish) -> int:
 def _objection(job: Job) -> str | None:
     """Why the trial is not to be run with the code that is here, in one line."""
     submitted = job.code_digest
-    if submitted is None or submitted == (now := meter.code_digest(job.trial.method)):
+    if submitted is None or submitted == (now := code.code_digest(job.trial)):
         return None
     return (
         f"the code on the measured path changed since this trial was submitted (submitted {submitted}, "

@@ -8,9 +8,9 @@ import msgspec
 import pytest
 from trials import digits_trial
 
-from harness import meter
 from harness.errors import UserError
 from harness.launch.sweep import open_sweep
+from harness.provenance import Code
 from harness.records import Provenance, Record, Status, Trial, write_record
 from harness.status import command, in_progress, summarise
 
@@ -46,8 +46,8 @@ def record(method: str = "dm", seed: int = 0, status: Status = "done", digest: s
         evals=1,
         config={},
     )
-    code = meter.code_digest(method) if digest is None else digest
-    provenance = msgspec.structs.replace(PROVENANCE, code_digest=code)
+    code = Code.here().digest(trial) if digest is None else digest
+    provenance = msgspec.structs.replace(PROVENANCE, code_digest=code or "")
     return Record(id=trial.id, status=status, trial=trial, provenance=provenance)
 
 
@@ -68,8 +68,9 @@ def test_records_are_counted_by_method_and_status() -> None:
 
 
 def test_records_of_older_code_are_counted_apart() -> None:
-    rows = summarise([record(seed=0), record(seed=1, digest="0123456789ab")])
-    assert [row.stale for row in rows] == [1]
+    rows = summarise([record(seed=0), record(seed=1, digest="2:23456789ab"), record(seed=2, digest="01ab")])
+    assert [row.stale for row in rows] == [2]
+    assert [row.code for row in rows] == [{"code not known": 1, "current": 1, "older code": 1}]
 
 
 def test_trials_under_way_are_those_without_a_record(tmp_path: Path) -> None:
@@ -84,13 +85,16 @@ def test_trials_under_way_are_those_without_a_record(tmp_path: Path) -> None:
 
 def test_the_table_is_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_record(record(), tmp_path)
-    write_record(record(seed=1, status="failed", digest="old"), tmp_path)
+    write_record(record(seed=1, status="failed", digest="2:old"), tmp_path)
     progress(tmp_path, "aaaaaaaaaa", b'{"phase": "distill", "step": 12, "total": 300, "label": "dm"}')
     assert command(tmp_path, as_json=False) == 0
     printed = capsys.readouterr().out
     assert f"{tmp_path}: 2 records, 1 done, 1 failed; 1 unfinished" in printed
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in printed.splitlines()]
+    assert ["scale", "dataset", "method", "done", "failed", "older code"] in rows
     assert ["smoke", "digits", "dm", "1", "1", "1"] in rows
+    assert "older code: code that a trial reaches has changed since, or is another" in printed
+    assert f"the old records are kept: python -m harness renew --results {tmp_path}" in printed
     assert "aaaaaaaaaa  dm: distill 12 of 300, last sign of life" in printed
 
 
@@ -99,7 +103,14 @@ def test_json_holds_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert command(tmp_path, as_json=True) == 0
     content = msgspec.json.decode(capsys.readouterr().out)
     assert content["rows"] == [
-        {"scale": "smoke", "dataset": "digits", "method": "dm", "counts": {"done": 1}, "stale": 0}
+        {
+            "scale": "smoke",
+            "dataset": "digits",
+            "method": "dm",
+            "counts": {"done": 1},
+            "stale": 0,
+            "code": {"current": 1},
+        }
     ]
     assert content["unfinished"] == content["unreadable"] == []
 

@@ -18,7 +18,7 @@ import torch
 from trials import digits_trial, dm_trial
 
 import methods
-from harness import meter
+from harness import provenance
 from harness.errors import UserError
 from harness.evaluate import evaluate
 from harness.loop import Stopped
@@ -300,7 +300,7 @@ def test_changed_code_starts_afresh(settings: Settings, monkeypatch: pytest.Monk
     module = methods.load("random")
     real = module.distill
     monkeypatch.setattr(module, "distill", lambda *a, **k: (calls.append(1), real(*a, **k))[1])
-    monkeypatch.setattr(meter, "code_digest", lambda _: "0" * 12)
+    monkeypatch.setattr(provenance, "code_digest", lambda _: "0" * 12)
     assert run_trial(trial, settings).status == "done"
     assert calls == [1]
 

@@ -32,8 +32,8 @@ class LaunchOptions:
     checkpoint_seconds: least time between two checkpoints.
     retries: times that a trial whose worker died is tried again, over all launches together.
     logs: folder for the logs, which then outlive their trials; None: each in its trial's work folder.
-    code_digests: for each method the digest of its code when the trials were submitted; a worker that finds
-        other code refuses. None, or a method left out: whatever code is there.
+    code_digests: for each trial's id the digest of its code when it was submitted; a worker that finds other
+        code refuses. None, or a trial left out: whatever code is there.
     """
 
     results: Path

@@ -18,6 +18,7 @@ from harness.errors import UserError
 from harness.faults import passing_line
 from harness.launch.base import LaunchOptions, Layout, Watcher, failed_record, unwritten
 from harness.launch.deaths import KILLED_BY_KERNEL, Death, death_record, deaths, note_death, oom_kills
+from harness.provenance import ROOT
 from harness.records import Record, Trial, read_record, write_record
 from harness.trial import BusyError, claimed
 from harness.worker import BUSY, STOPPED, Job, Snapshot, last_words
@@ -123,7 +124,7 @@ class LocalLauncher:
             settings,
             parent=os.getpid(),
             log=settings.log,
-            code_digest=(self._options.code_digests or {}).get(trial.method),
+            code_digest=(self._options.code_digests or {}).get(trial.id),
             attempt=len(deaths(trial.work_folder(settings.results))) + 1,
         )
 
@@ -204,7 +205,7 @@ class LocalLauncher:
 
 def own_python() -> list[str]:
     """Python for `-m MODULE` with the code of this process, whatever lies in the current folder."""
-    return [sys.executable, "-u", str(meter.ROOT / "harness" / "entry.py")]
+    return [sys.executable, "-u", str(ROOT / "harness" / "entry.py")]
 
 
 def worker_command() -> list[str]:

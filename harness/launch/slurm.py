@@ -31,6 +31,7 @@ from harness.launch.resources import Array, Resources, arrays, as_words
 from harness.launch.submission import make_executor, quiet_submitit, shares
 from harness.launch.sweep import Submission, Sweep, Work, sweeps
 from harness.options import Options
+from harness.provenance import Code
 from harness.records import WORK_FOLDER, Record, Status, Trial, read_record, write_record
 from harness.report.markdown import plural
 from harness.trial import BusyError, claimed
@@ -148,7 +149,7 @@ class SlurmLauncher:
             submitted_at=datetime.now(timezone.utc).isoformat(),
             resources=as_words(array.resources),
             packs=tuple(tuple(trial.id for trial in pack) for pack in array.packs),
-            work=self._work(array.resources, {trial.method for pack in array.packs for trial in pack}),
+            work=self._work(array.resources, [trial for pack in array.packs for trial in pack]),
         )
         self.sweep.write(submission)
         executor = make_executor(self.sweep, array, submission.name, after)
@@ -165,8 +166,10 @@ class SlurmLauncher:
         self.sweep.write(submission)
         return submission
 
-    def _work(self, resources: Resources, methods: Iterable[str]) -> Work:
+    def _work(self, resources: Resources, trials: Iterable[Trial]) -> Work:
         slots, threads = shares(resources, self.asked)
+        here = Code.here()
+        digests = {trial.id: here.digest(trial) for trial in trials}
         return Work(
             results=str(self.options.results.absolute()),
             data_dir=str(self.options.data_dir.absolute()),
@@ -175,7 +178,7 @@ class SlurmLauncher:
             slots=slots,
             threads=threads,
             retries=self.options.retries,
-            code_digests={method: meter.code_digest(method) for method in sorted(methods)},
+            code_digests={key: digest for key, digest in digests.items() if digest is not None},
         )
 
     def _recorded(self, trials: Iterable[Trial]) -> list[Trial]:

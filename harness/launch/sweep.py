@@ -36,7 +36,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Work(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What jobs need to know to run trials: see `LaunchOptions`, whose names these are, as plain values.
 
-    code_digests: of each method's measured code at submission; jobs refuse to run another.
+    code_digests: of each trial's measured code at submission, by id; jobs refuse to run another.
     """
 
     results: str

@@ -8,13 +8,16 @@ from pathlib import Path
 
 from harness.errors import UserError
 from harness.protocol import PROTOCOL_VERSION, PROTOCOLS, Protocol, Schedule
+from harness.provenance import CODE_WORDS, CURRENT, Lineage
 from harness.records import Record
 from harness.report.fidelity import Fidelity, fidelity_markdown, load_fidelity
+from harness.report.formats import Block, Heading, folded_markdown, markdown
 from harness.report.frames import collect
 from harness.report.markdown import MISSING, plural, table
 from harness.report.reported import ReportedFigures, load_reported
 from harness.report.speed import load_sheets, speed_section
-from harness.report.tables import Tables, hardware, tables_by_track, with_legend
+from harness.report.standing import Scored, scored
+from harness.report.tables import blocks_by_track, code_legend, hardware, legend, marks_of
 from harness.scales import SCALES
 from harness.steps import Sheet
 
@@ -23,11 +26,16 @@ INTRODUCTION = """\
 
 Which method makes the most accurate small dataset, and at what cost? Every method below was distilled and
 evaluated by this repository; no figure was typed by hand. This page is generated from the files under
-`results/` by `python -m harness report`, and `python -m harness report --check` fails when the two differ."""
+`results/` by `python -m harness report`, and `python -m harness report --check` fails when the two differ.
+Each track has one table; what is folded opens with a click. All figures with all their circumstances are in
+`results/report/tables.csv`, which `report` writes, and in the web pages of `report --site FOLDER`."""
+
+BRIEF_LEGEND = """\
+Test accuracy in percent after the last epoch: mean ± standard deviation over all networks of all seeds
+(distillation seeds × networks on each set). Bold is the best of a column, *italics* are not told apart from
+it, ranks are those that the seeds leave open. *Reported* figures are printed by papers."""
 
 RULES = """\
-## How the figures are made
-
 - **One trial** is one method, dataset, ipc (stored synthetic images per class) and seed. It leaves one
   record, with every single accuracy, its costs and its circumstances ([the fields](results/README.md)).
 - **Evaluation.** Fresh random networks are trained on the distilled set alone, under the protocol that the
@@ -50,35 +58,45 @@ def benchmarks_markdown(results: Path) -> str:
     collection = collect(results)
     if collection.problems:
         raise UserError(collection.problems[0])
-    return page(collection.records, load_reported(), load_fidelity(), load_sheets())
+    tracks = scored(collection.records, Lineage(results).states(collection.records))
+    return page(tracks, load_reported(), load_fidelity(), load_sheets())
 
 
 def page(
-    records: Iterable[Record],
-    reported: ReportedFigures,
-    fidelity: Fidelity,
-    sheets: Iterable[Sheet] = (),
-    tables: Tables | None = None,
+    tracks: Iterable[Scored], reported: ReportedFigures, fidelity: Fidelity, sheets: Iterable[Sheet] = ()
 ) -> str:
-    """The page for these records, of which only those of leaderboard scales count, and sheets of steps.
-
-    `tables` are those of all the records, if they are made already.
-    """
-    shown = [record for record in records if _on_leaderboard(record.trial.scale)]
-    made = tables_by_track(shown, reported) if tables is None else tables
-    made = {track: text for track, text in made.items() if _on_leaderboard(track.scale)}
-    body = with_legend(made, level=3) if shown else "No records yet.\n"
+    """The page for these tracks, of which only those of leaderboard scales count, and sheets of steps."""
+    shown = [found for found in tracks if _on_leaderboard(found.track.scale)]
+    records = [record for found in shown for record in found.records]
+    rules = "\n\n".join([RULES, markdown(legend([])).strip()])
     parts = [
         INTRODUCTION,
-        RULES,
-        _scales(),
-        _protocols(shown),
-        f"## Results\n\n{body}".rstrip(),
-        fidelity_markdown(fidelity),
-        speed_section(sheets),
-        _origin(shown),
+        f"## Results\n\n{_results(shown, reported)}",
+        "## How the figures are made",
+        folded_markdown("Trials, evaluation, firewall, uncertainty, costs", rules),
+        folded_markdown("Scales", _scales()),
+        folded_markdown("Protocols", _protocols(records)),
+        _folded_section(fidelity_markdown(fidelity), "Golden files and known departures"),
+        _folded_section(speed_section(sheets), "Seconds and memory beside plain loops"),
+        _origin(shown, records),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _results(shown: Sequence[Scored], reported: ReportedFigures) -> str:
+    """The legend and, for each track, what fits a screen with the rest folded."""
+    if not shown:
+        return "No records yet."
+    sections: list[Block] = code_legend(marks_of(shown))
+    for track, blocks in blocks_by_track(shown, reported, brief=True).items():
+        sections += [Heading(track.heading, 3), *blocks]
+    return f"{BRIEF_LEGEND}\n\n{markdown(sections, folds=True)}".rstrip()
+
+
+def _folded_section(section: str, summary: str) -> str:
+    """A section whose heading stays in sight."""
+    heading, _, text = section.partition("\n")
+    return f"{heading}\n\n{folded_markdown(summary, text)}" if section else ""
 
 
 def _on_leaderboard(name: str) -> bool:
@@ -95,17 +113,17 @@ def _scales() -> str:
     headers = ["scale", "what it is", "network", "protocol", "networks per distilled set", "seeds"]
     note = (
         "Each scale is its own track with these defaults. A method's own settings at a scale stand in its"
-        " file under `methods/`, and the column *settings* of the cost tables says where those of a trial"
+        " file under `methods/`, and the column *settings_source* of `tables.csv` says where those of a trial"
         " come from."
     )
-    return f"## Scales\n\n{table(headers, rows, text_columns=4)}\n\n{note}"
+    return f"{table(headers, rows, text_columns=4)}\n\n{note}"
 
 
 def _protocols(records: Sequence[Record]) -> str:
     """Every protocol that a leaderboard scale or a shown record names, in words."""
     named = {(scale.protocol, PROTOCOL_VERSION) for scale in SCALES.values() if scale.leaderboard}
     named |= {(record.trial.protocol, record.trial.protocol_version) for record in records}
-    return "## Protocols\n\n" + "\n".join(_protocol_line(*name) for name in sorted(named))
+    return "\n".join(_protocol_line(*name) for name in sorted(named))
 
 
 def _protocol_line(name: str, version: str) -> str:
@@ -146,11 +164,14 @@ def _augmentation_in_words(protocol: Protocol) -> str:
     )
 
 
-def _origin(records: Sequence[Record]) -> str:
-    """How many records there are, and what those with figures were made on."""
+def _origin(shown: Sequence[Scored], records: Sequence[Record]) -> str:
+    """How many records there are, of which code, and what those with figures were made on."""
     statuses = Counter(record.status for record in records)
     states = ", ".join(f"{number} {status}" for status, number in sorted(statuses.items()))
     total = f"{plural(len(records), 'record')}{f' ({states})' if states else ''}."
+    code = Counter(found.code[record.id] for found in shown for record in found.records if found.code)
+    words = [f"{code[state]} of {state} ({reason})" for state, reason in CODE_WORDS.items() if code[state]]
+    total += f" {code[CURRENT]} are of the present code, {', '.join(words)}." if words else ""
     made = Counter(_circumstances(record) for record in records if record.status == "done")
     rows = [[*circumstances, str(number)] for circumstances, number in sorted(made.items())]
     headers = ["hardware", "torch", "python", "commit", "records"]

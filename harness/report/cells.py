@@ -23,7 +23,7 @@ COLUMNS = (
     *("method", "differing_settings", "ipc", "status", "seeds", "networks"),
     *("accuracy_mean", "accuracy_std", "accuracy_low", "accuracy_high", "best", "tied"),
     *("behind", "behind_low", "behind_high", "rank_first", "rank_last", "ranked"),
-    *("gap", "gap_low", "gap_high", "reported_percent", "settings_source", "hardware"),
+    *("gap", "gap_low", "gap_high", "reported_percent", "settings_source", "hardware", "code"),
     *Costs._fields,
 )
 
@@ -32,7 +32,7 @@ def cells_csv(tracks: Iterable[Scored], reported: ReportedFigures) -> str:
     """A row for each cell; accuracies and differences are fractions, unknown is nothing.
 
     The ceiling has a row of its own with an empty ipc. `behind` and `gap` say how far below the best of the
-    column and below the ceiling a cell lies.
+    column and below the ceiling a cell lies, `code` of which code its records are.
     """
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
@@ -49,11 +49,13 @@ def _rows(found: Scored, reported: ReportedFigures) -> Iterator[dict[str, Any]]:
         figure = figures.get((row.method, found.track.dataset, ipc))
         printed = figure.text if figure else None
         standing = found.standings.get((row, ipc))
-        yield track | _cell(row, ipc, cell) | _standing(standing) | {"reported_percent": printed}
+        facts = {"reported_percent": printed, "code": "; ".join(found.code_of(cell))}
+        yield track | _cell(row, ipc, cell) | _standing(standing) | facts
     if found.ceiling.done or found.ceiling.missed:
         groups = found.ceiling.groups
         accuracy = _accuracy(estimate(groups)) if groups else {}
-        yield track | _cell(Row(CEILING, ""), None, found.ceiling) | accuracy
+        facts = {"code": "; ".join(found.code_of(found.ceiling))}
+        yield track | _cell(Row(CEILING, ""), None, found.ceiling) | accuracy | facts
 
 
 def _cell(row: Row, ipc: int | None, cell: Cell) -> dict[str, Any]:

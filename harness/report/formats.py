@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import html as html_escapes
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -53,7 +53,15 @@ class Table:
     text_columns: int = 1
 
 
-Block: TypeAlias = Heading | Paragraph | Items | Table
+@dataclass(frozen=True)
+class Folded:
+    """Blocks that few readers want: behind a line that opens them, where a format can do that."""
+
+    summary: str
+    blocks: Sequence[Block]
+
+
+Block: TypeAlias = "Heading | Paragraph | Items | Table | Folded"
 
 
 def strong(text: str) -> str:
@@ -76,9 +84,34 @@ def plain(text: str) -> str:
     return one_line(MARKS.sub("", text))
 
 
-def markdown(blocks: Iterable[Block]) -> str:
-    """The blocks as Markdown, with a line end."""
+def markdown(blocks: Iterable[Block], *, folds: bool = False) -> str:
+    """The blocks as Markdown, with a line end; `folds` for a page that a browser shows."""
+    if not folds:
+        blocks = unfolded(blocks)
     return "\n\n".join(map(_markdown_block, blocks)) + "\n"
+
+
+def folded_markdown(summary: str, text: str) -> str:
+    """Markdown behind a line that opens it; the blank lines let it be read as Markdown.
+
+    Its tables lose their padding, by far the most of their bytes: nobody reads them as text.
+    """
+    slim = "\n".join(_unpadded(line) if line.startswith("|") else line for line in text.strip().splitlines())
+    return f"<details>\n<summary>{html_escapes.escape(summary)}</summary>\n\n{slim}\n\n</details>"
+
+
+def _unpadded(row: str) -> str:
+    """A row of a pipe table with one blank where it has many; cells themselves have no more than one."""
+    return re.sub(r"-{3,}", "--", row) if set(row) <= set("|:-") else re.sub(r" {2,}", " ", row)
+
+
+def unfolded(blocks: Iterable[Block]) -> Iterator[Block]:
+    """The blocks with the folded ones in their places."""
+    for block in blocks:
+        if isinstance(block, Folded):
+            yield from unfolded(block.blocks)
+        else:
+            yield block
 
 
 def latex(blocks: Iterable[Block]) -> str:
@@ -123,6 +156,7 @@ LATEX_SIGNS = str.maketrans(
     | {"\\": r"\textbackslash{}", "^": r"\^{}", "~": r"\textasciitilde{}", "|": r"\textbar{}"}
     | {"<": r"\ensuremath{<}", ">": r"\ensuremath{>}", "±": r"\ensuremath{\pm}"}
     | {"×": r"\ensuremath{\times}", "·": r"\ensuremath{\cdot}", "†": r"\dag{}", "–": "--"}
+    | {"‡": r"\ddag{}", "§": r"\S{}"}
 )
 
 
@@ -148,6 +182,8 @@ def _markdown_block(block: Block) -> str:
         return "\n".join(f"- {_markdown_text(text)}" for text in block.texts)
     if isinstance(block, Heading):
         return f"{'#' * block.level} {_markdown_text(block.text)}"
+    if isinstance(block, Folded):
+        return folded_markdown(block.summary, markdown(block.blocks, folds=True))
     return _markdown_text(block.text)
 
 
@@ -167,6 +203,8 @@ def _latex_block(block: Block) -> str:
     if isinstance(block, Heading):
         kind = ("section", "subsection", "subsubsection")[min(block.level, 3) - 1]
         return rf"\{kind}*{{{_latex_text(block.text)}}}"
+    if isinstance(block, Folded):
+        return "\n\n".join(map(_latex_block, block.blocks))
     return _latex_text(block.text)
 
 
@@ -181,6 +219,9 @@ def _html_block(block: Block) -> str:
         return "\n".join(["<ul>", *(f"<li>{_html_text(text)}</li>" for text in block.texts), "</ul>"])
     if isinstance(block, Heading):
         return f"<h{block.level}>{_html_text(block.text)}</h{block.level}>"
+    if isinstance(block, Folded):
+        inner = "\n".join(map(_html_block, block.blocks))
+        return f"<details>\n<summary>{_html_text(block.summary)}</summary>\n{inner}\n</details>"
     return f"<p>{_html_text(block.text)}</p>"
 
 

@@ -12,18 +12,19 @@ from pathlib import Path
 import msgspec
 
 from harness.errors import UserError
+from harness.provenance import KEPT_NAME, Lineage
 from harness.records import Record, write_atomically
 from harness.report.benchmarks import page
 from harness.report.cells import cells_csv
 from harness.report.fidelity import load_fidelity
 from harness.report.filters import Filters
-from harness.report.formats import html, latex
+from harness.report.formats import html, latex, markdown
 from harness.report.frames import collect, flatten, print_problems, to_csv
 from harness.report.markdown import plural
 from harness.report.reported import load_reported
 from harness.report.speed import load_sheets
-from harness.report.standing import scored
-from harness.report.tables import Tables, blocks_by_track, document, tables_of, with_legend
+from harness.report.standing import Scored, scored
+from harness.report.tables import CODE_LEGENDS, blocks_by_track, code_legend, document, tables_of, with_legend
 
 PAGE_NAME = "BENCHMARKS.md"
 README_NAME = "README.md"
@@ -66,44 +67,65 @@ def command(
         raise UserError(f"no {which} under {results}; run `python -m harness run ...` first")
     target = benchmarks or _page_beside(results)
     if check:
-        return max(_check(records, target, results), int(bool(problems)))
+        tracks = scored(records, Lineage(results).states(records))
+        return max(_check(tracks, target, results), int(bool(problems)))
     folder = results / REPORT_FOLDER
     if filters.active:
         records, target, folder = filters.select(records), None, folder / FILTERED_FOLDER
-    written = _report(records, folder, target if not problems else None, as_json=as_json)
+    lineage = Lineage(results)
+    tracks = scored(records, lineage.states(records))
+    written = _report(records, tracks, folder, target if not problems else None, as_json=as_json)
+    if not filters.active:
+        written += _keep_digests(lineage.kept_digests(records), results / KEPT_NAME)
     if problems and not filters.active:
         print(f"{PAGE_NAME} left alone: {plural(len(problems), 'file')} could not be read", file=sys.stderr)
     print(f"wrote {', '.join(map(str, written))}", file=sys.stderr)
     return int(bool(problems))
 
 
-def _report(records: Sequence[Record], folder: Path, target: Path | None, *, as_json: bool) -> list[Path]:
+def _keep_digests(content: bytes | None, path: Path) -> list[Path]:
+    """Write what history tells of older records' code, for checkouts without it; the file, if it changed."""
+    if content is None or (path.is_file() and path.read_bytes() == content):
+        return []
+    _write(path, content.decode())
+    return [path]
+
+
+def _report(
+    records: Sequence[Record],
+    tracks: Sequence[Scored],
+    folder: Path,
+    target: Path | None,
+    *,
+    as_json: bool,
+) -> list[Path]:
     """Print and write the tables, and the pages if there is a `target`; returns what it wrote."""
     reported = load_reported()
-    tracks = scored(records)
     blocks = blocks_by_track(tracks, reported)
     tables = tables_of(blocks)
-    files = {"tables.md": with_legend(tables)}
-    files |= {"tables.tex": latex(document(blocks)), "tables.html": html(document(blocks))}
+    files = {"tables.md": with_legend(tables, tracks)}
+    files |= {"tables.tex": latex(document(blocks, tracks)), "tables.html": html(document(blocks, tracks))}
     print(_as_json(records) if as_json else files["tables.md"], end="")
     files |= {"tables.csv": cells_csv(tracks, reported), "records.csv": to_csv(records)}
     written = {folder / name: text for name, text in files.items()}
     if target is not None:
-        written |= _pages(records, target, tables)
+        written |= _pages(tracks, target)
     for path, text in written.items():
         _write(path, text)
     return list(written)
 
 
-def _pages(records: Sequence[Record], target: Path, tables: Tables | None = None) -> dict[Path, str]:
+def _pages(tracks: Sequence[Scored], target: Path) -> dict[Path, str]:
     """What the page is to hold, and the README beside it if that has marks for a table."""
-    text = page(records, load_reported(), load_fidelity(), load_sheets(), tables)
+    text = page(tracks, load_reported(), load_fidelity(), load_sheets())
     pages = {target: text}
     readme, table = target.with_name(README_NAME), FIRST_TABLE.search(text)
     if table and target.name == PAGE_NAME and readme.is_file():
         held = _read(readme)
+        marks = [mark for mark in CODE_LEGENDS if mark in table[0]]
+        shown = "\n".join([table[0], *([markdown(code_legend(marks))] if marks else [])])
         if README_TABLE.search(held):
-            pages[readme] = README_TABLE.sub(lambda _: table[0], held, count=1)
+            pages[readme] = README_TABLE.sub(lambda _: shown, held, count=1)
     return pages
 
 
@@ -113,16 +135,17 @@ def _page_beside(results: Path) -> Path | None:
     return beside if beside.is_file() else None
 
 
-def _check(records: Sequence[Record], target: Path | None, results: Path) -> int:
+def _check(tracks: Sequence[Scored], target: Path | None, results: Path) -> int:
     """0 if the pages are what the files give, else 1 with the beginning of each difference on stderr."""
     if target is None or not target.is_file():
         missing = target or results.resolve().parent / PAGE_NAME
         raise UserError(
             f"no {missing} to check; make it with `python -m harness report --benchmarks {missing}`"
         )
-    stale = [path for path, text in _pages(records, target).items() if not _holds(path, text)]
+    stale = [path for path, text in _pages(tracks, target).items() if not _holds(path, text)]
     if not stale:
-        print(f"{target} is up to date with {plural(len(records), 'record')}")
+        number = sum(len(found.records) for found in tracks)
+        print(f"{target} is up to date with {plural(number, 'record')}")
     return int(bool(stale))
 
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from harness.provenance import CodeState
 from harness.records import Record
 from harness.report.stats import Difference, Estimate, Groups, differences, estimates, rank_intervals
 from harness.report.tracks import EMPTY, Cell, Grid, Row, Track, by_track, cell_of, grid_of
@@ -43,13 +44,21 @@ class Standing:
 
 @dataclass(frozen=True)
 class Scored:
-    """All that the tables of a track are made of; the ceiling is in no `grid`."""
+    """All that the tables of a track are made of; the ceiling is in no `grid`.
+
+    code: of which code the records are, by their ids; nothing where nobody asked.
+    """
 
     track: Track
     records: Sequence[Record]
     grid: Grid
     ceiling: Cell
     standings: Mapping[Key, Standing]
+    code: Mapping[str, CodeState] = field(default_factory=dict)
+
+    def code_of(self, cell: Cell) -> list[CodeState]:
+        """Of which code the finished records of a cell are."""
+        return sorted({self.code[record.id] for record in cell.done if record.id in self.code})
 
     @property
     def ipcs(self) -> list[int]:
@@ -58,16 +67,16 @@ class Scored:
         return sorted({ipc for _, ipc in self.grid} or alone)
 
 
-def scored(records: Iterable[Record]) -> list[Scored]:
-    """The tracks of these records, in the order in which they are shown."""
-    return [_score(track, members) for track, members in by_track(records).items()]
+def scored(records: Iterable[Record], code: Mapping[str, CodeState] | None = None) -> list[Scored]:
+    """The tracks of these records, in the order in which they are shown; `code` as in `Scored`."""
+    return [_score(track, members, code or {}) for track, members in by_track(records).items()]
 
 
-def _score(track: Track, records: Sequence[Record]) -> Scored:
+def _score(track: Track, records: Sequence[Record], code: Mapping[str, CodeState]) -> Scored:
     grid = grid_of([record for record in records if record.trial.method != CEILING])
     whole = [record for record in records if record.trial.method == CEILING]
     ceiling = cell_of(whole) if whole else EMPTY
-    return Scored(track, records, grid, ceiling, _standings(grid, ceiling.groups))
+    return Scored(track, records, grid, ceiling, _standings(grid, ceiling.groups), code)
 
 
 def _standings(grid: Grid, ceiling: Groups) -> Mapping[Key, Standing]:

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
+from harness.provenance import OLDER, UNCOMMITTED, UNKNOWN, CodeState, Lineage
 from harness.records import Provenance, Record
 from harness.report.claims import claims_table
 from harness.report.costs import costs_of, settings_of
-from harness.report.formats import Block, Heading, Items, Paragraph, Table, code, em, markdown, plain, strong
+from harness.report.formats import (
+    Block,
+    Folded,
+    Heading,
+    Items,
+    Paragraph,
+    Table,
+    code,
+    em,
+    markdown,
+    plain,
+    strong,
+)
 from harness.report.markdown import MISSING, count, memory, one_line, plural, seconds
 from harness.report.reported import ALL_IMAGES, UNTRACED, ReportedFigure, ReportedFigures, load_reported
 from harness.report.standing import CEILING, Scored, Standing, scored
@@ -47,6 +60,12 @@ CLAIMS_LEGEND = (
     "Sets that others distilled and handed in, measured here like all others: the accuracy that they"
     " claim, and what a check of their files found."
 )
+CODE_MARKS: Mapping[CodeState, str] = {OLDER: "‡", UNCOMMITTED: "§", UNKNOWN: "§"}
+CODE_LEGENDS = {
+    "‡": "‡ is measured by older code: what the trial reaches has changed since.",
+    "§": "§ is measured by code that was never committed, or is not known.",
+}
+RENEWAL = f"{code('python -m harness renew')} measures such cells anew and keeps the old records."
 FLOOR = "random"  # the method that all others should beat
 STANDING_HEADERS = (
     "method",
@@ -61,6 +80,7 @@ STANDING_HEADERS = (
 COST_HEADERS = (
     "method",
     "settings",
+    "hardware",
     "ipc",
     "distillation (s)",
     "evaluation (s)",
@@ -71,21 +91,44 @@ COST_HEADERS = (
     "stored",
     "decoded images",
 )
+BRIEFLY_OMITTED = {"settings", "images forwarded", "decoded images"}
 
 
 def summary_markdown(records: Sequence[Record]) -> str:
     """The tables of these records with the legend, as `run` and `report` print them."""
-    return with_legend(tables_by_track(records, load_reported()))
+    tracks = scored(records, Lineage().states(records))
+    return with_legend(tables_of(blocks_by_track(tracks, load_reported())), tracks)
 
 
-def with_legend(tables: Tables, level: int = 2) -> str:
+def with_legend(tables: Tables, tracks: Iterable[Scored], level: int = 2) -> str:
     """The legend, then one section for each track, under headings of the given level."""
-    return f"{markdown(legend())}\n{_sections(tables, level)}"
+    return f"{markdown(legend(tracks))}\n{_sections(tables, level)}"
 
 
-def legend() -> list[Block]:
-    """How to read the tables."""
-    return [Paragraph(LEGEND), Paragraph(STANDING_LEGEND)]
+def legend(tracks: Iterable[Scored]) -> list[Block]:
+    """How to read the tables of these tracks."""
+    return [Paragraph(LEGEND), Paragraph(STANDING_LEGEND), *code_legend(marks_of(tracks))]
+
+
+def marks_of(tracks: Iterable[Scored]) -> set[str]:
+    """The marks of all cells that are not of the present code."""
+    return {
+        mark
+        for found in tracks
+        for cell in (*found.grid.values(), found.ceiling)
+        for mark in code_marks(found, cell)
+    }
+
+
+def code_legend(marks: Collection[str]) -> list[Block]:
+    """What these marks of cells mean and how to renew what has them; nothing for none."""
+    words = [text for mark, text in CODE_LEGENDS.items() if mark in marks]
+    return [Paragraph(" ".join([*words, RENEWAL]))] if words else []
+
+
+def code_marks(found: Scored, cell: Cell) -> str:
+    """What stands behind a figure some of whose records are not of the present code."""
+    return "".join(sorted({CODE_MARKS[state] for state in found.code_of(cell) if state in CODE_MARKS}))
 
 
 def sections(records: Iterable[Record], reported: ReportedFigures, level: int = 2) -> str:
@@ -103,14 +146,19 @@ def tables_of(found: Mapping[Track, Sequence[Block]]) -> Tables:
     return {track: markdown(blocks) for track, blocks in found.items()}
 
 
-def blocks_by_track(tracks: Iterable[Scored], reported: ReportedFigures) -> dict[Track, list[Block]]:
-    """What stands under the heading of each track, in no format yet."""
-    return {found.track: _track_blocks(found, reported) for found in tracks}
+def blocks_by_track(
+    tracks: Iterable[Scored], reported: ReportedFigures, *, brief: bool = False
+) -> dict[Track, list[Block]]:
+    """What stands under the heading of each track, in no format yet.
+
+    `brief` puts ranks beside the accuracies and folds the rest.
+    """
+    return {found.track: _track_blocks(found, reported, brief=brief) for found in tracks}
 
 
-def document(found: Mapping[Track, Sequence[Block]]) -> list[Block]:
+def document(found: Mapping[Track, Sequence[Block]], tracks: Iterable[Scored]) -> list[Block]:
     """The legend, then the sections under headings of level 2."""
-    blocks = legend()
+    blocks = legend(tracks)
     for track, section in found.items():
         blocks += [Heading(track.heading, 2), *section]
     return blocks
@@ -120,12 +168,15 @@ def _sections(tables: Tables, level: int) -> str:
     return "\n".join(f"{markdown([Heading(track.heading, level)])}\n{text}" for track, text in tables.items())
 
 
-def _track_blocks(found: Scored, reported: ReportedFigures) -> list[Block]:
+def _track_blocks(found: Scored, reported: ReportedFigures, *, brief: bool) -> list[Block]:
     """The tables of one track, with the line that says under which conditions it came about."""
     track, records = found.track, found.records
     figures = reported_for(track, reported)
     notes = _reported_notes(found, figures, reported)
-    blocks: list[Block] = [_accuracy_table(found, figures), Paragraph(_conditions(track, records))]
+    blocks: list[Block] = [
+        _accuracy_table(found, figures, ranks=brief),
+        Paragraph(_conditions(track, records)),
+    ]
     blocks += map(Paragraph, notes)
     if misses := list(_misses(found)):
         blocks.append(Items(misses))
@@ -133,11 +184,13 @@ def _track_blocks(found: Scored, reported: ReportedFigures) -> list[Block]:
         blocks.append(Paragraph(below))
     if claims := claims_table(records):
         blocks += [claims, Paragraph(CLAIMS_LEGEND)]
-    blocks += _standing_blocks(found)
+    standing, costs = _standing_blocks(found), list[Block]()
     if any(record.status == "done" for record in records):
-        blocks.append(_cost_table(found))
-        blocks.append(Paragraph(f"{_conditions(track, records)} {COST_LEGEND}"))
-    return blocks
+        costs = [_cost_table(found, brief=brief), Paragraph(f"{_conditions(track, records)} {COST_LEGEND}")]
+    if not brief:
+        return [*blocks, *standing, *costs]
+    folded = {"Intervals, distances to the best, gaps to the ceiling": standing, "What it cost": costs}
+    return [*blocks, *(Folded(summary, inner) for summary, inner in folded.items() if inner)]
 
 
 def hardware(provenance: Provenance | None) -> str:
@@ -149,16 +202,18 @@ def hardware(provenance: Provenance | None) -> str:
     return f"{one_line(provenance.cpu or 'unknown CPU')} with {plural(provenance.threads, 'thread')}"
 
 
-def _accuracy_table(found: Scored, figures: ReportedFigures) -> Table:
+def _accuracy_table(found: Scored, figures: ReportedFigures, *, ranks: bool = False) -> Table:
     rows = list(dict.fromkeys(row for row, _ in found.grid))
     columns = {"method": [*(plain(row.label) for row in rows), CEILING]}
-    ceiling = _ceiling_text(found.ceiling)
+    ceiling = _ceiling_text(found.ceiling, code_marks(found, found.ceiling))
     whole = figures.get((CEILING, found.track.dataset, ALL_IMAGES))
     for ipc in found.ipcs:
-        column = [
-            _cell_text(found.grid.get((row, ipc), EMPTY), found.standings.get((row, ipc))) for row in rows
-        ]
+        cells = [(found.grid.get((row, ipc), EMPTY), found.standings.get((row, ipc))) for row in rows]
+        column = [_cell_text(cell, standing, code_marks(found, cell)) for cell, standing in cells]
         columns[f"ipc {ipc}"] = [*column, ceiling]
+        standings = [standing for _, standing in cells]
+        if ranks and any(standing and standing.estimate.low is not None for standing in standings):
+            columns[f"ipc {ipc} rank"] = [*map(_rank, standings), MISSING]
         printed = [figures.get((row.method, found.track.dataset, ipc)) for row in rows]
         if any(printed):
             columns[f"ipc {ipc} reported"] = list(map(_printed, [*printed, whole]))
@@ -169,19 +224,27 @@ def _printed(figure: ReportedFigure | None) -> str:
     return figure.text if figure else MISSING
 
 
-def _cell_text(cell: Cell, standing: Standing | None) -> str:
+def _rank(standing: Standing | None) -> str:
+    """The ranks left open, `1–9`."""
+    if standing is None:
+        return MISSING
+    first, last = standing.rank
+    return f"{first}" if first == last else f"{first}–{last}"
+
+
+def _cell_text(cell: Cell, standing: Standing | None, marks: str) -> str:
     """`41.3 ± 1.2 (2×3)`, the best in bold, ties in italics; a status word where nothing was measured."""
     if standing is None:
         return ", ".join(cell.missing) or MISSING
     figure = mean_and_std(standing.estimate)
     figure = strong(figure) if standing.best else em(figure) if standing.tied else figure
-    return f"{figure} ({_n(cell)})"
+    return f"{figure} ({_n(cell)}){marks}"
 
 
-def _ceiling_text(cell: Cell) -> str:
+def _ceiling_text(cell: Cell, marks: str) -> str:
     if not cell.groups:
         return ", ".join(cell.missing) or NOT_RUN
-    return f"{mean_and_std(estimate_of(cell.groups))} ({_n(cell)})"
+    return f"{mean_and_std(estimate_of(cell.groups))} ({_n(cell)}){marks}"
 
 
 def _n(cell: Cell) -> str:
@@ -209,13 +272,12 @@ def _standing_blocks(found: Scored) -> list[Block]:
 
 
 def _standing_texts(standing: Standing) -> list[str]:
-    found, (first, last) = standing.estimate, standing.rank
-    ranks = f"{first}" if first == last else f"{first}–{last}"
+    found = standing.estimate
     return [
         f"{100 * found.mean:.1f}",
         _clipped(found),
         "best" if standing.behind is None else _difference(standing.behind),
-        f"{ranks} of {standing.ranked}",
+        f"{_rank(standing)} of {standing.ranked}",
         NOT_RUN if standing.gap is None else _difference(standing.gap),
     ]
 
@@ -313,8 +375,11 @@ def _below_floor(found: Scored) -> str:
     )
 
 
-def _cost_table(found: Scored) -> Table:
-    """Costs by method, ipc and, where there are several, hardware: seconds of two machines do not average."""
+def _cost_table(found: Scored, *, brief: bool) -> Table:
+    """Costs by method, ipc and, where there are several, hardware: seconds of two machines do not average.
+
+    `brief`: without what few look for.
+    """
     groups: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
     cells = [(row.label, str(ipc), cell.done) for (row, ipc), cell in found.grid.items()]
     for label, ipc, done in [*cells, (CEILING, MISSING, found.ceiling.done)]:
@@ -322,11 +387,16 @@ def _cost_table(found: Scored) -> Table:
             groups[label, ipc, hardware(record.provenance)].append(record)
     several = len({place for _, _, place in groups}) > 1
     lines = [
-        [plain(label), plain(settings_of(records)), *([place] if several else []), ipc, *_costs(records)]
+        [plain(label), plain(settings_of(records)), place, ipc, *_costs(records)]
         for (label, ipc, place), records in groups.items()
     ]
-    headers = [*COST_HEADERS[:2], *(["hardware"] if several else []), *COST_HEADERS[2:]]
-    return Table(headers, lines, text_columns=3 if several else 2)
+    omitted = (BRIEFLY_OMITTED if brief else set()) | (set() if several else {"hardware"})
+    kept = [column for column, header in enumerate(COST_HEADERS) if header not in omitted]
+    return Table(
+        [COST_HEADERS[column] for column in kept],
+        [[line[column] for column in kept] for line in lines],
+        text_columns=kept.index(COST_HEADERS.index("ipc")),
+    )
 
 
 def _costs(records: Sequence[Record]) -> list[str]:

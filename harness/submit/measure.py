@@ -94,6 +94,7 @@ def _measured(case: Case, trial: Trial, request: Request) -> Record:
     from harness import meter
     from harness.data import load
     from harness.evaluate import evaluate
+    from harness.provenance import code_digest, provenance
     from harness.trial import done_record
     from methods.api import Distilled
 
@@ -111,8 +112,8 @@ def _measured(case: Case, trial: Trial, request: Request) -> Record:
         found,
         evaluate=context.cost(),
         submission=_submitted(case, after(found.accuracies, case.claimed, spec, trial)),
-        provenance=meter.provenance(
-            trial.method, device=request.device, started_at=started_at, resumed=context.resumed
+        provenance=provenance(
+            code_digest(trial), device=request.device, started_at=started_at, resumed=context.resumed
         ),
     )
 
@@ -131,10 +132,10 @@ def _context(trial: Trial, digest: str, request: Request) -> Context:
     """What networks are trained in: an interrupted evaluation of the same set by the same code goes on."""
     import torch
 
-    from harness.meter import code_digest
+    from harness.provenance import code_digest
     from methods.api import Context
 
-    circumstances = (digest[:12], code_digest(trial.method), str(torch.__version__), request.device)
+    circumstances = (digest[:12], code_digest(trial), str(torch.__version__), request.device)
     name = "-".join(("evaluate", *(re.sub(r"[^A-Za-z0-9.+]", "_", fact) for fact in circumstances)))
     return Context(
         seed_for(trial.seed, "evaluate"),

@@ -271,7 +271,9 @@ def test_jobs_carry_the_log_and_the_code_they_were_submitted_with(
     options: LaunchOptions, tmp_path: Path
 ) -> None:
     trials = [acting("done"), acting("done", method="dm")]
-    options = dataclasses.replace(options, logs=tmp_path / "logs", code_digests={"dm": "0123456789ab"})
+    options = dataclasses.replace(
+        options, logs=tmp_path / "logs", code_digests={trials[1].id: "0123456789ab"}
+    )
     run(options, trials)
     told = [(start["log"], start["code_digest"]) for start in starts(options.results)]
     logs = [str(tmp_path / "logs" / log_name(trial)) for trial in trials]

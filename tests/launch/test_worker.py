@@ -17,7 +17,7 @@ import pytest
 import torch
 from trials import digits_trial, dm_trial
 
-from harness import meter, worker
+from harness import meter, provenance, worker
 from harness.loop import Progress
 from harness.records import Trial, read_record
 from harness.trial import LOG_NAME, Settings
@@ -58,7 +58,7 @@ def start() -> Iterator[Start]:
 
     def begin(job: Job) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
-            [sys.executable, "-m", "harness.worker"], stdin=subprocess.PIPE, cwd=meter.ROOT
+            [sys.executable, "-m", "harness.worker"], stdin=subprocess.PIPE, cwd=provenance.ROOT
         )
         processes.append(process)
         assert process.stdin is not None
@@ -137,7 +137,8 @@ def test_log_of_a_failure_begins_and_ends_with_the_facts(
 
 
 def test_worker_with_other_code_than_was_submitted_refuses(settings: Settings, start: Start) -> None:
-    trial, now = digits_trial(), meter.code_digest("random")
+    trial = digits_trial()
+    now = provenance.code_digest(trial)
     assert start(job(trial, settings, code_digest="0123456789ab")).wait(120) == FAILED
     record = read_record(trial.record_path(settings.results))
     assert record.reason == (

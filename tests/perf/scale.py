@@ -23,9 +23,9 @@ from pathlib import Path
 import msgspec
 
 import methods
-from harness import meter
 from harness.options import Options
 from harness.plan import Plan, make_plan
+from harness.provenance import Code
 from harness.records import Cost, Provenance, Record, Status, Trial
 from harness.report.markdown import table
 
@@ -55,10 +55,10 @@ def generate(folder: Path, records: int) -> tuple[Options, Plan]:
         results=folder / "results",
     )
     plan = make_plan(options)
-    digests = {name: meter.code_digest(name) for name in names}
+    here = Code.here()
     numbers = random.Random(0)
     for trial in itertools.islice(_trials(plan, round(PLANNED * records)), records):
-        write(made_up(trial, digests[trial.method], numbers), options.results)
+        write(made_up(trial, here.digest(trial) or "", numbers), options.results)
     return options, plan
 
 

@@ -8,15 +8,19 @@ import re
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from harness.cli import main
 from harness.errors import UserError
 from harness.protocol import PROTOCOLS
+from harness.provenance import CURRENT, OLDER, UNCOMMITTED, UNKNOWN, Code, Lineage
 from harness.report import benchmarks_markdown, command, publish
 from harness.report.benchmarks import page
-from harness.report.fidelity import Fidelity
+from harness.report.fidelity import Fidelity, load_fidelity
 from harness.report.filters import Filters
+from harness.report.speed import load_sheets
+from harness.report.standing import scored
 from harness.scales import SCALES
 
 
@@ -235,9 +239,13 @@ def test_a_readme_beside_the_page_shows_its_first_table(
     assert report(results) == 0
     lines = readme.read_text(encoding="utf-8").splitlines()
     assert [lines[0], lines[-1]] == ["before", "after"]
-    table = lines[2:-2]
+    table = lines[2 : lines.index("")]
     assert [line.split()[1] for line in table[2:]] == ["dm", "idm", "whole"]
     assert "\n".join(table) in benchmarks_markdown(results)
+    assert lines[len(table) + 3].startswith(
+        "§ is measured by code that was never committed, or is not known."
+    )
+    assert "`python -m harness renew`" in lines[len(table) + 3]
     assert report(results, check=True) == 0
 
     readme.write_text(readme.read_text(encoding="utf-8").replace("81.0", "81.1"), encoding="utf-8")
@@ -255,7 +263,7 @@ def test_a_readme_without_marks_is_left_alone(make_record: Any, write_records: A
 
 def test_page_shows_leaderboard_scales_only(make_record: Any) -> None:
     text = page(
-        [make_record("dm"), make_record("idm", scale="smoke"), make_record("bacon", scale="later")],
+        scored([make_record("dm"), make_record("idm", scale="smoke"), make_record("bacon", scale="later")]),
         {},
         Fidelity(),
     )
@@ -267,11 +275,11 @@ def test_page_shows_leaderboard_scales_only(make_record: Any) -> None:
 
 def test_page_is_a_function_of_the_records(make_record: Any) -> None:
     records = [make_record("dm"), make_record("idm"), make_record("idm", scale="paper")]
-    assert page(records, {}, Fidelity()) == page(records[::-1], {}, Fidelity())
+    assert page(scored(records), {}, Fidelity()) == page(scored(records[::-1]), {}, Fidelity())
 
 
 def test_page_takes_scales_and_protocols_from_the_code(make_record: Any) -> None:
-    text = page([make_record(protocol_version="0.9")], {}, Fidelity())
+    text = page(scored([make_record(protocol_version="0.9")]), {}, Fidelity())
     for scale in SCALES.values():
         assert (f"| {scale.name} " in text) == scale.leaderboard
         assert (scale.summary in text) == scale.leaderboard
@@ -286,10 +294,81 @@ def test_page_takes_scales_and_protocols_from_the_code(make_record: Any) -> None
 
 def test_page_says_where_the_figures_come_from(make_record: Any) -> None:
     records = [make_record("dm"), make_record("idm"), make_record("idm", 10, status="oom", reason="killed")]
-    text = page(records, {}, Fidelity()).partition("## Where the figures come from")[2]
+    text = page(scored(records), {}, Fidelity()).partition("## Where the figures come from")[2]
     assert "3 records (2 done, 1 oom)." in text
     cells = ["Some CPU @ 2.0 GHz with 1 thread", "2.9.0", "3.11.2", "0123456789", "2"]
     assert cells in [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+
+
+def test_page_keeps_one_table_in_sight_for_each_track(make_record: Any) -> None:
+    records = [
+        make_record(name, ipc, seed, accuracies=[accuracy - seed / 100])
+        for name, accuracy in (("dm", 0.5), ("idm", 0.6))
+        for ipc in (1, 10)
+        for seed in (0, 1)
+    ]
+    text = page(scored(records), {}, Fidelity())
+    results = text.partition("## Results")[2].partition("\n## ")[0]
+    shown = re.sub(r"<details>.*?</details>", "", results, flags=re.DOTALL)
+    (header,) = [line for line in shown.splitlines() if line.startswith("| method")]
+    assert [cell.strip() for cell in header.strip("|").split("|")] == [
+        *("method", "ipc 1", "ipc 1 rank", "ipc 10", "ipc 10 rank")
+    ]
+    assert "behind the best" in results
+    assert "behind the best" not in shown
+    assert "distillation (s)" in results
+    assert "distillation (s)" not in shown
+
+
+def test_what_is_folded_is_well_formed(make_record: Any) -> None:
+    text = page(scored([make_record("dm", seed=seed) for seed in (0, 1)]), {}, load_fidelity(), load_sheets())
+    lines = text.splitlines()
+    opened = [k for k, line in enumerate(lines) if line == "<details>"]
+    closed = [k for k, line in enumerate(lines) if line == "</details>"]
+    assert len(opened) == len(closed) >= 7
+    for first, last in zip(opened, closed, strict=True):
+        assert first < last
+        assert re.fullmatch("<summary>.+</summary>", lines[first + 1])
+        # Without blank lines what stands between would be taken for HTML.
+        assert [lines[first - 1], lines[first + 2], lines[last - 1]] == ["", "", ""]
+    headings = [line for line in lines if line.startswith("## ")]
+    assert headings[0] == "## Results"
+    assert not any(line.startswith("## ") for a, b in zip(opened, closed, strict=True) for line in lines[a:b])
+
+
+def test_the_page_says_of_which_code_its_records_are(make_record: Any) -> None:
+    records = [make_record("dm"), make_record("idm"), make_record("bacon")]
+    states = dict(zip((record.id for record in records), (CURRENT, OLDER, UNCOMMITTED), strict=True))
+    text = page(scored(records, states), {}, Fidelity())
+    rows = [line for line in text.splitlines() if line.startswith("| ") and "(1×" in line]
+    marks = {line.split()[1]: line.rstrip("| ")[-1] for line in rows}
+    assert marks == {"bacon": "§", "dm": ")", "idm": "‡"}
+    assert "‡ is measured by older code" in text
+    assert "§ is measured by code that was never committed" in text
+    assert "`python -m harness renew` measures such cells anew" in text
+    assert "1 are of the present code, 1 of older code" in text
+    plain = page(scored(records, dict.fromkeys(states, CURRENT)), {}, Fidelity())
+    assert "‡" not in plain
+    assert "§" not in plain
+
+
+def test_digests_of_older_records_are_kept_for_checkouts_without_history(
+    make_record: Any, write_records: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = make_record("dm")
+    results = write_records(record)
+    with monkeypatch.context() as patch:
+        patch.setattr(Code, "at", classmethod(lambda cls, *_: Code.here()))
+        assert Lineage(results).state(record) == CURRENT
+        assert report(results) == 0
+    kept = msgspec.json.decode((results / "digests.json").read_bytes())
+    assert kept == {f"{record.id} abcdef012345": Code.here().digest(record.trial)}
+    monkeypatch.setattr(Code, "at", classmethod(lambda cls, *_: None))
+    assert Lineage().state(record) == UNKNOWN
+    assert Lineage(results).state(record) == CURRENT
+    (results / "digests.json").write_text("{")
+    with pytest.raises(UserError, match=r"digests\.json .*; delete it"):
+        Lineage(results)
 
 
 def test_page_without_records_says_so() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from harness.provenance import CURRENT, OLDER, UNCOMMITTED, CodeState
 from harness.records import Submitted
 from harness.report.cells import cells_csv
 from harness.report.formats import WRITERS
@@ -23,6 +24,7 @@ REPORTED = {
     ("dm", "cifar10", 1): ReportedFigure("26.0", "0.8", "ConvNet", "a paper"),
 }
 
+STATES: dict[str, CodeState] = {"dm": OLDER, "idm": UNCOMMITTED, "random": CURRENT}
 GOLDEN = Path(__file__).parent / "golden"
 
 
@@ -54,8 +56,9 @@ def row(text: str, start: str) -> list[str]:
 
 def written(records: list[Any]) -> dict[str, str]:
     """The tables in all formats, by the suffix."""
-    tracks = scored(records)
-    blocks = document(blocks_by_track(tracks, REPORTED))
+    states = {record.id: STATES[record.trial.method] for record in records if record.trial.method in STATES}
+    tracks = scored(records, states)
+    blocks = document(blocks_by_track(tracks, REPORTED), tracks)
     return {suffix: write(blocks) for suffix, write in WRITERS.items()} | {"csv": cells_csv(tracks, REPORTED)}
 
 

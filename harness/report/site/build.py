@@ -19,6 +19,7 @@ import msgspec
 
 from harness.errors import UserError
 from harness.files import replacing
+from harness.provenance import Lineage
 from harness.records import Record
 from harness.report.filters import Filters
 from harness.report.frames import collect, print_problems
@@ -136,7 +137,8 @@ def on_leaderboard(name: str) -> bool:
 
 def site_of(records: Iterable[Record], results: Path) -> Site:
     """What there is to show of these records, with pictures of the sets that lie under `results`."""
-    found = places(records)
+    records = list(records)
+    found = places(records, Lineage(results).states(records))
     by_row = [records_of(place) for place in found]
     return Site(
         rows=measured_rows(found),

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from harness.provenance import CODE_WORDS, CodeState
 from harness.records import Record, Trial
 from harness.report.costs import costs_of
 from harness.report.markdown import MISSING, count, memory, one_line, seconds
@@ -28,13 +29,17 @@ DIGEST_LETTERS = 8  # of the digest of an image folder, in the table; its record
 
 
 class Place(NamedTuple):
-    """A row's records and where they stand; `ipc` is ALL_IMAGES and `standing` None for the ceiling."""
+    """A row's records and where they stand; `ipc` is ALL_IMAGES and `standing` None for the ceiling.
+
+    code: of which code its finished records are, where that was asked.
+    """
 
     track: Track
     row: Row
     ipc: int
     cell: Cell
     standing: Standing | None
+    code: Sequence[CodeState] = ()
 
 
 class Seed(msgspec.Struct, frozen=True):
@@ -101,9 +106,12 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:.1f}"
 
 
-def places(records: Iterable[Record]) -> list[Place]:
-    """The rows of these records, in the order in which tables show them, the ceiling of a track last."""
-    return [place for found in scored(records) for place in _places(found)]
+def places(records: Iterable[Record], code: Mapping[str, CodeState] | None = None) -> list[Place]:
+    """The rows of these records, in the order in which tables show them, the ceiling of a track last.
+
+    `code`: of which code the records are, by their ids.
+    """
+    return [place for found in scored(records, code) for place in _places(found)]
 
 
 def measured_rows(found: Iterable[Place]) -> list[LeaderboardRow]:
@@ -180,9 +188,10 @@ def _square_image(size: int, images: int) -> bool:
 
 def _places(found: Scored) -> Iterator[Place]:
     for (row, ipc), cell in found.grid.items():
-        yield Place(found.track, row, ipc, cell, found.standings.get((row, ipc)))
+        yield Place(found.track, row, ipc, cell, found.standings.get((row, ipc)), found.code_of(cell))
     if found.ceiling.done or found.ceiling.missed:
-        yield Place(found.track, Row(CEILING, ""), ALL_IMAGES, found.ceiling, None)
+        code = found.code_of(found.ceiling)
+        yield Place(found.track, Row(CEILING, ""), ALL_IMAGES, found.ceiling, None, code)
 
 
 def records_of(place: Place) -> tuple[Record, ...]:
@@ -206,7 +215,7 @@ def _measured(place: Place) -> LeaderboardRow:
         track=_heading(track),
         conditions=_conditions(track),
         figure=", ".join(cell.missing) or MISSING,
-        note=_misses(cell),
+        note="; ".join([*_code_notes(place.code), *filter(None, [_misses(cell)])]),
         records=tuple(Seed(record.trial.seed, record.trial.id) for record in records),
     )
     if not cell.groups:
@@ -290,6 +299,11 @@ def _conditions(track: Track) -> str:
     )
     parts = [f"{track.protocol} {track.protocol_version}", track.precision]
     return ", ".join(parts + [text for text, present in extras if present])
+
+
+def _code_notes(code: Iterable[CodeState]) -> list[str]:
+    """What is to be known of a figure that is not of the present code."""
+    return [f"measured by {state}: {CODE_WORDS[state]}" for state in code if state in CODE_WORDS]
 
 
 def _misses(cell: Cell) -> str:
