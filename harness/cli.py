@@ -290,8 +290,20 @@ def _submit_arguments(parser: argparse.ArgumentParser) -> None:
 def _perf_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "what",
-        metavar="check|step|baseline",
-        help="gate of the kernels, speed of whole steps, or a new baseline for the gate",
+        metavar="check|step",
+        help="the gate: fail if this code is slower than earlier code; or whole steps beside plain loops",
+    )
+    parser.add_argument(
+        "--against",
+        metavar="REV",
+        help="git revision that the gate compares with (default: the commit in tests/perf/REFERENCE)",
+    )
+    parser.add_argument(
+        "--cases",
+        type=_names,
+        default=(),
+        metavar="A,B",
+        help="only these of the gate's cases, such as pool or 'descend-bacon-*'",
     )
     parser.add_argument("--device", default="cpu", help="cpu or cuda, for whole steps (default cpu)")
     parser.add_argument("--methods", default="", metavar="NAMES", help="whose steps, comma-separated")
@@ -457,6 +469,8 @@ def _perf(arguments: argparse.Namespace) -> int:
         methods=tuple(filter(None, arguments.methods.split(","))),
         precisions=tuple(filter(None, arguments.precision.split(","))),
         keep=arguments.keep,
+        against=arguments.against,
+        cases=arguments.cases,
     )
 
 
@@ -526,5 +540,9 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Comman
         _submit_arguments,
         _submit,
     ),
-    "perf": ("Measure the speed of kernels and steps beside plain loops.", _perf_arguments, _perf),
+    "perf": (
+        "Compare the speed of this code with earlier code, or of whole steps with plain loops.",
+        _perf_arguments,
+        _perf,
+    ),
 }

@@ -97,13 +97,6 @@ def cpu_model() -> str | None:
     return _cpu_fact("model name") or platform.processor() or None
 
 
-def cpu_kind() -> str | None:
-    """Name, family and model of the processor: several generations may call themselves alike."""
-    family, model = _cpu_fact("cpu family"), _cpu_fact("model\t")
-    name = cpu_model()
-    return name if name is None or family is None or model is None else f"{name} {family}/{model}"
-
-
 def _cpu_fact(name: str) -> str | None:
     """What Linux says of the first core under `name`."""
     try:

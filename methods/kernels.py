@@ -71,25 +71,6 @@ def bacon_distance(
     return nll + tv_weight * half_total_variation(real_mean, synthetic_mean)
 
 
-def dm_loss(real: Tensor, synthetic: Tensor) -> Tensor:
-    """DM's loss of each class from embeddings: real (C, n, D), synthetic (C, m, D)."""
-    return mean_distance(real.mean(dim=1), synthetic.mean(dim=1))
-
-
-def idm_loss(real: Tensor, synthetic: Tensor, cross_entropy: Tensor, ce_weight: float) -> Tensor:
-    """IDM's loss of each class: DM's plus `ce_weight` (weight times accuracy in percent) times CE (C,)."""
-    return dm_loss(real, synthetic) + ce_weight * cross_entropy
-
-
-def bacon_loss(
-    real: Tensor, synthetic: Tensor, cross_entropy: Tensor, ce_weight: float, tv_weight: float = 0.8
-) -> Tensor:
-    """BACON's loss of each class: real (C, n, D), synthetic (C, m, D), cross entropies (C,)."""
-    classes, n, _ = real.shape
-    mean, std = class_moments(real.flatten(0, 1), [n] * classes)
-    return bacon_distance(mean, std, synthetic.mean(dim=1), tv_weight) + ce_weight * cross_entropy
-
-
 def _variance(features: Tensor, mean: Tensor) -> Tensor:
     if len(features) < 2:
         return torch.zeros_like(mean)

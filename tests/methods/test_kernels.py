@@ -8,7 +8,11 @@ import pytest
 import torch
 from support import assert_close, golden, golden_network, tensor
 
-from methods import kernels
+from methods import bacon, idm, kernels
+from methods.formation import decode
+from methods.matching import mean_distance_to
+
+ONLY_CLASS = slice(0, 1)
 
 
 @pytest.mark.golden("bacon_terms", "bacon")
@@ -42,8 +46,8 @@ def test_bacon_gradient_through_network_matches_authors() -> None:
     images = tensor(arrays["x_syn"]).requires_grad_()
     real = net.embed(tensor(arrays["x_real"])).detach()
     assert_close(real, arrays["feat_real"])
-    no_entropy = torch.zeros(1)
-    loss = kernels.bacon_loss(real[None], net.embed(images)[None], no_entropy, 0.0)
+    distance = bacon.distance_to(bacon.Weights())(real, (len(real),))
+    loss = distance(net.embed(images)[None], ONLY_CLASS)
     assert_close(loss[0], arrays["total"])
     (gradient,) = torch.autograd.grad(loss.sum(), images)
     assert_close(gradient, arrays["grad"])
@@ -52,19 +56,18 @@ def test_bacon_gradient_through_network_matches_authors() -> None:
 @pytest.mark.golden("idm_class_loss", "idm")
 @pytest.mark.parametrize("suffix", ["", "_multi"])
 def test_idm_gradient_through_network_matches_authors(suffix: str) -> None:
-    from methods.formation import decode
-
     arrays = golden("idm_class_loss")
     net = golden_network(arrays, "w", "wnames", "ConvNet")
     images = tensor(arrays["x_syn"]).requires_grad_()
     seen = decode(images, 2) if suffix else images
     features, logits = net.embed_and_logits(seen)
-    labels = torch.full((len(seen),), int(arrays["label"]))
-    entropy = torch.nn.functional.cross_entropy(logits, labels)
-    real = net.embed(tensor(arrays["x_real"])).detach()
-    weight = float(arrays["ce_weight"]) * float(arrays["acc_percent"])
-    assert_close(kernels.dm_loss(real[None], features[None])[0], arrays[f"match{suffix}"])
-    loss = kernels.idm_loss(real[None], features[None], entropy[None], weight)
+    label, real = int(arrays["label"]), net.embed(tensor(arrays["x_real"])).detach()
+    # The label's place among the classes is the class's: those before it have an image each, of no account.
+    sizes = (1,) * label + (len(real),)
+    distance = mean_distance_to(torch.cat([torch.zeros(label, real.shape[1]), real]), sizes)
+    own, weight = slice(label, label + 1), float(arrays["ce_weight"]) * float(arrays["acc_percent"])
+    assert_close(distance(features[None], own)[0], arrays[f"match{suffix}"])
+    loss = idm.class_loss(distance, weight)(features[None], logits[None], own)
     assert_close(loss[0], arrays[f"total{suffix}"])
     (gradient,) = torch.autograd.grad(loss.sum(), images)
     assert_close(gradient, arrays[f"grad_total{suffix}"])
@@ -101,8 +104,10 @@ def test_statistics_of_unequal_classes_equal_those_of_each() -> None:
 def test_classes_do_not_touch_each_other() -> None:
     generator = torch.Generator().manual_seed(0)
     real, synthetic = torch.randn(4, 6, 8, generator=generator), torch.randn(4, 2, 8, generator=generator)
-    entropy = torch.rand(4, generator=generator)
-    together = kernels.bacon_loss(real, synthetic, entropy, 3.0)
+    prepare = bacon.distance_to(bacon.Weights(clip_weight=0.2))
+    distance = prepare(real.flatten(0, 1), (6,) * 4)
+    together = distance(synthetic, slice(0, 4))
     for c in range(4):
-        alone = kernels.bacon_loss(real[c : c + 1], synthetic[c : c + 1], entropy[c : c + 1], 3.0)
+        alone = prepare(real[c], (6,))(synthetic[c : c + 1], ONLY_CLASS)
         torch.testing.assert_close(together[c : c + 1], alone)
+        torch.testing.assert_close(distance(synthetic[c : c + 1], slice(c, c + 1)), alone)

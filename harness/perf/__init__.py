@@ -1,0 +1,103 @@
+"""Speed: the gate, which compares with earlier code, and whole steps beside plain loops (`harness.steps`).
+
+Both measure ratios within one run on one machine; seconds of different machines are never compared. The
+benchmarks and the plain loops live in `tests/perf` of a checkout.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from harness import steps
+from harness.errors import UnknownNameError, UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "tests" / "perf"
+SHEETS = ROOT / "results" / "steps"
+STEP_METHODS = ("dm", "bacon")  # of a `perf step` that names none
+COMMANDS = ("check", "step")
+
+
+def command(
+    what: str,
+    *,
+    device: str = "cpu",
+    methods: Sequence[str] = (),
+    precisions: Sequence[str] = (),
+    keep: bool = False,
+    against: str | None = None,
+    cases: Sequence[str] = (),
+) -> int:
+    """Run `perf check` or `perf step` of some methods; returns the exit status.
+
+    `keep` writes what `perf step` measured under results/steps. `perf check` compares with the revision
+    `against`, by default the committed one, in the cases that match one of the patterns, by default in all.
+    """
+    if what not in COMMANDS:
+        raise UnknownNameError("perf command", what, COMMANDS)
+    if not FOLDER.is_dir():
+        raise UserError(f"no benchmarks at {FOLDER}; run this in a checkout of the repository")
+    _refuse_options(
+        {
+            "step": {"methods": methods, "precision": precisions, "keep": keep},
+            "check": {"against": against, "cases": cases},
+        },
+        what,
+    )
+    if what == "check":
+        from harness.perf.gate import check
+
+        return check(ROOT, against, cases)
+    sheet = _steps(methods or STEP_METHODS, device, precisions or steps.PRECISIONS)
+    print(steps.as_text(sheet))
+    if keep:
+        print(f"kept in {steps.keep(sheet, SHEETS)}")
+    return 0
+
+
+def _refuse_options(given: Mapping[str, Mapping[str, object]], what: str) -> None:
+    """Refuse options of the other commands; `given` has each command's, by name, empty if not typed."""
+    for other, options in given.items():
+        for name, value in options.items():
+            if value and other != what:
+                raise UserError(f"--{name} goes with `perf {other}`, not with `perf {what}`")
+
+
+def _steps(methods: Sequence[str], device: str, precisions: Sequence[str]) -> steps.Sheet:
+    loops = _loops()
+    for method in methods:
+        if method not in loops:
+            raise UnknownNameError("plain loop", method, loops)
+    for precision in precisions:
+        if precision not in steps.PRECISIONS:
+            raise UnknownNameError("precision", precision, steps.PRECISIONS)
+    return steps.measure_steps(methods, device, _measure_step, precisions)
+
+
+def _loops() -> list[str]:
+    """Methods that have a plain loop."""
+    return _python(["-c", "from loops import all_loops; print(*all_loops())"]).split()
+
+
+def _measure_step(method: str, variant: str, device: str) -> dict[str, float]:
+    arguments = [method, variant, str(steps.REPEATS), str(steps.THREADS), device]
+    output = _python([str(FOLDER / "measure_step.py"), *arguments])
+    measured: dict[str, float] = json.loads(output.splitlines()[-1])
+    return measured
+
+
+def _python(arguments: Sequence[str]) -> str:
+    paths = [str(ROOT), str(FOLDER), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    done = subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, env=environment, cwd=ROOT, check=False
+    )
+    if done.returncode != 0:
+        lines = (done.stderr or done.stdout).strip().splitlines()
+        raise UserError(f"a benchmark failed: {lines[-1] if lines else 'it printed nothing'}")
+    return done.stdout
