@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from harness import meter, steps
+from harness import devices, meter, steps
 from harness.errors import UnknownNameError, UserError
 
 FOLDER = Path(__file__).resolve().parent.parent / "tests" / "perf"
@@ -66,7 +66,7 @@ class Verdict:
 def command(
     what: str,
     *,
-    device: str = "cpu",
+    device: str = "auto",
     methods: Sequence[str] = (),
     precisions: Sequence[str] = (),
     keep: bool = False,
@@ -80,7 +80,7 @@ def command(
     if not FOLDER.is_dir():
         raise UserError(f"no benchmarks at {FOLDER}; run this in a checkout of the repository")
     if what == "step":
-        sheet = _steps(methods or STEP_METHODS, device, precisions or steps.PRECISIONS)
+        sheet = _steps(methods or STEP_METHODS, devices.choose(device).name, precisions or steps.PRECISIONS)
         print(steps.as_text(sheet))
         if keep:
             print(f"kept in {steps.keep(sheet, SHEETS)}")

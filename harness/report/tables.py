@@ -125,7 +125,7 @@ def _track_blocks(found: Scored, reported: ReportedFigures) -> list[Block]:
     track, records = found.track, found.records
     figures = reported_for(track, reported)
     notes = _reported_notes(found, figures, reported)
-    blocks: list[Block] = [_accuracy_table(found, figures), Paragraph(_conditions(track, records))]
+    blocks: list[Block] = [accuracy_table(found, figures), Paragraph(_conditions(track, records))]
     blocks += map(Paragraph, notes)
     if misses := list(_misses(found)):
         blocks.append(Items(misses))
@@ -149,7 +149,8 @@ def hardware(provenance: Provenance | None) -> str:
     return f"{one_line(provenance.cpu or 'unknown CPU')} with {plural(provenance.threads, 'thread')}"
 
 
-def _accuracy_table(found: Scored, figures: ReportedFigures) -> Table:
+def accuracy_table(found: Scored, figures: ReportedFigures) -> Table:
+    """Accuracies by method and ipc, what papers report beside them, and the ceiling in the last row."""
     rows = list(dict.fromkeys(row for row, _ in found.grid))
     columns = {"method": [*(plain(row.label) for row in rows), CEILING]}
     ceiling = _ceiling_text(found.ceiling)
