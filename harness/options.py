@@ -512,13 +512,14 @@ def parse_options(typed: Mapping[str, Any], file: Path | None = None) -> Options
         name: ",".join(value) if isinstance(value, list) and not infos[name].verbatim else value
         for name, value in typed.items()
     }
-    return _merged([_read_toml(file, infos)] if file is not None else [], joined, flag)
+    return _merged(joined, file, flag)
 
 
-def _merged(sources: list[dict[str, Any]], last: Mapping[str, Any], where: Callable[[str], str]) -> Options:
-    """Options from sources that are read already and one that is not, which wins; `where` names its values."""
+def _merged(given: Mapping[str, Any], file: Path | None, where: Callable[[str], str]) -> Options:
+    """See `parse_options`; `where` says in complaints which of the given values was wrong."""
     infos = option_infos()
-    sources = [*sources, {name: _read(infos[name], value, where(name)) for name, value in last.items()}]
+    read = {name: _read(infos[name], value, where(name)) for name, value in given.items()}
+    sources = [_read_toml(file, infos) if file is not None else {}, read]
     profile = next((source["profile"] for source in reversed(sources) if "profile" in source), None)
     if profile is not None:
         sources.insert(0, {"launcher": "slurm", **_read_profile(profile, infos)})
@@ -541,7 +542,7 @@ def given_options(given: Mapping[str, Any], file: Path | None = None) -> Options
         if name not in infos:
             raise UnknownNameError("option", name, infos)
     values = {name: _plain(value) for name, value in given.items() if value is not None}
-    return _merged([_read_toml(file, infos)] if file is not None else [], values, lambda name: f"{name} =")
+    return _merged(values, file, lambda name: f"{name} =")
 
 
 def _plain(value: Any) -> Any:

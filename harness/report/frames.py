@@ -82,10 +82,14 @@ def trials_frame(trials: Sequence[Trial], records: Sequence[Record]) -> pd.DataF
 
     rows = {record.id: flatten(record) for record in records}
     waiting = {"status": "to run", "accuracies": [], "n": 0}
-    made = [
-        rows.get(trial.id) or msgspec.structs.asdict(trial) | {"id": trial.id} | waiting for trial in trials
-    ]
-    return pd.DataFrame(made, columns=list(COLUMNS))
+    made: pd.DataFrame = pd.DataFrame(
+        [
+            rows.get(trial.id) or {**msgspec.structs.asdict(trial), "id": trial.id, **waiting}
+            for trial in trials
+        ],
+        columns=list(COLUMNS),
+    )
+    return made
 
 
 def to_csv(records: Sequence[Record]) -> str:
