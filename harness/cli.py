@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -71,12 +72,18 @@ def _dispatch(argv: Sequence[str]) -> int:
     parser, commands = build_parser()
     if argv and not argv[0].startswith("-") and argv[0] not in commands:
         raise UnknownNameError("command", argv[0], commands)
-    arguments, surplus = parser.parse_known_args(argv)
+    arguments, surplus = parser.parse_known_args(argv, argparse.Namespace(again=_again(argv)))
     if surplus:
         flags = re.findall(r"--[a-z-]+", commands[arguments.command].format_usage())
         raise nearest_flag_error(next((word for word in surplus if word.startswith("-")), surplus[0]), flags)
     run: Command = arguments.handler
     return run(arguments)
+
+
+def _again(argv: Sequence[str]) -> str:
+    """The command to type to do the same again: as it was typed, whichever Python and program that was."""
+    typed = sys.orig_argv if argv == sys.argv[1:] else ["python", "-m", "harness", *argv]
+    return shlex.join(typed)
 
 
 def build_parser() -> tuple[Parser, dict[str, Parser]]:
@@ -121,11 +128,12 @@ def _add_options(
         about = (other_help or {}).get(name, info.help)
         if info.switch:
             switch = argparse.BooleanOptionalAction
-            parser.add_argument(flag(name), action=switch, default=argparse.SUPPRESS, help=about)
+            parser.add_argument(flag(name), action=switch, dest=name, default=argparse.SUPPRESS, help=about)
         else:
             parser.add_argument(
                 flag(name),
                 action="append" if info.repeatable else "store",
+                dest=name,
                 default=argparse.SUPPRESS,
                 metavar=METAVARS.get(name, name.upper()),
                 help=about,
@@ -305,7 +313,7 @@ def _perf_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="A,B",
         help="only these of the gate's cases, such as pool or 'descend-bacon-*'",
     )
-    parser.add_argument("--device", default="cpu", help="cpu or cuda, for whole steps (default cpu)")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda, for whole steps (auto)")
     parser.add_argument("--methods", default="", metavar="NAMES", help="whose steps, comma-separated")
     parser.add_argument("--precision", default="", metavar="NAMES", help="fp32, bf16 or both (default both)")
     parser.add_argument("--keep", action="store_true", help="keep the figures of steps for BENCHMARKS.md")
@@ -346,7 +354,7 @@ def _options(arguments: argparse.Namespace) -> Options:
 def _run(arguments: argparse.Namespace) -> int:
     from harness.running import command
 
-    return command(_options(arguments))
+    return command(_options(arguments), arguments.again)
 
 
 def _plan(arguments: argparse.Namespace) -> int:
@@ -422,7 +430,7 @@ def _paper(arguments: argparse.Namespace) -> int:
 
     known = option_infos()
     typed = {name: value for name, value in vars(arguments).items() if name in known}
-    return command(Request(typed, missing=arguments.missing, run=arguments.run))
+    return command(Request(typed, arguments.missing, arguments.run, arguments.again))
 
 
 def _renew(arguments: argparse.Namespace) -> int:
@@ -491,6 +499,8 @@ METAVARS = {
     "data": "DIR",
     "retry": "failed",
     "retries": "N",
+    "for_": "TIME",
+    "priority": "plan|value",
     "curve": "N",
     "slots_per_gpu": "N",
     "profile": "NAME",

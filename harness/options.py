@@ -6,9 +6,10 @@ same values and complain in the same words.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,8 +25,10 @@ else:
     import tomli as tomllib  # type: ignore[import-not-found,unused-ignore]
 
 LAUNCHERS = ("inline", "local", "slurm")
+PRIORITIES = ("plan", "value")
 ACCUMULATED = ("set", "resources", "slurm")  # options whose values of all sources hold, the later ones first
 PROFILE_KEYS = ("device", "precision", "slots", "slots_per_gpu", "threads", "retries")  # and those of Slurm
+SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 BUDGET_UNITS = {"": 1.0, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
 
 
@@ -122,7 +125,7 @@ def _budget(value: Any) -> float:
 
 
 def _device(value: Any) -> str:
-    if not isinstance(value, str) or not re.fullmatch(r"cpu|cuda(:\d+)?", value):
+    if not isinstance(value, str) or not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
         raise ValueError
     return value
 
@@ -184,6 +187,16 @@ def _minutes(value: Any) -> int:
     else:
         raise ValueError
     return _positive(minutes)
+
+
+def _duration(value: Any) -> float:
+    """Seconds from `90s`, `50m`, `2h` or `1h30m`; a number alone could be minutes or seconds."""
+    text = str(value).strip()
+    parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text)
+    seconds = sum(float(number) * SECONDS[unit] for number, unit in parts)
+    if "".join(number + unit for number, unit in parts) != text or seconds <= 0:
+        raise ValueError
+    return seconds
 
 
 def _memory(value: Any) -> str:
@@ -312,8 +325,12 @@ class Options:
         ),
     )
     device: str = field(
-        default="cpu",
-        metadata=_info(_device, "cpu, cuda or cuda:N", "cpu, cuda (all of them) or cuda:N (cpu)"),
+        default="auto",
+        metadata=_info(
+            _device,
+            "auto, cpu, cuda or cuda:N",
+            "auto (all GPUs if there are any, else the CPU), cpu, cuda (all GPUs) or cuda:N (auto)",
+        ),
     )
     launcher: str = field(
         default="local",
@@ -362,6 +379,24 @@ class Options:
             _count,
             "a whole number from 0 up",
             "times that a trial whose process died is tried again (2)",
+        ),
+    )
+    for_: float | None = field(
+        default=None,
+        metadata=_info(
+            _duration,
+            "a time with its unit, e.g. 90s, 50m or 1h30m",
+            "seconds, minutes or hours that the run may take: then it leaves checkpoints, says what is left "
+            "and ends with status 75 (no limit)",
+        ),
+    )
+    priority: str = field(
+        default="plan",
+        metadata=_info(
+            _choice("priority", *PRIORITIES),
+            " or ".join(PRIORITIES),
+            "what to begin with. plan: what takes few steps; value: what fills most cells of the BACON "
+            "paper's tables an estimated hour (plan)",
         ),
     )
     profile: str | None = field(
@@ -477,8 +512,14 @@ def parse_options(typed: Mapping[str, Any], file: Path | None = None) -> Options
         name: ",".join(value) if isinstance(value, list) and not infos[name].verbatim else value
         for name, value in typed.items()
     }
-    from_line = {name: _read(infos[name], value, flag(name)) for name, value in joined.items()}
-    sources = [_read_toml(file, infos) if file is not None else {}, from_line]
+    return _merged(joined, file, flag)
+
+
+def _merged(given: Mapping[str, Any], file: Path | None, where: Callable[[str], str]) -> Options:
+    """See `parse_options`; `where` says in complaints which of the given values was wrong."""
+    infos = option_infos()
+    read = {name: _read(infos[name], value, where(name)) for name, value in given.items()}
+    sources = [_read_toml(file, infos) if file is not None else {}, read]
     profile = next((source["profile"] for source in reversed(sources) if "profile" in source), None)
     if profile is not None:
         sources.insert(0, {"launcher": "slurm", **_read_profile(profile, infos)})
@@ -488,6 +529,33 @@ def parse_options(typed: Mapping[str, Any], file: Path | None = None) -> Options
     if values.get("gpus"):
         values.setdefault("device", "cuda")
     return Options(**values)
+
+
+def given_options(given: Mapping[str, Any], file: Path | None = None) -> Options:
+    """Options from Python's values by name and, where they are silent, from a TOML file.
+
+    Sequences, paths and numbers of NumPy do as well as lists, strings and numbers; None is the default.
+    UserError as `parse_options`, by the names that were given.
+    """
+    infos = option_infos()
+    for name in given:
+        if name not in infos:
+            raise UnknownNameError("option", name, infos)
+    values = {name: _plain(value) for name, value in given.items() if value is not None}
+    return _merged(values, file, lambda name: f"{name} =")
+
+
+def _plain(value: Any) -> Any:
+    """A value of Python as a TOML file has it."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (set, frozenset)):
+        return sorted(map(_plain, value))
+    if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
+        return [_plain(item) for item in value]
+    return value.item() if hasattr(value, "item") else value
 
 
 def _read_profile(name: str, infos: Mapping[str, OptionInfo]) -> dict[str, Any]:
@@ -507,11 +575,12 @@ def _read_toml(file: Path, infos: Mapping[str, OptionInfo]) -> dict[str, Any]:
         raise UserError(f"cannot read {file}: {error.strerror}; expected a TOML file with options") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{file} is not TOML: {error}") from None
+    names = {flag(name)[2:]: name for name in infos}
     values: dict[str, Any] = {}
     for key, value in table.items():
-        name = key.replace("-", "_")
-        if name not in infos:
-            raise UnknownNameError(f"option in {file}:", key, [flag(known)[2:] for known in infos])
+        name = names.get(key.replace("_", "-"))
+        if name is None:
+            raise UnknownNameError(f"option in {file}:", key, names)
         values[name] = _read(infos[name], value, f"{file}: {key} =")
     return values
 
@@ -528,8 +597,8 @@ def _shown(value: Any) -> str:
 
 
 def flag(name: str) -> str:
-    """`image_size` as it is typed: `--image-size`."""
-    return f"--{name.replace('_', '-')}"
+    """`image_size` as it is typed: `--image-size`; `for_` is called so since `for` is a word of Python."""
+    return f"--{name.rstrip('_').replace('_', '-')}"
 
 
 def nearest_flag_error(argument: str, known: Sequence[str]) -> UserError:

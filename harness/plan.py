@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 import methods
+from harness import devices
 from harness.data.catalog import FOLDER_PREFIX, KNOWN, DatasetSpec, parse
 from harness.errors import DataError, UnknownNameError, UserError
 from harness.launch.resources import check_resources
@@ -69,7 +70,7 @@ def make_plan(options: Options) -> Plan:
     check_consistency(options)
     check_methods(options)
     if options.launcher != "slurm":
-        check_device(options.device)  # a login node need not have what its cluster's nodes have
+        devices.check_device(options.device)  # a login node need not have what its cluster's nodes have
     check_writable(options.results)
     specs = dataset_specs(options)
     facts = [dataset_facts(spec, options) for spec in specs]
@@ -154,6 +155,11 @@ def check_consistency(options: Options) -> None:
 
 def check_jobs(options: Options) -> None:
     """Refuse options of Slurm jobs that contradict one another."""
+    if options.for_ is not None:
+        raise UserError(
+            "--for limits a run on this machine; jobs of a cluster have --time, after which they go on by "
+            "themselves: drop --for"
+        )
     if options.device == "cpu" and options.gpus:
         raise UserError(f"--gpus {options.gpus} asks for GPUs that --device cpu leaves idle; drop one")
     if options.device.startswith("cuda:"):
@@ -210,21 +216,6 @@ def settings_by_method(selected: Sequence[str], settings: Iterable[Setting]) -> 
                 f"{', '.join(selected)} or *"
             )
     return {name: general[name] | own[name] for name in selected}
-
-
-def check_device(device: str) -> None:
-    """Refuse a CUDA device that this machine does not have."""
-    if not device.startswith("cuda"):
-        return
-    import torch
-
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    index = int(device.partition(":")[2] or 0)
-    if index >= count:
-        found = f"it has cuda:0 to cuda:{count - 1}" if count else "it has none that PyTorch can use"
-        raise UserError(
-            f"--device {device}: this machine has no such device, {found}; --device cpu always works"
-        )
 
 
 def check_writable(results: Path) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 
 import msgspec
 
-from harness import meter
+from harness import devices, meter
+from harness.devices import Device
 from harness.estimate import Estimate, cell, from_records, measure, roughly
 from harness.launch.base import LaunchOptions, layout
 from harness.launch.sweep import sweep_of
@@ -32,6 +33,7 @@ class Preview:
     plan: Plan
     states: Mapping[str, str]
     estimates: Mapping[str, Estimate]
+    device: Device
     slots: int = 1
     measuring_seconds: float = 0.0
 
@@ -57,14 +59,29 @@ def preview(plan: Plan, options: Options, *, timing: bool) -> Preview:
     records = finished(plan.trials, options.results, known)
     check_data(plan, records.values())
     states = {trial.id: _state(records.get(trial.id), options.retry) for trial in plan.trials}
-    estimates = from_records(known, options.device)
-    unknown = [trial for trial in Preview(plan, states, {}).waiting if cell(trial) not in estimates]
-    slots, threads = _shares(plan, options)
+    waiting = [trial for trial in plan.trials if states[trial.id] == "to run"]
+    device = _device(options, needed=bool(waiting))
+    estimates = from_records(known, device.name)
+    unknown = [trial for trial in waiting if cell(trial) not in estimates]
+    options = settled(options, device)
+    slots, threads = _shares(plan, options) if waiting else (1, None)
     if not (timing and unknown) or options.launcher == "slurm":
-        return Preview(plan, states, estimates, slots)
+        return Preview(plan, states, estimates, device, slots)
     started = time.perf_counter()
     estimates |= measure(unknown, plan, options, threads)
-    return Preview(plan, states, estimates, slots, time.perf_counter() - started)
+    return Preview(plan, states, estimates, device, slots, time.perf_counter() - started)
+
+
+def settled(options: Options, device: Device) -> Options:
+    """The options with the device that `auto` stands for; jobs of a cluster have one of their own each."""
+    return options if options.launcher == "slurm" else dataclasses.replace(options, device=device.name)
+
+
+def _device(options: Options, *, needed: bool) -> Device:
+    if options.launcher != "slurm":
+        return devices.choose(options.device, needed=needed)
+    name = devices.of_job(options.device, options.gpus or 0)
+    return Device(name, "as the jobs have it" if options.device == devices.AUTO else "as asked")
 
 
 def headline(view: Preview) -> str:
@@ -85,7 +102,7 @@ def warnings(plan: Plan) -> list[str]:
 
 
 def advice(options: Options) -> list[str]:
-    """Lines about wishes that can be had but will disappoint on this machine."""
+    """Lines about wishes that can be had but will disappoint on this machine; the device is a settled one."""
     if options.precision == "bf16" and options.device == "cpu" and meter.multiplies_bf16() is False:
         return [
             "note: this CPU has no instructions for bfloat16 (AMX, AVX-512 BF16), so --precision bf16 may "
@@ -102,7 +119,10 @@ def as_text(view: Preview) -> str:
     headers = ("dataset", "method", "ipc", "seeds", *STATES, "time a trial", "time from")
     rows = [_row(view, key, trials) for key, trials in groups.items()]
     return "\n".join(
-        [table(headers, rows, text_columns=2), "", *_settings(view.plan), *_about_times(view), headline(view)]
+        [
+            *(table(headers, rows, text_columns=2), "", *_settings(view.plan), *_about_times(view)),
+            *(str(view.device), headline(view)),
+        ]
     )
 
 
@@ -112,6 +132,7 @@ def as_json(view: Preview, jobs: Sequence[PlannedArray] = ()) -> str:
         "arrays": [dataclasses.asdict(array) for array in jobs],
         "trials": [_entry(view, trial) for trial in view.plan.trials],
         "seconds": view.seconds,
+        "device": view.device.name,
         "slots": view.slots,
         "measuring_seconds": view.measuring_seconds,
     }
@@ -121,7 +142,7 @@ def as_json(view: Preview, jobs: Sequence[PlannedArray] = ()) -> str:
 def command(plan: Plan, options: Options, *, timing: bool) -> int:
     """Print the plan; returns the exit status 0."""
     view = preview(plan, options, timing=timing)
-    for line in (*warnings(plan), *advice(options)):
+    for line in (*warnings(plan), *advice(settled(options, view.device))):
         print(line, file=sys.stderr)
     jobs = planned_jobs(view, options) if options.launcher == "slurm" else []
     if options.json:

@@ -16,16 +16,17 @@ from itertools import count
 from pathlib import Path
 
 import methods
+from harness import devices
 from harness.data.catalog import FOLDER_PREFIX, parse
 from harness.errors import UserError
 from harness.options import Options
-from harness.plan import Plan, check_consistency, check_device, check_writable, dataset_facts, worker_text
+from harness.plan import Plan, check_consistency, check_writable, dataset_facts, worker_text
 from harness.provenance import CODE_WORDS, CURRENT, Lineage
 from harness.records import DISTILLED_SUFFIX, WORK_FOLDER, Record, Trial, read_record, record_files
 from harness.report.filters import FACTS
 from harness.report.frames import collect, print_problems
 from harness.report.markdown import plural
-from harness.running import carry_out
+from harness.running import carry_out, deadline_of
 from harness.trial import claimed
 
 RENEWED = "renewed"  # under the work folder: results of trials that are measured anew
@@ -78,7 +79,8 @@ def command(options: Options, wanted: Wanted) -> int:
     plan = plan_of([record.trial for record in due], options, wanted.folders)
     if not plan.trials:
         return 1
-    summary = carry_out(dataclasses.replace(options, results=results / WORK_FOLDER / RENEWED), plan)
+    aside = dataclasses.replace(options, results=results / WORK_FOLDER / RENEWED)
+    summary = carry_out(aside, deadline_of(options), plan).summary
     _say_moved(list(adopt(results)), results)
     print(f"tables: python -m harness report --results {results}", file=sys.stderr)
     return max(summary.exit_status, int(len(plan.trials) < len(due)))
@@ -108,7 +110,7 @@ def plan_of(trials: Sequence[Trial], options: Options, folders: Mapping[str, str
     """
     check_consistency(options)
     if options.launcher != "slurm":
-        check_device(options.device)
+        devices.check_device(options.device)
     check_writable(options.results)
     groups: dict[tuple[str, str, str, int | None, bool], list[Trial]] = defaultdict(list)
     for trial in trials:

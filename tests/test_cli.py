@@ -42,8 +42,11 @@ BAD = [
     (["run", "--evals", "0"], "--evals 0: expected a whole number from 1 up"),
     (["run", "--seeds", "0"], "--seeds 0: expected a count"),
     (["run", "--budget", "lots"], "--budget lots: expected a positive number of FLOPs"),
-    (["run", "--device", "tpu"], "--device tpu: expected cpu, cuda or cuda:N"),
+    (["run", "--device", "tpu"], "--device tpu: expected auto, cpu, cuda or cuda:N"),
     (["run", "--device", "cuda:99"], "no such device"),
+    (["run", "--for", "50"], "--for 50: expected a time with its unit"),
+    (["run", "--for", "50m", "--launcher", "slurm"], "jobs of a cluster have --time"),
+    (["run", "--priority", "valu"], "did you mean 'value'"),
     (["run", "--slots", "2", "--launcher", "inline"], "drop one"),
     (["run", "--budget", "1G", "--set", "bacon.iterations=5"], "drop one"),
     (["run", "--image-size", "32"], "--image-size is for folder:PATH"),
@@ -144,7 +147,10 @@ def test_help_answers_in_half_a_second() -> None:
 
 
 def test_help_names_every_command_and_option(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments, words in ((["--help"], COMMANDS), (["run", "--help"], ["--methods", "--zca", "--retry"])):
+    for arguments, words in (
+        (["--help"], COMMANDS),
+        (["run", "--help"], ["--methods", "--zca", "--retry", "--for", "--priority"]),
+    ):
         with pytest.raises(SystemExit):
             main(arguments)
         printed = capsys.readouterr().out

@@ -20,7 +20,7 @@ def test_defaults_are_the_papers_user_expectation() -> None:
     options = parse_options({})
     assert options == Options()
     assert (options.methods, options.ipc, options.dataset) == (("bacon", "idm"), (1, 10, 50), ("cifar10",))
-    assert (options.scale, options.launcher, options.device) == ("paper", "local", "cpu")
+    assert (options.scale, options.launcher, options.device) == ("paper", "local", "auto")
 
 
 def test_data_folder_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -41,6 +41,14 @@ def test_seeds_are_a_count_or_a_list(typed: str, seeds: tuple[int, ...]) -> None
 )
 def test_budget_has_a_unit(typed: str, flops: float) -> None:
     assert parse_options({"budget": typed}).budget == pytest.approx(flops)
+
+
+@pytest.mark.parametrize(
+    ("typed", "seconds"), [("90s", 90), ("50m", 3000), ("1h30m", 5400), ("1.5h", 5400), ("2d", 172_800)]
+)
+def test_the_time_of_a_run_has_a_unit(typed: str, seconds: float, tmp_path: Path) -> None:
+    assert parse_options({"for_": typed}).for_ == seconds
+    assert parse_options({}, toml(tmp_path, f'for = "{typed}"')).for_ == seconds
 
 
 def test_lists_may_be_repeated_and_separated_by_commas() -> None:
@@ -114,6 +122,10 @@ def test_folder_names_with_commas_can_be_written_in_a_file(tmp_path: Path) -> No
         ("threads", "1.5"),
         ("device", "gpu"),
         ("device", "cuda:"),
+        ("for_", "50"),
+        ("for_", "0m"),
+        ("for_", "1h30"),
+        ("for_", "soon"),
         ("set", ["lr_img=0.1"]),
         ("set", ["bacon.lr_img"]),
         ("methods", [""]),
@@ -124,7 +136,7 @@ def test_values_that_do_not_fit_are_named_with_what_was_expected(name: str, type
     with pytest.raises(UserError) as caught:
         parse_options({name: typed})
     message = str(caught.value)
-    assert message.startswith(f"--{name} ")
+    assert message.startswith(f"--{name.rstrip('_')} ")
     assert f"expected {option_infos()[name].expects}" in message
 
 
@@ -150,7 +162,12 @@ def test_values_of_the_wrong_type_in_a_file_are_named_with_the_file(text: str, t
 
 @pytest.mark.parametrize(
     ("name", "typed", "nearest"),
-    [("scale", "smok", "smoke"), ("launcher", "locl", "local"), ("precision", "fp31", "fp32")],
+    [
+        ("priority", "valu", "value"),
+        ("scale", "smok", "smoke"),
+        ("launcher", "locl", "local"),
+        ("precision", "fp31", "fp32"),
+    ],
 )
 def test_misspelt_choices_get_the_nearest(name: str, typed: str, nearest: str) -> None:
     with pytest.raises(UnknownNameError, match=f"did you mean '{nearest}'"):

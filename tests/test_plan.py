@@ -35,6 +35,7 @@ def wishes(folder: Path, **changed: object) -> Options:
         "dataset": ("digits",),
         "ipc": (1,),
         "scale": "smoke",
+        "device": "cpu",
         "results": folder / "results",
         "data": folder / "data",
     }

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import os
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from harness.errors import UserError
+from harness.devices import visible_gpus
 from harness.records import Record, Trial
 from harness.trial import LOG_NAME, Settings, failure, log_name
 from harness.worker import Snapshot
 
-NO_DEVICE = {"", "-1", "NoDevFiles"}  # in CUDA_VISIBLE_DEVICES; the last is Slurm's
+# Exit statuses of a run that left something to be gone on with: when its time was up (EX_TEMPFAIL of
+# sysexits.h), or when it was interrupted, as shells have it.
+TIME_UP, INTERRUPTED = 75, 130
+ENDED_EARLY = (TIME_UP, INTERRUPTED)
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ class LaunchOptions:
     logs: folder for the logs, which then outlive their trials; None: each in its trial's work folder.
     code_digests: for each trial's id the digest of its code when it was submitted; a worker that finds other
         code refuses. None, or a trial left out: whatever code is there.
+    deadline: until when trials are begun and stepped, as `time.monotonic` has it.
     """
 
     results: Path
@@ -50,6 +56,12 @@ class LaunchOptions:
     slots_per_gpu: int | None = None
     logs: Path | None = None
     code_digests: Mapping[str, str] | None = None
+    deadline: float = math.inf
+
+    @property
+    def time_is_up(self) -> bool:
+        """Whether trials are to stop and leave their checkpoints."""
+        return time.monotonic() >= self.deadline
 
     def log_of(self, trial: Trial) -> Path:
         """Where a trial's log lies."""
@@ -72,10 +84,14 @@ class LaunchOptions:
 
 @dataclass(frozen=True)
 class Summary:
-    """How a launch ended: a record for each trial in the plan's order, fewer if it was interrupted."""
+    """How a launch ended: a record for each trial in the plan's order, fewer if it ended early.
+
+    left: trials that were to be run and have no record since the time was up.
+    """
 
     records: list[Record]
     interrupted: bool = False
+    left: Sequence[Trial] = ()
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -89,9 +105,11 @@ class Summary:
 
     @property
     def exit_status(self) -> int:
-        """0: all done; 1: something failed; 130: interrupted, as shells have it."""
+        """0: all done; 1: something failed; 75: the time was up before all were run; 130: interrupted."""
         if self.interrupted:
-            return 130
+            return INTERRUPTED
+        if self.left:
+            return TIME_UP
         return 1 if self.failures else 0
 
 
@@ -158,24 +176,6 @@ def layout(options: LaunchOptions, trials: int) -> Layout:
         slots = max(1, cores // (options.threads or 1))
     slots = max(1, min(slots, trials))
     return Layout(slots, options.threads or max(1, cores // slots), gpus)
-
-
-def visible_gpus() -> tuple[str, ...]:
-    """Names of the CUDA devices that this process may use, as CUDA_VISIBLE_DEVICES takes them.
-
-    Raises UserError if there are none.
-    """
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        names = (name.strip() for name in named.split(","))
-        gpus = tuple(name for name in names if name not in NO_DEVICE)
-    else:
-        import torch
-
-        gpus = tuple(map(str, range(torch.cuda.device_count())))
-    if not gpus:
-        raise UserError("no CUDA device is visible; type --device cpu, or check CUDA_VISIBLE_DEVICES")
-    return gpus
 
 
 def unwritten(trial: Trial, error: Exception) -> Record:

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.launch.base import LaunchOptions, Layout, visible_gpus
+from harness.devices import visible_gpus
+from harness.launch.base import LaunchOptions, Layout
 from harness.launch.display import Ledger, make_display
 from harness.launch.driver import Collector
 from harness.launch.local import LocalLauncher

@@ -35,18 +35,23 @@ LAST_WORDS = 5  # lines shown of the log of a failed trial
 
 
 def launch(
-    trials: Sequence[Trial], options: LaunchOptions, cluster: ClusterLauncher | None = None
+    trials: Sequence[Trial],
+    options: LaunchOptions,
+    cluster: ClusterLauncher | None = None,
+    first: Sequence[Trial] = (),
 ) -> Summary:
     """Bring all trials to a record, so far as that can be done, and tell on stderr how it goes.
 
     What is done is kept. A trial that was interrupted or killed goes on from its checkpoint; one that failed
     is listed, and run again with `retry_failed`. Raises UserError before anything runs if a planned record's
     place holds something else or the results folder cannot be written. `cluster` runs trials elsewhere.
+    `first` are some of the trials, to be begun before the others and in that order.
     """
     earlier = {trial.id: record for trial in trials if (record := _existing(trial, options.results))}
-    to_run = [trial for trial in trials if _is_due(earlier.get(trial.id), options.retry_failed)]
+    ordered = {trial.id: trial for trial in (*first, *trials)}.values()
+    to_run = [trial for trial in ordered if _is_due(earlier.get(trial.id), options.retry_failed)]
     kept = {key: record for key, record in earlier.items() if key not in {trial.id for trial in to_run}}
-    plan = layout(options, len(trials)) if cluster is None else Layout(cluster.slots, threads=1)
+    plan = _layout(trials, to_run, options, cluster)
     elsewhere = "by another run" if cluster is None else "in a job"
     ledger = Ledger(len(trials), len(kept), plan.slots, list(to_run), elsewhere)
     collected = Collector(make_display(ledger, quiet=options.quiet), kept)
@@ -55,11 +60,14 @@ def launch(
         with _sigterm_interrupts():
             _discard(to_run, options.results)
             with collected.display:
-                _run_all(to_run, cluster or _launcher(options, plan), collected, options.results)
+                _run_all(to_run, cluster or _launcher(options, plan), collected, options)
     except KeyboardInterrupt:
         interrupted = True
     found = (collected.records.get(trial.id) for trial in trials)
-    summary = Summary([record for record in found if record is not None], interrupted)
+    undone = [trial for trial in trials if trial.id not in collected.records]
+    summary = Summary(
+        [record for record in found if record is not None], interrupted, undone if options.time_is_up else ()
+    )
     for line in _closing_lines(summary, len(trials), kept, options):
         collected.display.note(line)
     return summary
@@ -113,15 +121,26 @@ def _discard(trials: Sequence[Trial], results: Path) -> None:
         ) from None
 
 
+def _layout(
+    trials: Sequence[Trial], to_run: Sequence[Trial], options: LaunchOptions, cluster: ClusterLauncher | None
+) -> Layout:
+    if cluster is not None:
+        return Layout(cluster.slots, threads=1)
+    # To share out GPUs torch is asked for them, which nobody should wait for who has nothing to run.
+    return layout(options, len(trials)) if to_run else Layout(1, 1)
+
+
 def _launcher(options: LaunchOptions, plan: Layout) -> Launcher:
     return InlineLauncher(options) if options.launcher == "inline" else LocalLauncher(options, plan)
 
 
-def _run_all(trials: Sequence[Trial], launcher: Launcher, collected: Collector, results: Path) -> None:
-    busy = launcher.run(trials, collected)
-    if busy:
+def _run_all(
+    trials: Sequence[Trial], launcher: Launcher, collected: Collector, options: LaunchOptions
+) -> None:
+    busy, results = launcher.run(trials, collected), options.results
+    if busy and not options.time_is_up:
         collected.display.note(f"waiting for {plural(len(busy), 'trial')} that another process is running")
-    while busy:
+    while busy and not options.time_is_up:
         time.sleep(WAIT_SECONDS)
         for trial in list(busy):
             try:

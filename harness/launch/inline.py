@@ -23,23 +23,32 @@ class InlineLauncher:
         self._options = options
 
     def run(self, trials: Sequence[Trial], watcher: Watcher) -> list[Trial]:
-        """See `Launcher.run`."""
-        busy = []
+        """See `Launcher.run`; returned are those as well for which the time was up."""
+        undone = []
         for trial in trials:
+            if self._options.time_is_up:
+                undone.append(trial)
+                continue
             watcher.started(trial)
-            try:
-                record = self._run_one(trial, watcher)
-            except BusyError:
+            record = self._run_one(trial, watcher)
+            if record is None:
                 watcher.put_off(trial)
-                busy.append(trial)
+                undone.append(trial)
             else:
                 watcher.ended(trial, record)
-        return busy
+        return undone
 
-    def _run_one(self, trial: Trial, watcher: Watcher) -> Record:
+    def _run_one(self, trial: Trial, watcher: Watcher) -> Record | None:
+        """The trial's record; None if another process has it, or if it stopped since the time was up."""
+        from harness.loop import Stopped
+
         settings = self._options.settings(trial, self._options.threads)
         try:
-            return run_trial(trial, settings, partial(_pass_on, watcher, trial))
+            return run_trial(
+                trial, settings, partial(_pass_on, watcher, trial), lambda: self._options.time_is_up
+            )
+        except (BusyError, Stopped):
+            return None
         except (UserError, OSError) as error:
             return unwritten(trial, error)
 

@@ -25,6 +25,7 @@ from harness.worker import BUSY, STOPPED, Job, Snapshot, last_words
 
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 10.0  # between SIGTERM and SIGKILL
+PATIENT_SECONDS = 60.0  # between them when the time is up: nobody waits, and a step may take long
 # A worker that SIGTERM ended, though not from here, may be the first of a whole job that a cluster ends. This
 # process then gets the signal as well, or SIGKILL after the 30 seconds that are Slurm's default.
 TERM_PATIENCE_SECONDS = 40.0
@@ -63,12 +64,13 @@ class LocalLauncher:
         """See `Launcher.run`. Whatever ends this early, Ctrl-C above all, stops the workers.
 
         A trial whose worker died goes on from its checkpoint before others begin, so long as it has retries.
-        Returned as well are the trials that `stop` left undone.
+        Returned as well are the trials that `stop` left undone, or the time that was up.
         """
         waiting, free = deque(trials), deque(range(self._layout.slots))
         left: list[Trial] = []
         try:
             while self._running or (waiting and not self._stopping):
+                self._heed_time(watcher)
                 self._fill(waiting, free, watcher)
                 time.sleep(POLL_SECONDS)
                 for worker in self._gone(watcher):
@@ -88,6 +90,13 @@ class LocalLauncher:
         """
         self._stopping, self._grace_seconds = True, grace_seconds
         _end(self._running, grace_seconds)
+
+    def _heed_time(self, watcher: Watcher) -> None:
+        """Stop once the time is up."""
+        if self._options.time_is_up and not self._stopping:
+            if self._running:
+                watcher.note("the time is up: stopping after the present step")
+            self.stop(PATIENT_SECONDS)
 
     def _fill(self, waiting: deque[Trial], free: deque[int], watcher: Watcher) -> None:
         """Start workers in the free slots, but none while it is open whether all is being ended."""

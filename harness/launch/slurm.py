@@ -20,6 +20,7 @@ import msgspec
 from filelock import FileLock
 
 from harness import meter
+from harness.devices import of_job
 from harness.errors import UserError
 from harness.faults import passing_line
 from harness.launch import queue
@@ -174,7 +175,7 @@ class SlurmLauncher:
             results=str(self.options.results.absolute()),
             data_dir=str(self.options.data_dir.absolute()),
             datasets=dict(self.options.datasets),
-            device=self.options.device,
+            device=of_job(self.asked.device, resources.gpus),
             slots=slots,
             threads=threads,
             retries=self.options.retries,

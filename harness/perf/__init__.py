@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from harness import steps
+from harness import devices, steps
 from harness.errors import UnknownNameError, UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,7 +26,7 @@ COMMANDS = ("check", "step")
 def command(
     what: str,
     *,
-    device: str = "cpu",
+    device: str = "auto",
     methods: Sequence[str] = (),
     precisions: Sequence[str] = (),
     keep: bool = False,
@@ -53,7 +53,7 @@ def command(
         from harness.perf.gate import check
 
         return check(ROOT, against, cases)
-    sheet = _steps(methods or STEP_METHODS, device, precisions or steps.PRECISIONS)
+    sheet = _steps(methods or STEP_METHODS, devices.choose(device).name, precisions or steps.PRECISIONS)
     print(steps.as_text(sheet))
     if keep:
         print(f"kept in {steps.keep(sheet, SHEETS)}")

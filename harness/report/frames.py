@@ -76,6 +76,22 @@ def to_frame(records: Sequence[Record]) -> pd.DataFrame:
     return rows
 
 
+def trials_frame(trials: Sequence[Trial], records: Sequence[Record]) -> pd.DataFrame:
+    """A row of `flatten` for each trial, in their order; one without a record has the status "to run"."""
+    import pandas as pd
+
+    rows = {record.id: flatten(record) for record in records}
+    waiting = {"status": "to run", "accuracies": [], "n": 0}
+    made: pd.DataFrame = pd.DataFrame(
+        [
+            rows.get(trial.id) or {**msgspec.structs.asdict(trial), "id": trial.id, **waiting}
+            for trial in trials
+        ],
+        columns=list(COLUMNS),
+    )
+    return made
+
+
 def to_csv(records: Sequence[Record]) -> str:
     """The rows of `flatten` as CSV, null as nothing, settings and lists as JSON.
 

@@ -174,7 +174,7 @@ def _track_blocks(found: Scored, reported: ReportedFigures, *, brief: bool) -> l
     figures = reported_for(track, reported)
     notes = _reported_notes(found, figures, reported)
     blocks: list[Block] = [
-        _accuracy_table(found, figures, ranks=brief),
+        accuracy_table(found, figures, ranks=brief),
         Paragraph(_conditions(track, records)),
     ]
     blocks += map(Paragraph, notes)
@@ -202,7 +202,8 @@ def hardware(provenance: Provenance | None) -> str:
     return f"{one_line(provenance.cpu or 'unknown CPU')} with {plural(provenance.threads, 'thread')}"
 
 
-def _accuracy_table(found: Scored, figures: ReportedFigures, *, ranks: bool = False) -> Table:
+def accuracy_table(found: Scored, figures: ReportedFigures, *, ranks: bool = False) -> Table:
+    """Accuracies by method and ipc, what papers report beside them, and the ceiling in the last row."""
     rows = list(dict.fromkeys(row for row, _ in found.grid))
     columns = {"method": [*(plain(row.label) for row in rows), CEILING]}
     ceiling = _ceiling_text(found.ceiling, code_marks(found, found.ceiling))

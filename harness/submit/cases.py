@@ -39,9 +39,7 @@ def prepare(request: Request) -> Iterator[Case]:
     """The sets of the file, converted and looked over, all of it without any look at the test split."""
     from harness import importers
     from harness.data import load, sealed
-    from harness.plan import check_device
 
-    check_device(request.device)
     assert request.file is not None
     if request.threads is not None:
         import torch

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
+from harness.devices import choose
 from harness.records import Record, read_record
 from harness.submit.cases import Case, prepare
 from harness.submit.measure import evaluate_case
@@ -17,6 +19,7 @@ def command(request: Request) -> int:
     """Look the set over, evaluate it, print what came of it; returns 0, or 1 if an error was found."""
     if request.file is None:
         return _list(request)
+    request = dataclasses.replace(request, device=choose(request.device).name)
     cases = list(prepare(request))
     request.say(*_described(request, cases))
     stopped = not request.force and any(_errors(case) for case in cases)

@@ -48,7 +48,7 @@ class Request:
     experiment: int | None = None
     arch: str | None = None
     protocol: str | None = None
-    device: str = "cpu"
+    device: str = "auto"
     threads: int | None = None
     results: Path = Path("results")
     data: Path | None = None
@@ -96,7 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "augmentation": ("OPS", "DSA operations to train with, or none (from the file, else the field's)"),
         "arch": ("NAME", "network, see `list archs` (from the scale)"),
         "protocol": ("NAME", "evaluation, see `list protocols` (from the scale)"),
-        "device": ("NAME", "cpu, cuda or cuda:N (cpu)"),
+        "device": ("NAME", "auto (a GPU if there is one, else the CPU), cpu, cuda or cuda:N (auto)"),
     }
     whole = {
         "ipc": "stored images per class (from the number of images)",

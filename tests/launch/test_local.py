@@ -17,9 +17,11 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 from launch.fake_worker import starts
 from trials import digits_trial
 
+from harness import devices
 from harness.launch import local
 from harness.launch.base import LaunchOptions, Layout, Summary, layout
 from harness.launch.deaths import KILLED_BY_KERNEL, deaths
@@ -379,3 +381,62 @@ def wait_for(condition: Any) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.02)
+
+
+def test_each_gpu_that_was_found_runs_a_trial(
+    options: LaunchOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "DRIVER_FILES", (sys.executable,))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    found = dataclasses.replace(options, device=devices.choose("auto").name, slots=None)
+    run(found, [acting("done", seed=seed) for seed in range(3)])
+    seen = [start["environment"]["CUDA_VISIBLE_DEVICES"] for start in starts(options.results)]
+    assert sorted(seen) == ["0", "1", "2"]
+
+
+def test_when_the_time_is_up_workers_stop_and_no_other_begins(
+    options: LaunchOptions, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done, running, waiting = acting("done"), acting("sleep", seed=1), acting("done", seed=2)
+    limited = UntilStarts(**dataclasses.asdict(options), enough=2)
+    summary = launch([done, running, waiting], limited)
+    assert (statuses(summary), list(summary.left), summary.exit_status) == (["done"], [running, waiting], 75)
+    assert order(options) == [done.id, running.id]
+    assert deaths(running.work_folder(options.results)) == ()
+    assert "the time is up: stopping after the present step" in capsys.readouterr().err
+    assert not running.record_path(options.results).exists()
+
+
+def test_a_worker_that_does_not_stop_when_the_time_is_up_is_killed(
+    options: LaunchOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "PATIENT_SECONDS", 0.2)
+    deaf = acting("sleep deaf")
+    summary = launch([deaf], UntilStarts(**dataclasses.asdict(options), enough=1))
+    assert (list(summary.left), summary.exit_status) == ([deaf], 75)
+
+
+def test_time_that_is_up_before_anything_began_leaves_everything(options: LaunchOptions) -> None:
+    trials = [acting("done", seed=seed) for seed in range(2)]
+    summary = launch(trials, dataclasses.replace(options, deadline=time.monotonic()))
+    assert (summary.records, list(summary.left), order(options)) == ([], trials, [])
+
+
+def test_trials_that_go_first_are_begun_first_and_told_of_in_the_plans_order(options: LaunchOptions) -> None:
+    trials = [acting("done", seed=seed) for seed in range(4)]
+    summary = launch(trials, options, first=[trials[2], trials[1]])
+    assert order(options) == [trials[k].id for k in (2, 1, 0, 3)]
+    assert [record.trial for record in summary.records] == trials
+
+
+@dataclasses.dataclass(frozen=True)
+class UntilStarts(LaunchOptions):
+    """Options whose time is up when so many workers have begun."""
+
+    enough: int = 1
+
+    @property
+    def time_is_up(self) -> bool:
+        return len(starts(self.results)) >= self.enough

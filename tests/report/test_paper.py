@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -388,8 +389,9 @@ def test_run_hands_the_commands_of_one_table_over_with_launch_options(
 ) -> None:
     ran: list[Any] = []
 
-    def pretend(options: Any) -> int:
+    def pretend(options: Any, again: str, deadline: float) -> int:
         ran.append(options)
+        assert (again, deadline) == ("the same", float("inf"))
         return len(ran) % 2
 
     monkeypatch.setattr("harness.running.command", pretend)
@@ -402,7 +404,7 @@ def test_run_hands_the_commands_of_one_table_over_with_launch_options(
         "evals": "2",
         "ipc": ["10"],
     }
-    assert command(Request(typed, run="lambda")) == 1
+    assert command(Request(typed, run="lambda", again="the same")) == 1
     assert [(o.set, o.ipc, o.methods) for o in ran] == [
         ((("bacon", "tv_weight", str(value)),), (10,), ("bacon",)) for value in (0.0, 0.2, 0.4, 0.6, 1.0)
     ]
@@ -411,10 +413,28 @@ def test_run_hands_the_commands_of_one_table_over_with_launch_options(
     }
 
 
+@pytest.mark.parametrize("status", [75, 130])
+def test_a_run_that_ends_early_is_the_last_and_all_share_one_time(
+    write_records: Any, records: list[Record], monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    deadlines: list[float] = []
+
+    def pretend(options: Any, again: str, deadline: float) -> int:
+        deadlines.append(deadline)
+        return status if len(deadlines) == 3 else 0
+
+    monkeypatch.setattr("harness.running.command", pretend)
+    typed = {"results": str(write_records(*records)), "ipc": ["10"], "for_": "50m"}
+    assert command(Request(typed, run="lambda")) == status
+    assert len(deadlines) == 3
+    assert len(set(deadlines)) == 1
+    assert 0 < deadlines[0] - time.monotonic() <= 3000
+
+
 def test_nothing_to_run_says_so(
     write_records: Any, make_record: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("harness.running.command", lambda _: pytest.fail("nothing is to be run"))
+    monkeypatch.setattr("harness.running.command", lambda *_: pytest.fail("nothing is to be run"))
     done = [
         paper_record(make_record, "bacon", ipc, dataset="svhn", dataset_source="svhn") for ipc in (1, 10, 50)
     ]

@@ -224,14 +224,14 @@ def _mean_hours(records: Sequence[Record], seconds: Callable[[Record], float], h
 def _ratio(record: Record) -> float | None:
     """FLOPs by the formula over those counted; None for records that it says nothing about."""
     trial, distill = record.trial, record.distill
-    dataset = _original(trial.dataset)
+    dataset = original(trial.dataset)
     one = image_pass(dataset, trial.arch)
     if one is None or distill is None or not distill.flops or trial.image_size is not None:
         return None
     return distill.steps * step_flops(trial.config, dataset, trial.ipc, one) / distill.flops
 
 
-def _original(dataset: str) -> str:
+def original(dataset: str) -> str:
     """The known dataset that this one is, or is a copy of; empty for others."""
     return next((name for name in KNOWN if copy_of(dataset, name)), "")
 
@@ -245,13 +245,13 @@ def _is_cell(record: Record, spec: Spec) -> bool:
 
 def _at_other_scale(record: Record) -> bool:
     """Whether a record is of work on a known dataset and network at another scale."""
-    trial, dataset = record.trial, _original(record.trial.dataset)
+    trial, dataset = record.trial, original(record.trial.dataset)
     known = bool(dataset) and image_pass(dataset, trial.arch) is not None
     return known and trial.scale != SCALE.name and published(trial)
 
 
 def _same_shape(record: Record, spec: Spec) -> bool:
-    return KNOWN[_original(record.trial.dataset)].shape == KNOWN[spec.dataset].shape
+    return KNOWN[original(record.trial.dataset)].shape == KNOWN[spec.dataset].shape
 
 
 def _nearest(records: Iterable[Record], size: Callable[[Record], Any]) -> list[Record]:

@@ -26,11 +26,15 @@ FILTERS = ("methods", "dataset", "ipc")
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for: options of `run` as typed, by name; methods, dataset and ipc filter cells."""
+    """What is asked for: options of `run` as typed, by name; methods, dataset and ipc filter cells.
+
+    again: what to type to ask for the same again.
+    """
 
     typed: Mapping[str, Any]
     missing: bool = False
     run: str | None = None
+    again: str = ""
 
     @property
     def options(self) -> Options:
@@ -101,9 +105,14 @@ def _print_missing(request: Request, tables: Tables, records: Sequence[Record]) 
 
 
 def _run(request: Request, tables: Tables) -> int:
-    """Run the commands of one table, each as `run` would; returns the worst exit status."""
+    """Run the commands of one table, each as `run` would; returns the worst exit status.
+
+    One that is interrupted, or whose time is up, is the last: all have the time of `--for` together.
+    """
+    from harness.launch.base import ENDED_EARLY
     from harness.report.paper.commands import missing
     from harness.running import command as run
+    from harness.running import deadline_of
 
     assert request.run is not None
     chosen = {name: tables.cells[name] if name == request.run else () for name in NAMES}
@@ -111,11 +120,13 @@ def _run(request: Request, tables: Tables) -> int:
     if not found.commands:
         print(f"nothing to run: all of these cells of the table {request.run} are complete", file=sys.stderr)
         return 0
-    status = 0
+    status, deadline = 0, deadline_of(request.options)
     for number, part in enumerate(found.commands, start=1):
         print(f"{number} of {len(found.commands)}: {part.line(request.launch)}", file=sys.stderr)
         asked = part.options() | {"json": request.options.json} | request.launch
-        status = max(status, run(parse_options(asked)))
+        status = max(status, run(parse_options(asked), request.again, deadline))
+        if status in ENDED_EARLY:
+            break
     return status
 
 

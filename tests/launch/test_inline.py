@@ -1,0 +1,55 @@
+"""The launcher in this process: when the time is up it leaves a checkpoint, and going on changes no byte."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from trials import digits_trial, dm_trial
+
+from harness.launch.base import LaunchOptions
+from harness.launch.driver import launch
+from harness.records import read_record
+
+
+@dataclasses.dataclass(frozen=True)
+class Limited(LaunchOptions):
+    """Options whose time is up once it was asked for so often."""
+
+    looks: int = 0
+    asked: list[int] = dataclasses.field(default_factory=list)
+
+    @property
+    def time_is_up(self) -> bool:
+        self.asked.append(1)
+        return len(self.asked) > self.looks
+
+
+def options(results: Path, kind: type[LaunchOptions] = LaunchOptions, **more: int) -> LaunchOptions:
+    return kind(results, results, {"digits": "digits"}, launcher="inline", threads=1, quiet=True, **more)
+
+
+@pytest.mark.parametrize("looks", [0, 3, 12])
+def test_time_that_is_up_leaves_a_checkpoint_and_what_waits(tmp_path: Path, looks: int) -> None:
+    trials = [dm_trial(10), digits_trial(seed=1)]
+    whole = launch(trials, options(tmp_path / "whole"))
+    cut = launch(trials, options(tmp_path / "cut", Limited, looks=looks))
+    assert (cut.records, list(cut.left), cut.exit_status) == ([], trials, 75)
+    work = trials[0].work_folder(tmp_path / "cut")
+    assert [(work / phase / "checkpoint.pt").exists() for phase in ("distill", "evaluate")] == {
+        0: [False, False],
+        3: [True, False],
+        12: [False, True],
+    }[looks]
+
+    gone_on = launch(trials, options(tmp_path / "cut"))
+    assert gone_on.exit_status == whole.exit_status == 0
+    for trial in trials:
+        folders = tmp_path / "cut", tmp_path / "whole"
+        ours, theirs = (trial.distilled_path(folder).read_bytes() for folder in folders)
+        assert ours == theirs
+        assert len({tuple(read_record(trial.record_path(folder)).accuracies) for folder in folders}) == 1
+    provenance = gone_on.records[0].provenance
+    assert provenance is not None
+    assert provenance.resumed == {0: 0, 3: 1, 12: 1}[looks]
