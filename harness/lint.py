@@ -195,7 +195,9 @@ def read_pixels(
     images: Tensor, data: Dataset, transform: Transform, stated: Space | None
 ) -> tuple[Reading, list[Finding]]:
     """In which numbers the pixels are: as stated, else the reading that fits the train split best."""
-    possible = [space for space in SPACES if space in (stated, "normalised", "unit", "bytes") or _signed(images)]
+    possible = [
+        space for space in SPACES if space in (stated, "normalised", "unit", "bytes") or _signed(images)
+    ]
     fits = {space: _misfit(as_unit(images, space, transform), data) for space in possible}
     best = min(possible, key=fits.__getitem__)
     space = stated or best

@@ -60,9 +60,8 @@ def files_of(path: Path) -> list[Files]:
 
 
 def label_names(images: Path) -> list[str]:
-    """File names under which the labels of these images are looked for, the best first."""
-    own, others = _label_names(images)
-    return own + others
+    """File names that the labels of these images have, the best first."""
+    return _label_names(images)[0]
 
 
 def _label_names(images: Path) -> tuple[list[str], list[str]]:

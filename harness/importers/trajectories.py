@@ -50,7 +50,7 @@ def _read(files: Files, wanted: Wanted) -> list[Imported]:
     notes = [WITHOUT_RATE] if rate is None else []
     notes += [UNWHITENED] if files.unwhitened else []
     if files.labels is None:
-        expected = " or ".join(label_names(files.images)[:2])
+        expected = " or ".join(label_names(files.images))
         labels = in_order(len(images), files.images, wanted, f"expected {expected} there, or ")
         notes.append(without_labels(wanted.ipc))
     else:
@@ -73,7 +73,7 @@ def _note_on_borrowed(files: Files, labels: Tensor) -> list[str]:
     if labels.ndim > 1 and labels.shape[1] > 1:
         raise UserError(
             f"{files.images} has no labels of its own beside it, and the rows of {files.labels.name} were "
-            f"learned with other images; expected {' or '.join(label_names(files.images)[:2])} there"
+            f"learned with other images; expected {' or '.join(label_names(files.images))} there"
         )
     return [f"labels are those of {files.labels.name}: none of the images' own lie beside them"]
 

@@ -193,9 +193,7 @@ def after(found: Evaluation, claimed: float | None, spec: DatasetSpec, trial: Tr
     return late + ([] if claimed is None else _on_claim(found.accuracies, claimed, spec, trial))
 
 
-def _on_claim(
-    accuracies: Sequence[float], claimed: float, spec: DatasetSpec, trial: Trial
-) -> list[Finding]:
+def _on_claim(accuracies: Sequence[float], claimed: float, spec: DatasetSpec, trial: Trial) -> list[Finding]:
     """Findings on a claim beside measured accuracies in [0, 1]."""
     from scipy.stats import binomtest
 
