@@ -211,7 +211,7 @@ def test_malicious_storage_inside_a_pickle_does_not_run(digits: Dataset, tmp_pat
 def test_pickle_that_asks_for_huge_memory_is_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "bomb.pkl"
     path.write_bytes(content)
-    with pytest.raises(UserError, match="is damaged|contradicts itself"):
+    with pytest.raises(UserError, match=r"is damaged|contradicts itself"):
         load_pickle(path, LIMIT)
 
 
@@ -261,7 +261,7 @@ def test_content_of_another_kind_is_named(digits: Dataset, tmp_path: Path) -> No
     with pytest.raises(UserError, match="found a dict with keys state_dict, epoch"):
         read(tmp_path / "net.pt", digits)
     (tmp_path / "words.pkl").write_bytes(pickle.dumps(["cat", "dog", "eel"]))
-    with pytest.raises(UserError, match="expected images and labels.*found a list of 3: str, str, str"):
+    with pytest.raises(UserError, match=r"expected images and labels.*found a list of 3: str, str, str"):
         read(tmp_path / "words.pkl", digits)
 
 
@@ -497,7 +497,7 @@ def test_format_is_told_from_the_first_bytes_not_from_the_name(
         (found,) = read(tmp_path / name, digits)
         assert both(found, pair)
     assert importers.find(tmp_path / "torch.pkl", "idm").format == "idm"
-    with pytest.raises(UserError, match="is an .npz archive of NumPy, which --format dc does not read"):
+    with pytest.raises(UserError, match=r"is an \.npz archive of NumPy, which --format dc does not read"):
         importers.find(tmp_path / "arrays.bin", "dc")
     with pytest.raises(UnknownNameError, match="did you mean 'kip'"):
         importers.find(tmp_path / "arrays.bin", "kipp")
@@ -575,7 +575,7 @@ def test_files_that_are_cut_short_are_called_damaged(
     for name in ("a.pt", "b.pkl", "c.npz", "d.npy"):
         path = tmp_path / name
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-        with pytest.raises(UserError, match="is damaged .*; copy or download it again"):
+        with pytest.raises(UserError, match=r"is damaged .*; copy or download it again"):
             read(path, digits, ipc=IPC)
 
 

@@ -5,7 +5,7 @@ and which files belong together from their names (`pairs`):
 
 safetensors: this harness, or plain tensors `images` and `labels`; dc: what torch.save wrote (DC, DSA, DM and
 kin); idm: pickles (IDM, BACON); mtt: several files (MTT, TESLA, FTD, DATM, DataDAM); kip: files of NumPy
-(KIP); dd: steps of gradient descent (DD); folder: images by class. Importing this package does not import torch.
+(KIP); dd: steps of gradient descent (DD); folder: images by class. Importing this package imports no torch.
 """
 
 from __future__ import annotations

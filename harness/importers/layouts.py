@@ -7,8 +7,8 @@
     images alone, class after class                                              with --ipc
 
 A file of DC holds one pair for each repetition of the distillation, and the accuracies, in [0, 1], of all
-networks of all repetitions in a row. DM, IDM and BACON take one more step between the evaluation and the file,
-so that these accuracies are those of the set one step before.
+networks of all repetitions in a row. DM, IDM and BACON take one more step between the evaluation and the
+file, so that these accuracies are those of the set one step before.
 
 What this harness exports has its normalisation, class names, augmentation and rate beside the set, under the
 names that they have in its own files; other readers pass over them.
@@ -223,9 +223,10 @@ def rate_of(value: Any, path: Path) -> float | None:
     """A learning rate from a number or from what holds one; None if there is none."""
     if value is None or (isinstance(value, (list, tuple)) and not value):
         return None
-    rate = float(
-        as_tensor([value] if isinstance(value, (int, float)) else value, "rate", path).double().mean()
-    )
+    if isinstance(value, (int, float)):
+        rate = float(value)
+    else:
+        rate = float(as_tensor(value, "rate", path).double().mean())
     return rate if rate == rate else None
 
 

@@ -285,7 +285,7 @@ def _damage(path: Path) -> str | None:
 
 
 def _look_through_legacy(content: bytes) -> None:
-    """As `_look_through`, of what torch wrote before it wrote zips: pickles, then the numbers of each tensor."""
+    """As `_look_through`, of what torch wrote before it wrote zips: pickles, then numbers."""
     stream = io.BytesIO(content)
     for _ in range(5):
         for _ in pickletools.genops(stream):

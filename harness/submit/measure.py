@@ -107,7 +107,8 @@ def _same(record: Record, case: Case, path: Path, request: Request) -> Record:
 
 def _claimed_anew(record: Record, case: Case, path: Path, request: Request) -> Record:
     """The record with the claim that was typed, and what is found about it; the measurement stays."""
-    assert record.submission is not None and case.claimed is not None
+    assert record.submission is not None
+    assert case.claimed is not None
     before = record.submission.claimed_accuracy
     kept = [one for one in record.submission.found if one.check != CLAIM]
     found = _facts(_on_claim(record.accuracies, case.claimed, request.spec, record.trial))
@@ -117,9 +118,8 @@ def _claimed_anew(record: Record, case: Case, path: Path, request: Request) -> R
     changed = msgspec.structs.replace(record, submission=submission)
     write_atomically(path, record_bytes(changed))
     was = "without a claim before" if before is None else f"before {100 * before:.1f} %"
-    request.say(
-        f"{record.trial.label}: measured before, that stays; the claim is now {100 * case.claimed:.1f} % ({was})"
-    )
+    now = f"the claim is now {100 * case.claimed:.1f} % ({was})"
+    request.say(f"{record.trial.label}: measured before, that stays; {now}")
     return changed
 
 
