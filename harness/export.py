@@ -94,8 +94,8 @@ def _prepared(found: Distilled, path: Path, request: Request) -> Distilled:
         return found
     raise UserError(
         f"{path}: each image is a grid of {found.factor} x {found.factor}, which other evaluators would "
-        "train on as it is; --tiles decode writes the single images, --tiles keep the grids for evaluators that "
-        "decode them"
+        "train on as it is; --tiles decode writes the single images, --tiles keep the grids for evaluators "
+        "that decode them"
     )
 
 
