@@ -417,6 +417,7 @@ def test_files_beside_each_other(
         (found,) = read(where, digits)
         assert both(found, pair)
         assert any("whitening was undone" in note for note in found.notes) == ("zca" in images)
+        assert any("--lr" in note for note in found.notes) == images.startswith(("images", "ema"))
     if "zca" not in images:  # whose labels bear the name of other images, which are not there
         with pytest.raises(UserError, match=f"holds the labels of {images}"):
             importers.find(tmp_path / PAIRS[images])

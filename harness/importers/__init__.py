@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING
 from harness.data.catalog import class_files
 from harness.errors import UnknownNameError, UserError
 from harness.importers.pairs import files_of
-from harness.importers.sniff import CONTAINER_WORDS, Container, container_of
 
 if TYPE_CHECKING:
     from harness.data import Dataset
     from harness.importers.common import Imported, Wanted
+    from harness.importers.sniff import Container
 
 FORMATS = ("safetensors", "dc", "idm", "mtt", "kip", "dd", "folder")
 BY_CONTAINER: dict[Container, str] = {
@@ -105,6 +105,9 @@ def size_limit(data: Dataset) -> int:
 
 
 def _format_of(path: Path) -> str:
+    # What reads archives and pickles is not imported for `--help`.
+    from harness.importers.sniff import container_of
+
     if files_of(path):
         return "mtt"
     return "folder" if path.is_dir() else BY_CONTAINER[container_of(path)]
@@ -112,6 +115,8 @@ def _format_of(path: Path) -> str:
 
 def _check_container(path: Path, chosen: str) -> None:
     """UserError unless the file is of a kind that may hold the format."""
+    from harness.importers.sniff import CONTAINER_WORDS, container_of
+
     if path.is_dir():
         raise UserError(f"{path} is a folder, which is no {chosen!r} format")
     found = container_of(path)

@@ -42,6 +42,11 @@ class Files:
     unwhitened: bool = False
 
     @property
+    def learns_rate(self) -> bool:
+        """Whether the name is one of MTT's line, which learns a rate with the images."""
+        return self.images.stem.startswith(("images", "ema_images"))
+
+    @property
     def all(self) -> list[Path]:
         """Those that there are, in a fixed order."""
         return [file for file in (self.images, self.labels, self.rate) if file is not None]

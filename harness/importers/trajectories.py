@@ -47,7 +47,7 @@ def _read(files: Files, wanted: Wanted) -> list[Imported]:
         return from_content(content, files.images, "mtt", wanted)
     images = as_tensor(content, "images", files.images)
     rate = None if files.rate is None else rate_of(load(files.rate, wanted.limit), files.rate)
-    notes = [WITHOUT_RATE] if rate is None else []
+    notes = [WITHOUT_RATE] if rate is None and files.learns_rate else []
     notes += [UNWHITENED] if files.unwhitened else []
     if files.labels is None:
         expected = " or ".join(label_names(files.images))

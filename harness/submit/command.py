@@ -62,7 +62,7 @@ def _described(request: Request, cases: Sequence[Case]) -> Iterator[str]:
     from harness.lint import SPACE_WORDS, hard
 
     source = cases[0].source
-    yield f"{source.path}: {source.format}, SHA-256 {source.digest[:12]}, as {request.full_name}"
+    yield f"{source.path}: {cases[0].importer}, SHA-256 {source.digest[:12]}, as {request.full_name}"
     for case in cases:
         images = case.distilled.images
         decoded = f", each {case.distilled.factor**2} training images" if case.distilled.factor > 1 else ""
