@@ -295,6 +295,27 @@ def _submit_arguments(parser: argparse.ArgumentParser) -> None:
     add_arguments(parser)
 
 
+def _export_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "sets", nargs="+", type=Path, metavar="SET", help="distilled sets of this harness (.safetensors)"
+    )
+    parser.add_argument(
+        "--format",
+        required=True,
+        metavar="NAME",
+        help="dc, npz, imagefolder or safetensors; dc holds several",
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="OUTPUT", help="the file or folder to write"
+    )
+    parser.add_argument(
+        "--labels", default="stored", metavar="HOW", help="stored, or hard: the highest of each row (stored)"
+    )
+    parser.add_argument(
+        "--tiles", metavar="HOW", help="of images that are grids of several: decode them, or keep the grids"
+    )
+
+
 def _perf_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "what",
@@ -468,6 +489,14 @@ def _submit(arguments: argparse.Namespace) -> int:
     return command(request_from(arguments))
 
 
+def _export(arguments: argparse.Namespace) -> int:
+    from harness.export import Request, command
+
+    return command(
+        Request(tuple(arguments.sets), arguments.format, arguments.output, arguments.labels, arguments.tiles)
+    )
+
+
 def _perf(arguments: argparse.Namespace) -> int:
     from harness.perf import command
 
@@ -549,6 +578,11 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Comman
         "Check and evaluate a distilled set that somebody else made, its claim beside our measurement.",
         _submit_arguments,
         _submit,
+    ),
+    "export": (
+        "Write distilled sets as other benchmarks' evaluators read them: the other way round of submit.",
+        _export_arguments,
+        _export,
     ),
     "perf": (
         "Compare the speed of this code with earlier code, or of whole steps with plain loops.",

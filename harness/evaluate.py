@@ -51,7 +51,10 @@ class TrainingSet:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One test accuracy in [0, 1], overall and for each class, and one last training loss per network."""
+    """One test accuracy in [0, 1], overall and for each class, and one last training loss per network.
+
+    test_counts: test images of each class, in the order of the labels.
+    """
 
     accuracies: list[float]
     class_accuracies: list[list[float]]
@@ -59,6 +62,7 @@ class Evaluation:
     test_fingerprint: str
     test_looks: int
     decoded_images: int
+    test_counts: list[int]
 
 
 def evaluate(
@@ -87,6 +91,7 @@ def evaluate(
         test_fingerprint=test.fingerprint,
         test_looks=data.test_looks - looks_before,
         decoded_images=len(training_set.images),
+        test_counts=torch.bincount(test.labels, minlength=data.num_classes).tolist(),
     )
 
 

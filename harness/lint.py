@@ -8,8 +8,8 @@ dataset's is told from the true order by it, without any look at the test split.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -22,17 +22,21 @@ if TYPE_CHECKING:
     from harness.data import Dataset, Transform
 
 Level = Literal["error", "warning"]
-Space = Literal["normalised", "unit", "bytes"]
+Space = Literal["normalised", "unit", "bytes", "signed"]
 
-SPACES: tuple[Space, ...] = ("normalised", "unit", "bytes")
+SPACES: tuple[Space, ...] = ("normalised", "unit", "bytes", "signed")
 SPACE_WORDS: Mapping[Space, str] = {
     "normalised": "normalised",
     "unit": "pixels in [0, 1]",
     "bytes": "pixels in [0, 255]",
+    "signed": "pixels in [-1, 1], normalised by mean 0.5 and standard deviation 0.5",
 }
+STATE_IT = "--raw, --normalised or --mean and --std state it"
 
 CLEAR_MARGIN = 0.5  # by which another reading of the pixels must fit better to contradict what is stated
 PLAUSIBLE = 1.5  # worst fit of real or distilled images in the right reading that raises no eyebrow
+EDGE = 0.02  # beyond -1 and 1 that rounding or an optimiser leaves
+REACH = 0.1  # short of -1 and 1 that pixels may end
 FAR_OUTSIDE = 1.0  # units of [0, 1] beyond black or white
 FAR_SHARE = 0.01
 TEACHERS = 5000  # real train images that the classes are learned from, over all classes
@@ -42,6 +46,10 @@ LEAST_SPREAD = 0.1
 FEATURE_ARCH = "ConvNetW64"
 FEW_PIXELS = 1024
 PIECE = 256
+COLOURS = 3
+COLOUR_GRID = 4  # cells a side in which colours are compared
+COLOUR_TEACHERS = 2000  # real train images that the order of channels is learned from
+LEAST_RELIABLE = 0.6
 SURE, SUSPICIOUS = 1e-3, 0.05  # probabilities below which hits are too few for labels that are right
 CONFIDENCE = 0.95
 SUM_TOLERANCE = 1e-3
@@ -104,6 +112,13 @@ def _labels(labels: Tensor, classes: int) -> list[Finding]:
             expected = "rows of probabilities; --labels logits takes the softmax, --labels hard the highest"
             return [Finding("error", "soft labels", seen, expected)]
         return []
+    if labels.is_floating_point():
+        fractional = labels[labels != labels.round()]
+        if len(fractional):
+            shown = ", ".join(f"{number:.4g}" for number in fractional[:4].tolist())
+            more = ", ..." if len(fractional) > 4 else ""
+            seen = f"{len(fractional)} of {len(labels)} labels that are fractions: {shown}{more}"
+            return [Finding("error", "labels", seen, f"whole numbers, 0 to {classes - 1}", fatal=True)]
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
         seen, expected = f"class numbers {low} to {high}", f"0 to {classes - 1}"
@@ -113,21 +128,38 @@ def _labels(labels: Tensor, classes: int) -> list[Finding]:
 
 def _counts(labels: Tensor, data: Dataset, ipc: int | None) -> list[Finding]:
     classes, total = data.num_classes, len(labels)
-    if ipc is None and total % classes:
-        seen = f"{total} images"
-        return [Finding("error", "counts", seen, f"a multiple of the {classes} classes of {data.name}")]
-    each = total // classes if ipc is None else ipc
     found = []
-    if total != classes * each:
-        expected = f"{classes * each}, {classes} classes x ipc {each}"
+    if ipc is not None and total != classes * ipc:
+        expected = f"{classes * ipc}, {classes} classes x ipc {ipc}"
         found.append(Finding("error", "counts", f"{total} images", expected))
-    counts = torch.bincount(hard(labels), minlength=classes)
-    off = [c for c in range(classes) if int(counts[c]) != each]
+    elif total % classes:
+        expected = f"a multiple of the {classes} classes of {data.name}"
+        found.append(Finding("error", "counts", f"{total} images", expected))
+    counts = _class_counts(labels, classes)
+    each = images_per_class(labels, classes) if ipc is None else ipc
+    lacking = [data.class_names[c] for c in range(classes) if counts[c] == 0]
+    if lacking:
+        expected = f"{each} of each of the {classes} classes"
+        found.append(Finding("error", "missing classes", f"no image of {_some(lacking)}", expected))
+    off = [f"{data.class_names[c]}: {counts[c]}" for c in range(classes) if counts[c] not in (0, each)]
     if off:
-        named = ", ".join(f"{data.class_names[c]}: {int(counts[c])}" for c in off[:5])
-        more = f" and {len(off) - 5} more" if len(off) > 5 else ""
-        found.append(Finding("error", "images per class", f"{named}{more}", f"{each} of each class"))
+        found.append(Finding("error", "images per class", _some(off), f"{each} of each class"))
     return found
+
+
+def images_per_class(labels: Tensor, classes: int) -> int:
+    """The number of images that most of the classes that have any have; the largest such number in a tie."""
+    present = [count for count in _class_counts(hard(labels), classes) if count]
+    return max(present, key=lambda count: (present.count(count), count))
+
+
+def _class_counts(labels: Tensor, classes: int) -> list[int]:
+    counts: list[int] = torch.bincount(hard(labels).long(), minlength=classes).tolist()
+    return counts
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def class_names(theirs: tuple[str, ...] | None, ours: tuple[str, ...]) -> list[Finding]:
@@ -154,6 +186,8 @@ def as_unit(images: Tensor, space: Space, transform: Transform) -> Tensor:
     """float32 pixels in which 0 is black and 1 white, not clamped; `transform` is that of normalised ones."""
     if space == "normalised":
         return transform.inverse(images.float())
+    if space == "signed":
+        return (images.float() + 1) / 2
     return images.float() / 255 if space == "bytes" else images.float()
 
 
@@ -161,21 +195,44 @@ def read_pixels(
     images: Tensor, data: Dataset, transform: Transform, stated: Space | None
 ) -> tuple[Reading, list[Finding]]:
     """In which numbers the pixels are: as stated, else the reading that fits the train split best."""
-    fits = {space: _misfit(as_unit(images, space, transform), data) for space in SPACES}
-    best = min(SPACES, key=fits.__getitem__)
+    possible = [
+        space for space in SPACES if space in (stated, "normalised", "unit", "bytes") or _signed(images)
+    ]
+    fits = {space: _misfit(as_unit(images, space, transform), data) for space in possible}
+    best = min(possible, key=fits.__getitem__)
     space = stated or best
-    found = []
+    findings = _on_pixels(images, data, fits, space, stated)
+    return Reading(space, fits), findings + _far_outside(as_unit(images, space, transform))
+
+
+def _signed(images: Tensor) -> bool:
+    """Whether values reach from about -1 to about 1 and no further, which normalised ones hardly do."""
+    low, high = float(images.min()), float(images.max())
+    return -1 - EDGE <= low <= -1 + REACH and 1 - REACH <= high <= 1 + EDGE
+
+
+def _on_pixels(
+    images: Tensor, data: Dataset, fits: Mapping[Space, float], space: Space, stated: Space | None
+) -> list[Finding]:
+    """What is odd about reading the pixels so."""
+    best = min(fits, key=fits.__getitem__)
+    values = f"values of {_summary(images)}"
     if fits[space] - fits[best] > CLEAR_MARGIN:
-        seen = f"values of {_summary(images)}, as of {SPACE_WORDS[best]}"
-        found.append(Finding("error", "pixels", seen, f"{SPACE_WORDS[space]}, as stated, {_real(data)}"))
-    elif fits[space] > PLAUSIBLE:
-        seen = f"values of {_summary(images)}, unlike {data.name} in any reading"
-        found.append(Finding("warning", "pixels", seen, f"{SPACE_WORDS[space]}, {_real(data)}"))
-    rival = min((other for other in SPACES if other != space), key=fits.__getitem__)
+        seen = f"{values}, as of {SPACE_WORDS[best]}"
+        return [Finding("error", "pixels", seen, f"{SPACE_WORDS[space]}, as stated, {_real(data)}")]
+    found = []
+    if fits[space] > PLAUSIBLE:
+        seen = f"{values}, unlike {data.name} in any reading"
+        if stated is not None:
+            found.append(Finding("warning", "pixels", seen, f"{SPACE_WORDS[space]}, {_real(data)}"))
+        else:
+            seen += f"; {SPACE_WORDS[space]} is the least unlike"
+            found.append(Finding("error", "pixels", seen, f"a reading that fits, {_real(data)}; {STATE_IT}"))
+    rival = min((other for other in fits if other != space), key=fits.__getitem__)
     if stated is None and fits[rival] - fits[space] < CLEAR_MARGIN / 2:
-        seen = f"values of {_summary(images)}, which may be {SPACE_WORDS[space]} or {SPACE_WORDS[rival]}"
-        found.append(Finding("warning", "pixels", seen, "it stated: --normalised or --raw"))
-    return Reading(space, fits), found + _far_outside(as_unit(images, space, transform))
+        seen = f"{values}, which may be {SPACE_WORDS[space]} or {SPACE_WORDS[rival]}"
+        found.append(Finding("warning", "pixels", seen, f"it stated; {STATE_IT}"))
+    return found
 
 
 def _misfit(unit: Tensor, data: Dataset) -> float:
@@ -283,15 +340,86 @@ def classes(like: Likeness, names: tuple[str, ...]) -> list[Finding]:
     return []
 
 
-def outcome(accuracy: float, classes: int, test_images: int) -> list[Finding]:
-    """An error if a measured accuracy in [0, 1] is what guessing reaches on so many test images."""
+def channel_order(images: Tensor, data: Dataset, factor: int = 1) -> list[Finding]:
+    """A finding if images (n, 3, H, W), in the space of the dataset's transform, have red and blue exchanged.
+
+    Judged by a linear rule that tells real train images from the same ones with exchanged channels.
+    """
     from scipy.stats import binom
 
-    highest = float(binom.ppf((1 + CONFIDENCE) / 2, test_images, 1 / classes)) / test_images
+    if data.shape[0] != COLOURS:
+        return []
+    rule = _colour_rule(data, factor)
+    right = rule.looks_right(data.transform.inverse(images.to(data.device)))
+    total, exchanged = len(right), int((~right).sum())
+    doubt = float(binom.sf(exchanged - 1, total, 0.5))
+    if rule.reliability < LEAST_RELIABLE or doubt >= SUSPICIOUS:
+        return []
+    seen = f"{exchanged} of {total} images whose red and blue look exchanged (BGR, as OpenCV keeps them)"
+    share = f"{100 * rule.reliability:.0f} % of real train images look right"
+    level: Level = "error" if doubt < SURE else "warning"
+    return [Finding(level, "channel order", seen, f"channels in the order RGB, in which {share}")]
+
+
+@dataclass(frozen=True)
+class _ColourRule:
+    """Weights of features that change their sign where red and blue are exchanged.
+
+    reliability: share of real train images, kept out of the fit, that look right to it.
+    """
+
+    scale: Tensor
+    weights: Tensor
+    reliability: float = 0.0
+
+    def looks_right(self, unit: Tensor) -> Tensor:
+        """For each image (n, 3, H, W) of pixels in [0, 1] whether it looks righter than exchanged."""
+        return (_red_against_blue(unit) / self.scale).double() @ self.weights > 0
+
+
+def _colour_rule(data: Dataset, factor: int) -> _ColourRule:
+    generator = torch.Generator().manual_seed(seed_for(0, "channel order"))
+    chosen = data.index.draw(max(2, COLOUR_TEACHERS // data.num_classes), generator).indices
+    chosen = chosen[torch.randperm(len(chosen), generator=generator)].to(data.device)
+    real = data.transform.inverse(_as_from_tiles(data.batch(chosen), factor))
+    kept_out = max(1, len(real) // 5)
+    features = _red_against_blue(real[kept_out:])
+    scale = features.square().mean(dim=0).sqrt().clamp_min(1e-6)
+    rows = (features / scale).double()
+    penalty = RIDGE * len(rows) * torch.eye(rows.shape[1], dtype=rows.dtype, device=rows.device)
+    rule = _ColourRule(scale, torch.linalg.solve(rows.T @ rows + penalty, rows.sum(dim=0)))
+    return replace(rule, reliability=float(rule.looks_right(real[:kept_out]).float().mean()))
+
+
+def _red_against_blue(unit: Tensor) -> Tensor:
+    """Features (n, d) of pixels in [0, 1] that change their sign where red and blue are exchanged."""
+    pixels = torch.nn.functional.adaptive_avg_pool2d(unit, 2 * COLOUR_GRID) - 0.5
+    red, green, blue = pixels.unbind(dim=1)
+    odd, light, tint = red - blue, (red + blue) / 2, green - (red + blue) / 2
+    products = (odd, odd * light, odd * tint, odd * odd.abs(), odd * light**2, odd * tint**2, odd**3)
+    maps = torch.nn.functional.adaptive_avg_pool2d(torch.stack(products, dim=1), COLOUR_GRID)
+    contrast = red.flatten(1).var(dim=1) - blue.flatten(1).var(dim=1)
+    return torch.cat([maps.flatten(1), contrast[:, None]], dim=1)
+
+
+def outcome(accuracy: float, test_counts: Sequence[int]) -> list[Finding]:
+    """An error if a measured accuracy in [0, 1] is what guessing the largest test class reaches with luck.
+
+    `test_counts` are the test images of each class.
+    """
+    from scipy.stats import binom
+
+    tested = sum(test_counts)
+    share = max(test_counts) / tested
+    highest = float(binom.ppf((1 + CONFIDENCE) / 2, tested, share)) / tested
     if accuracy > highest:
         return []
     seen = f"a measured accuracy of {100 * accuracy:.1f} %"
-    return [Finding("error", "chance", seen, f"more than the {100 * highest:.1f} % that guessing may reach")]
+    expected = (
+        f"more than the {100 * highest:.1f} % that guessing may reach, "
+        f"whose chance is the largest class's share of {100 * share:.1f} %"
+    )
+    return [Finding("error", "chance", seen, expected)]
 
 
 def claim(claimed: float, interval: tuple[float, float], origin: str, conditions: str = "") -> list[Finding]:

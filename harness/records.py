@@ -154,13 +154,45 @@ class CurvePoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     accuracies: list[float]
 
 
+class Found(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An oddity of a submitted set: which check saw what, and what it expected ("" where nothing is)."""
+
+    level: Literal["error", "warning"]
+    check: str
+    seen: str
+    expected: str = ""
+
+    @classmethod
+    def read(cls, sentence: str) -> Found:
+        """From the sentence that older records hold: `error: counts: saw 95 images; expected 100`."""
+        level, _, rest = sentence.partition(": ")
+        check, _, text = rest.partition(": ")
+        seen, _, expected = text.removeprefix("saw ").partition("; expected ")
+        known: Literal["error", "warning"] = "error" if level == "error" else "warning"
+        return cls(known, check, seen, expected)
+
+    def __str__(self) -> str:
+        """`error: counts: saw 95 images; expected 100, 10 classes x ipc 10`."""
+        if not self.expected:
+            return f"{self.level}: {self.check}: {self.seen}"
+        return f"{self.level}: {self.check}: saw {self.seen}; expected {self.expected}"
+
+
 class Submitted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where a set comes from that somebody else distilled; the claimed accuracy is a fraction in [0, 1]."""
+    """Where a set comes from that somebody else distilled; the claimed accuracy is a fraction in [0, 1].
+
+    Older records hold each finding as a sentence; `found` gives the findings of all of them as fields.
+    """
 
     claimed_accuracy: float | None
     file_digest: str
     importer: str
-    findings: list[str] = []
+    findings: list[Found | str] = []
+
+    @property
+    def found(self) -> list[Found]:
+        """The findings, field by field."""
+        return [one if isinstance(one, Found) else Found.read(one) for one in self.findings]
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -203,8 +235,13 @@ def write_record(record: Record, results: Path) -> Path:
     path = record.trial.record_path(results)
     if path.exists() and read_record(path).status == "done":
         return path
-    write_atomically(path, msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
+    write_atomically(path, record_bytes(record))
     return path
+
+
+def record_bytes(record: Record) -> bytes:
+    """A record as it stands in its file."""
+    return msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n"
 
 
 def read_record(path: Path) -> Record:

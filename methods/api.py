@@ -149,8 +149,10 @@ class Distilled:
             return cls(images=tensors["images"], labels=tensors["labels"], transform=transform, **about)
         except FileNotFoundError:
             raise UserError(f"no distilled set at {path}") from None
-        except (SafetensorError, KeyError, TypeError, msgspec.DecodeError) as error:
-            raise UserError(f"{path} is damaged or not a distilled set of this harness ({error})") from None
+        except SafetensorError as error:
+            raise UserError(f"{path} is damaged or no safetensors file ({error})") from None
+        except (KeyError, TypeError, ValueError, msgspec.DecodeError) as error:
+            raise UserError(f"{path} is not a distilled set of this harness ({error})") from None
 
 
 class Context(Runtime):

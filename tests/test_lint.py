@@ -48,8 +48,9 @@ def test_sound_set_has_no_findings(images: Tensor, labels: Tensor, digits: Datas
 
 
 def test_counts_that_do_not_fit(images: Tensor, labels: Tensor, digits: Dataset) -> None:
-    (finding,) = lint.structure(images[:-3], labels[:-3], digits, None)
-    assert str(finding) == "error: counts: saw 47 images; expected a multiple of the 10 classes of digits"
+    total, by_class = lint.structure(images[:-3], labels[:-3], digits, None)
+    assert str(total) == "error: counts: saw 47 images; expected a multiple of the 10 classes of digits"
+    assert str(by_class) == "error: images per class: saw 9: 2; expected 5 of each class"
     whole, by_class = lint.structure(images[:-3], labels[:-3], digits, IPC)
     assert str(whole) == "error: counts: saw 47 images; expected 50, 10 classes x ipc 5"
     assert str(by_class) == "error: images per class: saw 9: 2; expected 5 of each class"
@@ -57,6 +58,30 @@ def test_counts_that_do_not_fit(images: Tensor, labels: Tensor, digits: Dataset)
     shifted[0] = 1
     (uneven,) = lint.structure(images, shifted, digits, None)
     assert uneven.seen == "0: 4, 1: 6"
+
+
+def test_a_class_that_is_missing_is_named_not_those_that_are_whole(
+    images: Tensor, labels: Tensor, digits: Dataset
+) -> None:
+    kept = labels != 3
+    (finding,) = lint.structure(images[kept], labels[kept], digits, IPC)[1:]
+    assert str(finding) == "error: missing classes: saw no image of 3; expected 5 of each of the 10 classes"
+    for ipc in (IPC, None):
+        found = lint.structure(images[kept], labels[kept], digits, ipc)
+        assert [one.seen for one in found if one.check != "counts"] == ["no image of 3"]
+    # Nine classes of ten images are ninety, a multiple of ten.
+    twice = torch.cat([images[kept], images[kept]]), torch.cat([labels[kept], labels[kept]])
+    (finding,) = lint.structure(*twice, digits, None)
+    assert (finding.check, finding.seen) == ("missing classes", "no image of 3")
+    assert finding.expected == "10 of each of the 10 classes"
+    assert lint.images_per_class(twice[1], 10) == 10
+
+
+def test_labels_that_are_fractions_are_refused(images: Tensor, labels: Tensor, digits: Dataset) -> None:
+    (finding,) = lint.structure(images, labels + 0.3, digits, None)
+    assert (finding.check, finding.fatal) == ("labels", True)
+    assert finding.seen == "50 of 50 labels that are fractions: 0.3, 0.3, 0.3, 0.3, ..."
+    assert lint.structure(images, labels.double(), digits, None) == []
 
 
 def test_what_cannot_be_evaluated_is_fatal(images: Tensor, labels: Tensor, digits: Dataset) -> None:
@@ -90,7 +115,8 @@ def test_reading_of_the_pixels_is_inferred_and_a_wrong_one_contradicted(
     space: lint.Space, images: Tensor, digits: Dataset
 ) -> None:
     unit = digits.transform.inverse(images)
-    as_stored = {"normalised": images, "unit": unit, "bytes": unit * 255}[space]
+    stored = {"normalised": images, "unit": unit, "bytes": unit * 255, "signed": 2 * unit - 1}
+    as_stored = stored[space]
     reading, findings = lint.read_pixels(as_stored, digits, digits.transform, None)
     assert (reading.space, findings) == (space, [])
     for other in lint.SPACES:
@@ -102,6 +128,49 @@ def test_pixels_unlike_the_data_in_any_reading(digits: Dataset) -> None:
     noise = torch.randn(50, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 12
     _, findings = lint.read_pixels(noise, digits, digits.transform, "normalised")
     assert checks(findings) == [("warning", "pixels"), ("warning", "pixel range")]
+
+
+def test_a_reading_that_nothing_supports_is_no_guess(digits: Dataset) -> None:
+    """Stated, it is a warning; unstated, the evaluation would stand on a guess."""
+    noise = torch.randn(50, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 12
+    _, findings = lint.read_pixels(noise, digits, digits.transform, None)
+    assert checks(findings)[0] == ("error", "pixels")
+    assert "unlike digits in any reading" in findings[0].seen
+    assert "--mean and --std state it" in findings[0].expected
+
+
+def test_dull_normalised_images_are_not_taken_for_signed_ones(images: Tensor, digits: Dataset) -> None:
+    """Means of classes have half the contrast of images, as distilled sets of ipc 1 do."""
+    means = torch.stack([digits.batch(digits.labels == c).mean(dim=0) for c in range(10)])
+    reading, _ = lint.read_pixels(means, digits, digits.transform, None)
+    assert reading.space == "normalised"
+
+
+def coloured() -> Dataset:
+    """A dataset of orange pictures with a little noise."""
+    from harness.data.dataset import Samples
+
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(-40, 40, (400, 3, 8, 8), generator=generator)
+    pixels = (noise + torch.tensor([200, 130, 60])[:, None, None]).clamp(0, 255).byte()
+    train = Samples(pixels, torch.arange(4).repeat(100), ("a", "b", "c", "d"))
+    return Dataset(toy().spec, train, Normalization.fit(pixels), lambda: train)
+
+
+def test_exchanged_channels_are_found() -> None:
+    data = coloured()
+    right = data.images[:40].float() / 255
+    assert lint.channel_order(data.transform(right), data) == []
+    (finding,) = lint.channel_order(data.transform(right.flip(1)), data)
+    assert (finding.level, finding.check) == ("error", "channel order")
+    assert finding.seen.startswith("40 of 40 images whose red and blue look exchanged (BGR")
+
+
+def test_no_order_of_channels_is_found_where_colours_tell_nothing(images: Tensor, digits: Dataset) -> None:
+    assert lint.channel_order(images, digits) == []
+    grey = coloured()
+    grey.images[:] = grey.images.float().mean(dim=1, keepdim=True).byte()
+    assert lint.channel_order(grey.batch(slice(40)).flip(1), grey) == []
 
 
 def test_statistics_of_another_dataset_are_undone(images: Tensor, digits: Dataset) -> None:
@@ -172,10 +241,19 @@ def test_test_split_is_never_looked_at() -> None:
 
 
 def test_chance_is_what_guessing_reaches() -> None:
-    assert checks(lint.outcome(0.11, 10, 1000)) == [("error", "chance")]
-    assert lint.outcome(0.13, 10, 1000) == []
+    assert checks(lint.outcome(0.11, [100] * 10)) == [("error", "chance")]
+    assert lint.outcome(0.13, [100] * 10) == []
     # Fewer test images leave more room for luck.
-    assert checks(lint.outcome(0.13, 10, 100)) == [("error", "chance")]
+    assert checks(lint.outcome(0.13, [10] * 10)) == [("error", "chance")]
+
+
+def test_chance_is_the_share_of_the_largest_test_class() -> None:
+    """Naming always the largest class is no accuracy: 19.6 % on the test split of SVHN."""
+    counts = [1744, 5099, 4149, 2882, 2523, 2384, 1977, 2019, 1660, 1595]
+    (finding,) = lint.outcome(0.196, counts)
+    assert (finding.level, finding.check) == ("error", "chance")
+    assert "the largest class's share of 19.6 %" in finding.expected
+    assert lint.outcome(0.22, counts) == []
 
 
 def test_claim_outside_the_interval_is_a_warning() -> None:

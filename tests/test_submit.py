@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -25,7 +26,8 @@ from methods import random
 from methods.api import Context, Distilled
 
 IPC = 2
-SMALL = ("--scale", "smoke", "--arch", "ConvNetW8", "--evals", "1")
+ARCH = "ConvNetW8"
+SMALL = ("--scale", "smoke", "--arch", ARCH, "--evals", "1")
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +38,7 @@ def distilled() -> Distilled:
 
 def save_dc(found: Distilled, folder: Path) -> Path:
     path = folder / "res_DM_digits_ConvNet_2ipc.pt"
-    accuracies = {"ConvNet": [np.float64(0.25), np.float64(0.35)]}
+    accuracies = {ARCH: [np.float64(0.25), np.float64(0.35)], "AlexNet": [0.1, 0.2]}
     torch.save({"data": [[found.images, found.labels]], "accs_all_exps": accuracies}, path)
     return path
 
@@ -190,7 +192,7 @@ def test_same_file_twice_is_one_record_and_other_images_are_refused(
 def test_each_repetition_in_a_file_is_a_seed(distilled: Distilled, tmp_path: Path) -> None:
     other = random.distill("digits", IPC, context=Context(seed=5))
     path = tmp_path / "two.pt"
-    accuracies = {"ConvNet": [0.2, 0.4]}
+    accuracies = {ARCH: [0.2, 0.4]}
     data = [[found.images, found.labels] for found in (distilled, other)]
     torch.save({"data": data, "accs_all_exps": accuracies}, path)
     assert submit(path, tmp_path / "all", "--seed", "3", "--force") == 0
@@ -215,7 +217,7 @@ def test_errors_stop_unless_forced_and_stay_in_the_record(
     assert submit(path, results, "--force", "--claimed", "98.5") == 0
     record = only_record(results)
     assert record.submission is not None
-    kinds = [finding.split(": ")[1] for finding in record.submission.findings]
+    kinds = [finding.check for finding in record.submission.found]
     assert kinds[0] == "class order"
     assert kinds[-1] == "claim"
     assert "98.5" in claims_markdown([record])
@@ -262,6 +264,14 @@ def test_json_holds_findings_and_records(
         (["--method", "a/b"], "cannot name a record"),
         (["--method", "dm@submitted"], "cannot name a record"),
         (["--raw", "--normalised"], "drop one"),
+        (["--raw", "--mean", "0.5", "--std", "0.5"], "drop one"),
+        (["--mean", "0.5"], "--mean and --std belong together"),
+        (["--mean", "0.5", "--std", "0"], "--std positive"),
+        (["--mean", "a", "--std", "0.5"], "expected numbers, e.g. 0.5 or 0.5,0.5,0.5"),
+        (
+            ["--mean", "0.5,0.5", "--std", "0.5"],
+            "--mean gives 2 numbers; expected one, or one for each of the 1",
+        ),
         (["--normalised", "cifar11"], "did you mean 'cifar10'"),
         (["--normalised", "cifar10"], "statistics are of 3 channels, digits has 1"),
         (["--labels", "harder"], "did you mean 'hard'"),
@@ -288,6 +298,117 @@ def test_mistakes_are_one_line_before_any_training(
     assert shown.err.count("\n") == 1
     assert shown.out == ""
     assert not (tmp_path / "results").exists()
+
+
+def test_accuracies_are_a_claim_for_the_network_that_they_name(
+    distilled: Distilled, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "set.pt"
+    accuracies = {"ConvNet": [0.9, 0.8], "AlexNet": [0.2], "their own network": [0.3]}
+    torch.save({"data": [[distilled.images, distilled.labels]], "accs_all_exps": accuracies}, path)
+    assert submit(path, tmp_path / "results", "--force") == 0
+    shown = capsys.readouterr().out
+    assert "the file gives 85.0 % with ConvNet, 20.0 % with AlexNet, 30.0 % with their own network" in shown
+    assert "this evaluation trains ConvNetW8: that is no claim for it" in shown
+    record = only_record(tmp_path / "results")
+    assert record.submission is not None
+    assert record.submission.claimed_accuracy is None
+    assert submit(path, tmp_path / "alex", "--force", "--lint-only", "--json", "--arch", "alexnet") == 0
+    assert json.loads(capsys.readouterr().out)["sets"][0]["claimed_accuracy"] == 0.2
+
+
+def test_a_claim_on_a_measured_set_changes_the_claim_and_nothing_else(
+    distilled: Distilled, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results, path = tmp_path / "results", save_idm(distilled, tmp_path)
+    assert submit(path, results, "--force") == 0
+    before = only_record(results)
+    assert before.submission is not None
+    assert submit(path, results, "--force", "--claimed", "99") == 0
+    shown = capsys.readouterr().out
+    assert "the claim is now 99.0 % (without a claim before)" in shown
+    assert "warning: claim: saw a claim of 99.0 %" in shown
+    after = only_record(results)
+    assert after.submission is not None
+    assert after.submission.claimed_accuracy == 0.99
+    assert [one.check for one in after.submission.found].count("claim") == 1
+    assert " 99.0 |" in claims_markdown([after])
+    assert msgspec.structs.replace(after, submission=None) == msgspec.structs.replace(before, submission=None)
+    honest = f"{100 * before.accuracies[0]:.3f}"
+    assert submit(path, results, "--force", "--claimed", honest) == 0
+    assert "(before 99.0 %)" in capsys.readouterr().out
+    last = only_record(results)
+    assert last.submission is not None
+    assert "claim" not in [one.check for one in last.submission.found]
+    assert submit(path, results, "--force") == 0
+    assert only_record(results) == last  # a claim that is not typed again stays
+
+
+def test_findings_are_fields_and_sentences_of_older_records_are_read(
+    distilled: Distilled, tmp_path: Path
+) -> None:
+    results, path = tmp_path / "results", save_mtt(distilled, tmp_path)
+    assert submit(path, results, "--force", "--claimed", "99.5") == 0
+    record = only_record(results)
+    assert record.submission is not None
+    note, *_, claim = record.submission.found
+    assert (note.level, note.check, note.expected) == ("warning", "format", "")
+    assert (claim.level, claim.check, claim.seen) == ("warning", "claim", "a claim of 99.5 %")
+    file = record.trial.record_path(results)
+    content = json.loads(file.read_text())
+    assert all(isinstance(one, dict) for one in content["submission"]["findings"])
+    content["submission"]["findings"] = list(map(str, record.submission.found))
+    file.write_text(json.dumps(content))
+    older = only_record(results)
+    assert older.submission is not None
+    assert older.submission.found == record.submission.found
+    assert claims_markdown([older]) == claims_markdown([record])
+    assert main(["submit", "--results", str(results), "--json"]) == 0
+
+
+def test_pixels_from_minus_one_to_one_are_recognised_or_stated(distilled: Distilled, tmp_path: Path) -> None:
+    """By mean 0.5 and standard deviation 0.5, as many repositories normalise."""
+    path = tmp_path / "signed.pkl"
+    path.write_bytes(pickle.dumps((2 * distilled.pixels() - 1, distilled.labels)))
+    for name, options in {"found": [], "stated": ["--mean", "0.5", "--std", "0.5"]}.items():
+        assert submit(path, tmp_path / name, *options, "--force") == 0
+        record = only_record(tmp_path / name)
+        assert record.submission is not None
+        assert "pixels" not in [one.check for one in record.submission.found]
+        kept = Distilled.load(record.trial.distilled_path(tmp_path / name))
+        torch.testing.assert_close(kept.images, distilled.images, rtol=0, atol=1e-5)
+
+
+def test_images_alone_are_labelled_by_ipc(
+    distilled: Distilled, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "images.pt"
+    torch.save(distilled.images, path)
+    assert submit(path, tmp_path / "results") == 2
+    assert "20 images without labels; expected labels" in capsys.readouterr().err
+    assert submit(path, tmp_path / "results", "--ipc", str(IPC), "--force") == 0
+    assert only_record(tmp_path / "results").images_digest == distilled.digest()
+
+
+def test_fractions_and_missing_classes_are_named(
+    distilled: Distilled, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "set.pt"
+    torch.save([distilled.images, distilled.labels + 0.3], path)
+    assert submit(path, tmp_path / "results") == 2
+    assert "labels that are fractions: 0.3, 0.3, 1.3" in capsys.readouterr().err
+    kept = distilled.labels != 7
+    torch.save([distilled.images[kept], distilled.labels[kept]], path)
+    assert submit(path, tmp_path / "results", "--lint-only") == 1
+    assert "saw no image of 7; expected 2 of each of the 10 classes" in capsys.readouterr().out
+
+
+def test_a_file_that_states_its_normalisation_is_not_contradicted(
+    distilled: Distilled, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = save_own(distilled, tmp_path)
+    assert submit(path, tmp_path / "results", "--raw") == 2
+    assert "the file itself says how its pixels are normalised" in capsys.readouterr().err
 
 
 def test_missing_names_are_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,11 @@
-"""Readers of distilled sets in the formats that the field's repositories write; nothing in a file is run.
+"""Readers of distilled sets in the forms that the field's repositories write; nothing in a file is run.
 
-safetensors: this harness; dc: DC, DSA, DM and kin; idm: IDM, BACON; mtt: MTT, TESLA, DATM; kip: KIP;
-folder: images by class. Importing this package does not import torch.
+What a file is, is told from its first bytes (`sniff`), what stands where in it from its content (`layouts`),
+and which files belong together from their names (`pairs`):
+
+safetensors: this harness, or plain tensors `images` and `labels`; dc: what torch.save wrote (DC, DSA, DM and
+kin); idm: pickles (IDM, BACON); mtt: several files (MTT, TESLA, FTD, DATM, DataDAM); kip: files of NumPy
+(KIP); dd: steps of gradient descent (DD); folder: images by class. Importing this package imports no torch.
 """
 
 from __future__ import annotations
@@ -14,19 +18,28 @@ from typing import TYPE_CHECKING
 
 from harness.data.files import class_files
 from harness.errors import UnknownNameError, UserError
+from harness.importers.pairs import files_of
 
 if TYPE_CHECKING:
     from harness.data import Dataset
-    from harness.importers.common import Imported
+    from harness.importers.common import Imported, Wanted
+    from harness.importers.sniff import Container
 
-FORMATS = ("safetensors", "dc", "idm", "mtt", "kip", "folder")
-BY_SUFFIX = {
-    ".safetensors": "safetensors",
-    ".pt": "dc",
-    ".pth": "dc",
-    ".pkl": "idm",
-    ".pickle": "idm",
-    ".npz": "kip",
+FORMATS = ("safetensors", "dc", "idm", "mtt", "kip", "dd", "folder")
+BY_CONTAINER: dict[Container, str] = {
+    "safetensors": "safetensors",
+    "torch": "dc",
+    "pickle": "idm",
+    "npz": "kip",
+    "npy": "kip",
+}
+# Which containers a stated format allows: torch and pickle files hold the same layouts.
+ALLOWED: dict[str, tuple[Container, ...]] = {
+    "safetensors": ("safetensors",),
+    "dc": ("torch", "pickle"),
+    "idm": ("torch", "pickle"),
+    "dd": ("torch", "pickle"),
+    "kip": ("npz", "npy"),
 }
 LEAST_LIMIT = 64 * 2**20
 CHUNK = 2**20
@@ -42,35 +55,48 @@ class Source:
 
 
 def find(path: Path, chosen: str | None = None) -> Source:
-    """What lies at `path`, to be read as the `chosen` format, or as the one that its name tells."""
+    """What lies at `path`, to be read as the `chosen` format, or as the one that its first bytes tell."""
     if chosen is not None and chosen not in FORMATS:
         raise UnknownNameError("format", chosen, FORMATS)
     if not path.exists():
         raise UserError(f"no file or folder {path}")
-    kind = chosen or _format_of(path)
-    if (kind == "folder") != path.is_dir() and kind != "mtt":
-        raise UserError(f"{path} is a {'folder' if path.is_dir() else 'file'}, which is no {kind!r} format")
+    kind = _format_of(path) if chosen is None else chosen
+    if kind not in ("mtt", "folder"):
+        _check_container(path, kind)
+    elif kind == "folder" and not path.is_dir():
+        raise UserError(f"{path} is a file, --format folder reads a folder")
     return Source(path, kind, _digest(path, list(_files(path, kind))))
 
 
-def read(source: Source, data: Dataset) -> list[Imported]:
+def read(source: Source, data: Dataset, ipc: int | None = None) -> list[Imported]:
     """The distilled sets in a source that is said to be for `data`, one for each of its experiments.
 
-    Raises UserError in one line for what is damaged, too large to be a distilled set, or would run code.
+    `ipc` is the number of images per class where it is stated: files without labels need it. Raises UserError
+    in one line for what is damaged, too large to be a distilled set, of another kind, or would run code.
     """
-    from harness.importers import condensation, folder, inducing, own, pickled, trajectories
+    from harness.importers.common import Wanted
 
-    limit = size_limit(data)
+    wanted = Wanted(ipc, data.num_classes, size_limit(data))
     if source.format == "folder":
-        return folder.read(source.path, data.class_names, data.shape[0], limit)
-    readers = {
-        "safetensors": own.read,
-        "dc": condensation.read,
-        "idm": pickled.read,
-        "mtt": trajectories.read,
-        "kip": inducing.read,
-    }
-    return readers[source.format](source.path, limit)
+        from harness.importers import folder
+
+        return folder.read(source.path, data.class_names, data.shape[0], wanted.limit)
+    if source.format == "mtt":
+        from harness.importers import trajectories
+
+        return trajectories.read(source.path, files_of(source.path), wanted)
+    return _read_file(source, wanted)
+
+
+def _read_file(source: Source, wanted: Wanted) -> list[Imported]:
+    if source.format == "safetensors":
+        from harness.importers import own
+
+        return own.read(source.path, wanted)
+    from harness.importers.contents import load
+    from harness.importers.layouts import from_content
+
+    return from_content(load(source.path, wanted.limit), source.path, source.format, wanted)
 
 
 def size_limit(data: Dataset) -> int:
@@ -79,24 +105,25 @@ def size_limit(data: Dataset) -> int:
 
 
 def _format_of(path: Path) -> str:
-    if _is_mtt(path):
+    # What reads archives and pickles is not imported for `--help`.
+    from harness.importers.sniff import container_of
+
+    if files_of(path):
         return "mtt"
+    return "folder" if path.is_dir() else BY_CONTAINER[container_of(path)]
+
+
+def _check_container(path: Path, chosen: str) -> None:
+    """UserError unless the file is of a kind that may hold the format."""
+    from harness.importers.sniff import CONTAINER_WORDS, container_of
+
     if path.is_dir():
-        return "folder"
-    if path.suffix.lower() not in BY_SUFFIX:
+        raise UserError(f"{path} is a folder, which is no {chosen!r} format")
+    found = container_of(path)
+    if found not in ALLOWED[chosen]:
         raise UserError(
-            f"{path}: its name does not tell the format; expected {', '.join(BY_SUFFIX)} or a folder, "
-            f"or --format {'|'.join(FORMATS)}"
+            f"{path} is {CONTAINER_WORDS[found]}, which --format {chosen} does not read; leave --format out"
         )
-    return BY_SUFFIX[path.suffix.lower()]
-
-
-def _is_mtt(path: Path) -> bool:
-    if path.is_dir():
-        return (path / "images_best.pt").is_file()
-    name = path.name
-    labels = path.with_name(f"labels{name[len('images') :]}")
-    return name.startswith("images") and path.suffix in (".pt", ".pth") and labels.is_file()
 
 
 def _files(path: Path, kind: str) -> Iterator[Path]:
@@ -104,9 +131,7 @@ def _files(path: Path, kind: str) -> Iterator[Path]:
     if kind == "folder":
         yield from (Path(file) for members in class_files(path).values() for file in members)
     elif kind == "mtt":
-        from harness.importers.trajectories import files_of
-
-        yield from files_of(path)
+        yield from (file for part in files_of(path) for file in part.all)
     else:
         yield path
 

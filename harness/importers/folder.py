@@ -1,10 +1,12 @@
 """A folder with a folder of images for each class, as torchvision's ImageFolder reads it.
 
-The folders are called as the classes of the dataset, or number them: `0`, `1`, ... in its order.
+The folders are called as the classes of the dataset, or number them in its order: `0`, `1`, ..., or `new000`,
+`new001`, ... of SRe2L and its family.
 """
 
 from __future__ import annotations
 
+import re
 import struct
 from pathlib import Path
 
@@ -47,15 +49,24 @@ def class_order(path: Path, found: list[str], class_names: tuple[str, ...]) -> d
     by_name = {name: label for label, name in enumerate(class_names)}
     if set(found) <= by_name.keys():
         return {name: by_name[name] for name in found}
-    numbers = {name: int(name) for name in found if name.isdecimal() and int(name) < len(class_names)}
+    numbers = _numbers(found, len(class_names))
     if len(numbers) == len(found):
         return numbers
     strange = next(name for name in found if name not in by_name and name not in numbers)
     shown = ", ".join(class_names[:12]) + (", ..." if len(class_names) > 12 else "")
     raise UserError(
         f"{path}: folder {strange!r} names no class; expected {shown}, or their numbers "
-        f"0 to {len(class_names) - 1}"
+        f"0 to {len(class_names) - 1}, also after one word for all of them (new000, new001, ...)"
     )
+
+
+def _numbers(found: list[str], classes: int) -> dict[str, int]:
+    """The class number that each name ends in, of names that begin alike and name different classes."""
+    matches = {name: re.fullmatch(r"(\D*)(\d+)", name) for name in found}
+    known = {name: match for name, match in matches.items() if match and int(match[2]) < classes}
+    words = {match[1] for match in known.values()}
+    numbers = {name: int(match[2]) for name, match in known.items()}
+    return numbers if len(words) == 1 and len(set(numbers.values())) == len(numbers) else {}
 
 
 def _decode(file: Path, channels: int, room: int) -> Tensor:

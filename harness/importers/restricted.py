@@ -12,7 +12,9 @@ import io
 import pickle
 import pickletools
 import re
+import struct
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -24,9 +26,11 @@ from numpy._core.multiarray import scalar
 from torch import Tensor
 
 from harness.errors import UserError
-from harness.importers.common import array_bytes, refuse_large, refuse_large_tensors
+from harness.importers.common import NUMBERS, array_bytes, refuse_large, refuse_large_tensors
+from harness.importers.sniff import LEGACY_TORCH, SAVE_AGAIN, damaged
 
 Global = tuple[str, str]
+RESTORED = NUMBERS + "US"  # kinds of arrays that hold no objects
 NUMPY_HOMES = ("numpy.core", "numpy._core")  # up to NumPy 1 and from 2 on
 
 # Types that the damaged or malicious content of a file may raise on its way through the readers.
@@ -42,7 +46,10 @@ BROKEN = (
     OverflowError,
     MemoryError,
     AssertionError,
+    NotImplementedError,
     zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
     UnicodeDecodeError,
 )
 
@@ -51,7 +58,7 @@ def load_torch(path: Path, limit: int) -> Any:
     """What `torch.save` wrote to `path`, on the CPU; UserError if it is large, damaged or would run code."""
     _refuse_inflated(path, limit)
     try:
-        with torch.serialization.safe_globals(_numpy_scalars()):
+        with torch.serialization.safe_globals(_allowed_in_torch_files()):
             sizes = torch.load(path, map_location="meta", weights_only=True)
             refuse_large_tensors(path, _tensors(sizes), limit)
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -65,9 +72,30 @@ def load_pickle(path: Path, limit: int) -> Any:
     content = path.read_bytes()
     try:
         _look_through(content)
+    except BROKEN as error:
+        raise damaged(path, error) from None
+    try:
         return _Reader(content, path, limit).load()
     except BROKEN as error:
         raise _refusal(path, error) from None
+
+
+class RestoredArray(np.ndarray[Any, np.dtype[Any]]):
+    """An array that can only come to be as pickles restore one: empty, then filled with numbers or text."""
+
+    def __new__(cls, *_: Any) -> Any:
+        """Refuse: an array that is made, not restored, could ask for any amount of memory."""
+        raise ValueError("an array is asked for without its data")
+
+    def __setstate__(self, state: Any) -> None:
+        """Take shape, type and bytes, which NumPy compares in length."""
+        if state[-3].kind not in RESTORED:
+            raise ValueError(f"an array of {state[-3]} is no array of numbers")
+        super().__setstate__(state)
+
+
+class Inert:
+    """Settings that were saved beside the set, as `argparse` holds them: names and values, no behaviour."""
 
 
 class _Reader(pickle.Unpickler):
@@ -80,6 +108,8 @@ class _Reader(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """The function of that name, if it is one that rebuilds tensors or arrays."""
+        if module == "torch" and isinstance(kind := getattr(torch, name, None), torch.dtype):
+            return kind
         if (module, name) not in self._known:
             raise _forbidden(self._path, f"{module}.{name}")
         return self._known[module, name]
@@ -101,14 +131,13 @@ def _rebuilders(path: Path, limit: int) -> Mapping[Global, Callable[..., Any]]:
         ("torch._utils", "_rebuild_tensor"): tensor,
         ("torch._utils", "_rebuild_parameter"): _parameter,
         ("torch.storage", "_load_from_bytes"): _storage,
+        ("torch", "Size"): torch.Size,
+        ("torch", "device"): torch.device,
         ("collections", "OrderedDict"): OrderedDict,
-        ("numpy", "ndarray"): _no_array,
-        ("numpy", "dtype"): np.dtype,
         ("_codecs", "encode"): _encoded,
+        **{(module, name): call for (module, name), call in _ARRAYS_AND_SETTINGS.items()},
     }
     for home in NUMPY_HOMES:
-        known[f"{home}.multiarray", "_reconstruct"] = _empty_array
-        known[f"{home}.multiarray", "scalar"] = _scalar_of(home)
         known[f"{home}.numeric", "_frombuffer"] = _from_buffer
     return known
 
@@ -131,12 +160,14 @@ def _empty_array(_: Any, shape: tuple[int, ...], code: Any) -> Any:
     """The array that NumPy's pickles begin with and then fill."""
     if tuple(shape) != (0,):
         raise ValueError("an array is asked for without its data")
-    return np.ndarray((0,), np.uint8)
+    return np.ndarray.__new__(RestoredArray, (0,), np.uint8)
 
 
-def _no_array(*_: Any) -> Any:
-    """Stands for the type of arrays, which pickles name and do not call."""
-    raise ValueError("an array is asked for without its data")
+def _number(dtype: Any, content: Any) -> Any:
+    """One number of NumPy; of other types, `scalar` hands back any object."""
+    if dtype.kind not in NUMBERS:
+        raise ValueError(f"a scalar of {dtype} is no number")
+    return scalar(dtype, content)
 
 
 def _from_buffer(content: Any, dtype: Any, shape: Any, order: Any) -> Any:
@@ -173,21 +204,21 @@ def _bytes_of(storage: Any) -> int:
     return int(storage._untyped_storage.nbytes())
 
 
-def _numpy_scalars() -> list[Any]:
-    """What torch's reader needs to be allowed for accuracies that authors kept as NumPy numbers."""
-    kinds = [np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType, np.dtypes.Int64DType]
-    return [*map(_scalar_of, NUMPY_HOMES), *kinds]
+# What is harmless beside tensors: NumPy's arrays and numbers of any type, and settings.
+_ARRAYS_AND_SETTINGS: Mapping[Global, Callable[..., Any]] = {
+    ("numpy", "ndarray"): RestoredArray,
+    ("numpy", "dtype"): np.dtype,
+    ("argparse", "Namespace"): Inert,
+    **{(f"{home}.multiarray", "_reconstruct"): _empty_array for home in NUMPY_HOMES},
+    **{(f"{home}.multiarray", "scalar"): _number for home in NUMPY_HOMES},
+}
 
 
-def _scalar_of(home: str) -> Callable[..., Any]:
-    """NumPy's function that rebuilds a number, under the name that it has in one version of NumPy."""
-
-    def named(dtype: Any, content: bytes) -> Any:
-        return scalar(dtype, content)
-
-    named.__module__, named.__name__ = f"{home}.multiarray", "scalar"
-    named.__qualname__ = "scalar"
-    return named
+def _allowed_in_torch_files() -> list[Any]:
+    """What torch's reader is allowed besides its own: names, and the types of NumPy that it may fill."""
+    kinds = {type(np.dtype(code)) for code in np.typecodes["All"] if code not in "OV"}
+    named = [(call, f"{module}.{name}") for (module, name), call in _ARRAYS_AND_SETTINGS.items()]
+    return [*named, *sorted(kinds, key=str)]
 
 
 def _refuse_inflated(path: Path, limit: int) -> None:
@@ -198,8 +229,11 @@ def _refuse_inflated(path: Path, limit: int) -> None:
             with zipfile.ZipFile(path) as archive:
                 unpacked = sum(part.file_size for part in archive.infolist())
         except BROKEN as error:
-            raise _refusal(path, error) from None
+            raise damaged(path, error) from None
         refuse_large(path, unpacked, limit, "its content")
+        # Torch itself reads numbers whose checksum is wrong.
+        if (damage := _damage(path)) is not None:
+            raise damaged(path, damage)
 
 
 def _tensors(value: Any, seen: set[int] | None = None) -> Iterator[Tensor]:
@@ -221,12 +255,38 @@ def _forbidden(path: Path, name: str) -> UserError:
 
 
 def _refusal(path: Path, error: BaseException) -> UserError:
-    """One line for what torch's or our reader did not follow."""
+    """One line for what torch's or our reader did not follow: damaged files are told from strange ones."""
     text = str(error)
     named = re.search(r"(?:Unsupported global: GLOBAL|GLOBAL|class|type) ([\w.]+\.[\w.]+)", text)
     if isinstance(error, pickle.UnpicklingError) and named:
         return _forbidden(path, named[1])
+    cut_short = isinstance(error, EOFError) or "unexpected EOF" in text
+    if (damage := text or "cut short" if cut_short else _damage(path)) is not None:
+        return damaged(path, damage)
     reason = " ".join(text.split())[:160] or type(error).__name__
     return UserError(
-        f"{path} is damaged or no file of tensors ({reason}); check how it was written or downloaded"
+        f"{path} is whole, but holds more than tensors, arrays and numbers, or contradicts itself "
+        f"({reason}); {SAVE_AGAIN}"
     )
+
+
+def _damage(path: Path) -> str | None:
+    """What is broken about the file itself, whatever it holds; None if it is whole."""
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                broken = archive.testzip()
+            return None if broken is None else f"the checksum of {broken} is wrong"
+        content = path.read_bytes()
+        (_look_through_legacy if content.startswith(LEGACY_TORCH) else _look_through)(content)
+        return None
+    except BROKEN as error:
+        return " ".join(str(error).split()) or type(error).__name__
+
+
+def _look_through_legacy(content: bytes) -> None:
+    """As `_look_through`, of what torch wrote before it wrote zips: pickles, then numbers."""
+    stream = io.BytesIO(content)
+    for _ in range(5):
+        for _ in pickletools.genops(stream):
+            pass

@@ -47,8 +47,8 @@ def _claim_cells(cell: Cell) -> list[str]:
     interval = MISSING if found.seeds > 1 else "one seed"
     if found.low is not None and found.high is not None:
         interval = f"{100 * max(0, found.low):.1f} ... {100 * min(1, found.high):.1f}"
-    findings = [text for record in cell.done if record.submission for text in record.submission.findings]
-    errors = sum(text.startswith("error") for text in findings)
+    findings = [one for record in cell.done if record.submission for one in record.submission.found]
+    errors = sum(one.level == "error" for one in findings)
     return [
         MISSING if claimed is None else f"{100 * claimed:.1f}",
         f"{100 * found.mean:.1f}{spread} ({cell.counts})",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from harness.data.catalog import KNOWN
 from harness.errors import UserError
 from harness.importers import Source
+from harness.nets.names import canonical
 from harness.submit.request import Request
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def prepare(request: Request) -> Iterator[Case]:
     source = importers.find(request.file, request.format)
     data = load(spec, request.data_dir)
     with sealed("a submitted set is looked over"):
-        sets = importers.read(source, data)
+        sets = importers.read(source, data, request.ipc)
         if request.experiment is not None:
             chosen = [one for one in sets if one.experiment == request.experiment]
             if not chosen:
@@ -74,9 +75,36 @@ def _case(one: Imported, source: Source, data: Dataset, request: Request) -> Cas
     distilled = _distilled(_converted(images, reading.space, transform, data), labels, one, data, request)
     like = lint.likeness(*distilled.decoded(), data, distilled.factor)
     findings += lint.classes(like, data.class_names)
-    claimed = request.claimed / 100 if request.claimed is not None else one.claimed
+    findings += lint.channel_order(distilled.decoded()[0], data, distilled.factor)
+    claimed = request.claimed / 100 if request.claimed is not None else _claim(one, request)
+    if claimed is None and one.claims:
+        findings.append(_claims_of_others(one, request))
     seed = request.seed + (0 if request.experiment is not None else one.experiment)
     return Case(distilled, reading, like, findings, claimed, seed, source, one.importer)
+
+
+def _claim(one: Imported, request: Request) -> float | None:
+    """The accuracy in [0, 1] that the file gives for the network of this evaluation, if it does."""
+    for name, claim in one.claims.items():
+        try:
+            same = canonical(name) == request.network
+        except UserError:
+            same = False
+        if same:
+            return claim
+    return None
+
+
+def _claims_of_others(one: Imported, request: Request) -> Finding:
+    """A note on accuracies that the file gives for other networks than that of this evaluation."""
+    from harness.lint import Finding
+
+    given = ", ".join(f"{100 * claim:.1f} % with {name}" for name, claim in one.claims.items())
+    note = (
+        f"the file gives {given}, and this evaluation trains {request.network}: that is no claim for it; "
+        "--arch evaluates with theirs, --claimed states a claim"
+    )
+    return Finding("warning", "format", note, "")
 
 
 def _channels_first(images: Any, shape: tuple[int, int, int]) -> Any:
@@ -90,15 +118,15 @@ def _channels_first(images: Any, shape: tuple[int, int, int]) -> Any:
 
 
 def _labels(labels: Any, how: str) -> Any:
-    """Class numbers (n,) int64 or rows (n, classes) float32, read as was asked."""
+    """Class numbers (n,), int64 if they are whole, or rows (n, classes) float32, read as was asked."""
     import torch
-
-    from harness.data.dataset import class_numbers
 
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim == 1:
-        return class_numbers(labels)
+        # Fractions stay as they are, for the linter to refuse.
+        whole = not labels.is_floating_point() or bool((labels == labels.round()).all())
+        return labels.long() if whole else labels
     if labels.ndim != 2:
         raise UserError(
             f"labels of shape {tuple(labels.shape)} are neither class numbers nor rows, one for each image"
@@ -110,7 +138,7 @@ def _labels(labels: Any, how: str) -> Any:
 
 def _stated_space(one: Imported, request: Request) -> Space | None:
     """The reading of the pixels that was stated, by the user or the file itself."""
-    if request.normalised is not None or one.transform is not None:
+    if request.normalised is not None or request.mean is not None or one.transform is not None:
         return "normalised"
     if not request.raw:
         return None
@@ -122,14 +150,29 @@ def _stated_transform(one: Imported, data: Dataset, request: Request) -> Transfo
     from harness.data import Normalization
 
     if one.transform is not None:
+        if request.raw or request.mean is not None or request.normalised is not None:
+            raise UserError(
+                "the file itself says how its pixels are normalised; leave --raw, --normalised, --mean and "
+                "--std out"
+            )
         return one.transform
+    channels = data.shape[0]
+    if request.mean is not None and request.std is not None:
+        for name, numbers in (("mean", request.mean), ("std", request.std)):
+            if len(numbers) not in (1, channels):
+                raise UserError(
+                    f"--{name} gives {len(numbers)} numbers; expected one, or one for each of the {channels} "
+                    f"channels of {data.name}"
+                )
+        mean, std = (numbers * (channels // len(numbers)) for numbers in (request.mean, request.std))
+        return Normalization.of(mean, std)
     if not request.normalised:
         return data.transform
     known = KNOWN[request.normalised]
-    if len(known.mean) != data.shape[0]:
+    if len(known.mean) != channels:
         raise UserError(
             f"--normalised {request.normalised}: its statistics are of {len(known.mean)} channels, "
-            f"{data.name} has {data.shape[0]}"
+            f"{data.name} has {channels}"
         )
     return Normalization.of(known.mean, known.std)
 
@@ -149,7 +192,7 @@ def _converted(images: Any, space: Space, transform: Transform, data: Dataset) -
 
 def _distilled(images: Any, labels: Any, one: Imported, data: Dataset, request: Request) -> Distilled:
     """The set in this harness's form, class after class."""
-    from harness.lint import hard
+    from harness.lint import hard, images_per_class
     from methods.api import Distilled
     from methods.augment import operations, usual_strategy
 
@@ -162,7 +205,7 @@ def _distilled(images: Any, labels: Any, one: Imported, data: Dataset, request: 
     return Distilled(
         images=images[order],
         labels=labels[order],
-        ipc=request.ipc or max(1, len(images) // data.num_classes),
+        ipc=request.ipc or images_per_class(labels, data.num_classes),
         dataset=data.name,
         class_names=data.class_names,
         transform=data.transform,

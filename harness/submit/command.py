@@ -9,9 +9,9 @@ from pathlib import Path
 import msgspec
 
 from harness.devices import choose
-from harness.records import Record, read_record
+from harness.records import Found, Record, read_record
 from harness.submit.cases import Case, prepare
-from harness.submit.measure import evaluate_case
+from harness.submit.measure import LATE, evaluate_case
 from harness.submit.request import Request
 
 
@@ -33,11 +33,11 @@ def command(request: Request) -> int:
     late = [finding for record in records for finding in _late(record)]
     from harness.report.claims import claims_markdown
 
-    request.say(*late, "", claims_markdown(_with_siblings(records, request.results)), "")
+    request.say(*map(str, late), "", claims_markdown(_with_siblings(records, request.results)), "")
     request.say(*(f"record: {record.trial.record_path(request.results)}" for record in records))
     if request.json:
         print(_as_json(cases, records))
-    return int(not request.force and any(finding.startswith("error") for finding in late))
+    return int(not request.force and any(finding.level == "error" for finding in late))
 
 
 def _list(request: Request) -> int:
@@ -65,7 +65,7 @@ def _described(request: Request, cases: Sequence[Case]) -> Iterator[str]:
     from harness.lint import SPACE_WORDS, hard
 
     source = cases[0].source
-    yield f"{source.path}: {source.format}, SHA-256 {source.digest[:12]}, as {request.full_name}"
+    yield f"{source.path}: {cases[0].importer}, SHA-256 {source.digest[:12]}, as {request.full_name}"
     for case in cases:
         images = case.distilled.images
         decoded = f", each {case.distilled.factor**2} training images" if case.distilled.factor > 1 else ""
@@ -87,10 +87,10 @@ def _errors(case: Case) -> bool:
     return any(finding.level == "error" for finding in case.findings)
 
 
-def _late(record: Record) -> list[str]:
+def _late(record: Record) -> list[Found]:
     """Findings of a record that only its evaluation could bring."""
-    findings = [] if record.submission is None else record.submission.findings
-    return [text for text in findings if text.split(": ")[1] in ("chance", "claim")]
+    found = [] if record.submission is None else record.submission.found
+    return [one for one in found if one.check in LATE]
 
 
 def _as_json(cases: Sequence[Case], records: Sequence[Record]) -> str:

@@ -10,12 +10,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from harness.data.catalog import KNOWN, DatasetSpec
 from harness.data.files import folder_splits
 from harness.errors import UserError
-from harness.nets.names import canonical
 from harness.protocol import PROTOCOL_VERSION, protocol_named
-from harness.records import Record, Submitted, Trial, read_record, write_record
+from harness.records import (
+    Found,
+    Record,
+    Submitted,
+    Trial,
+    read_record,
+    record_bytes,
+    write_atomically,
+    write_record,
+)
 from harness.scales import scale_named
 from harness.seeds import seed_for
 from harness.submit.cases import Case
@@ -23,9 +33,13 @@ from harness.submit.request import Request
 from methods.source import SettingsSource
 
 if TYPE_CHECKING:
+    from harness.evaluate import Evaluation
     from harness.lint import Finding
     from harness.loop import Progress
     from methods.api import Context
+
+CLAIM = "claim"
+LATE = ("chance", CLAIM)  # checks of the linter that need the evaluation
 
 
 def trial_of(case: Case, request: Request) -> Trial:
@@ -40,7 +54,7 @@ def trial_of(case: Case, request: Request) -> Trial:
         ipc=case.distilled.ipc,
         seed=case.seed,
         scale=scale.name,
-        arch=canonical(request.arch or scale.arch),
+        arch=request.network,
         protocol=protocol.name,
         protocol_version=PROTOCOL_VERSION,
         evals=request.evals or scale.evals,
@@ -85,8 +99,29 @@ def _same(record: Record, case: Case, path: Path, request: Request) -> Record:
             f"{record.trial.label} is the record of other {'rates' if other_rate else 'images'} ({path}); "
             "finished records are not overwritten: give this set another --method or --seed"
         )
+    claimed = None if record.submission is None else record.submission.claimed_accuracy
+    if request.claimed is not None and case.claimed != claimed:
+        return _claimed_anew(record, case, path, request)
     request.say(f"{record.trial.label}: measured before, the record stays as it is")
     return record
+
+
+def _claimed_anew(record: Record, case: Case, path: Path, request: Request) -> Record:
+    """The record with the claim that was typed, and what is found about it; the measurement stays."""
+    assert record.submission is not None
+    assert case.claimed is not None
+    before = record.submission.claimed_accuracy
+    kept = [one for one in record.submission.found if one.check != CLAIM]
+    found = _facts(_on_claim(record.accuracies, case.claimed, request.spec, record.trial))
+    submission = msgspec.structs.replace(
+        record.submission, claimed_accuracy=case.claimed, findings=[*kept, *found]
+    )
+    changed = msgspec.structs.replace(record, submission=submission)
+    write_atomically(path, record_bytes(changed))
+    was = "without a claim before" if before is None else f"before {100 * before:.1f} %"
+    now = f"the claim is now {100 * case.claimed:.1f} % ({was})"
+    request.say(f"{record.trial.label}: measured before, that stays; {now}")
+    return changed
 
 
 def _measured(case: Case, trial: Trial, request: Request) -> Record:
@@ -111,7 +146,7 @@ def _measured(case: Case, trial: Trial, request: Request) -> Record:
         data,
         found,
         evaluate=context.cost(),
-        submission=_submitted(case, after(found.accuracies, case.claimed, spec, trial)),
+        submission=_submitted(case, after(found, case.claimed, spec, trial)),
         provenance=provenance(
             code_digest(trial), device=request.device, started_at=started_at, resumed=context.resumed
         ),
@@ -124,8 +159,12 @@ def _submitted(case: Case, late: Sequence[Finding]) -> Submitted:
         claimed_accuracy=case.claimed,
         file_digest=case.source.digest,
         importer=case.importer,
-        findings=[str(finding) for finding in (*case.findings, *late)],
+        findings=_facts([*case.findings, *late]),
     )
+
+
+def _facts(findings: Sequence[Finding]) -> list[Found | str]:
+    return [Found(one.level, one.check, one.seen, one.expected) for one in findings]
 
 
 def _context(trial: Trial, digest: str, request: Request) -> Context:
@@ -147,29 +186,36 @@ def _context(trial: Trial, digest: str, request: Request) -> Context:
     )
 
 
-def after(
-    accuracies: Sequence[float], claimed: float | None, spec: DatasetSpec, trial: Trial
-) -> list[Finding]:
+def after(found: Evaluation, claimed: float | None, spec: DatasetSpec, trial: Trial) -> list[Finding]:
     """Findings on the measured accuracies of one set: at chance level, or far from the claim."""
+    from harness import lint
+
+    mean = statistics.fmean(found.accuracies)
+    late = lint.outcome(mean, found.test_counts)
+    return late + ([] if claimed is None else _on_claim(found.accuracies, claimed, spec, trial))
+
+
+def _on_claim(accuracies: Sequence[float], claimed: float, spec: DatasetSpec, trial: Trial) -> list[Finding]:
+    """Findings on a claim beside measured accuracies in [0, 1]."""
     from scipy.stats import binomtest
 
     from harness import lint
 
-    known = KNOWN.get(spec.source)
-    if known is not None:
-        tested, classes = known.test, known.classes
-    else:
-        test = folder_splits(Path(spec.path or ""))["test"]
-        tested, classes = sum(map(len, test.values())), len(test)
+    tested = _tested(spec)
     mean = statistics.fmean(accuracies)
-    found = lint.outcome(mean, classes, tested)
-    if claimed is None:
-        return found
     interval = binomtest(round(mean * tested), tested).proportion_ci(lint.CONFIDENCE, method="wilson")
     low, high = min(interval.low, *accuracies), max(interval.high, *accuracies)
     origin = f"the networks of this set, and what {tested} test images leave open"
     smaller = f"; the {trial.scale} scale trains shorter, smaller networks than papers do"
-    return found + lint.claim(claimed, (low, high), origin, "" if trial.scale == "paper" else smaller)
+    return lint.claim(claimed, (low, high), origin, "" if trial.scale == "paper" else smaller)
+
+
+def _tested(spec: DatasetSpec) -> int:
+    """Number of test images."""
+    known = KNOWN.get(spec.source)
+    if known is not None:
+        return known.test
+    return sum(map(len, folder_splits(Path(spec.path or ""))["test"].values()))
 
 
 def _show_progress(progress: Progress) -> None:

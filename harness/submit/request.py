@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +26,7 @@ class Request:
     """What `submit` is asked to do; None stands for what the scale, the file or the dataset says.
 
     claimed: percent, as typed. normalised: None, or the dataset whose statistics were used ("" its own).
+    mean, std: one number for all channels, or one for each, of pixels in [0, 1].
     seed: that of the first set in the file; the others count on.
     """
 
@@ -38,6 +40,8 @@ class Request:
     format: str | None = None
     factor: int | None = None
     normalised: str | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
     raw: bool = False
     zca: bool = False
     image_size: int | None = None
@@ -65,6 +69,11 @@ class Request:
     def spec(self) -> DatasetSpec:
         """The dataset that was named, whose files are listed once; UserError if there is no such one."""
         return parse(self.dataset, self.data_dir, self.image_size, self.zca)
+
+    @property
+    def network(self) -> str:
+        """The network of the evaluation, in its one spelling."""
+        return canonical(self.arch or scale_named(self.scale).arch)
 
     @property
     def full_name(self) -> str:
@@ -130,6 +139,14 @@ def _add_numbers_and_switches(parser: argparse.ArgumentParser) -> None:
         default=absent,
         help="pixels are normalised, by the statistics of the dataset NAME if not by its own",
     )
+    for name, about in (("mean", "mean"), ("std", "standard deviation")):
+        parser.add_argument(
+            f"--{name}",
+            type=_numbers,
+            metavar="A,B,C",
+            default=absent,
+            help=f"pixels in [0, 1] were normalised by this {about}, of all channels or of each",
+        )
     parser.add_argument("--results", type=Path, metavar="DIR", default=absent, help="where records lie")
     parser.add_argument("--data", type=Path, metavar="DIR", default=absent, help="where datasets lie")
     switches = {
@@ -141,6 +158,13 @@ def _add_numbers_and_switches(parser: argparse.ArgumentParser) -> None:
     }
     for name, about in switches.items():
         parser.add_argument(_flag(name), action="store_true", default=absent, help=about)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(number) for number in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected numbers, e.g. 0.5 or 0.5,0.5,0.5") from None
 
 
 def _flag(name: str) -> str:
@@ -175,6 +199,7 @@ def _check(request: Request) -> None:
         raise UnknownNameError("way to read labels", request.labels, LABELS)
     if request.raw and request.normalised is not None:
         raise UserError("--raw says that pixels are not normalised, --normalised that they are; drop one")
+    _check_statistics(request)
     if request.normalised and request.normalised not in KNOWN:
         raise UnknownNameError("dataset", request.normalised, KNOWN)
     if request.lr is not None and not request.lr > 0:
@@ -185,3 +210,16 @@ def _check(request: Request) -> None:
             raise UserError(f"{_flag(name)} {value} is impossible; expected a whole number from 1 up")
     if request.seed < 0:
         raise UserError(f"--seed {request.seed} is impossible; expected a whole number from 0 up")
+
+
+def _check_statistics(request: Request) -> None:
+    """UserError for a mean without a standard deviation, for impossible ones, or two ways of stating them."""
+    if (request.mean is None) != (request.std is None):
+        raise UserError("--mean and --std belong together; type e.g. --mean 0.5 --std 0.5")
+    if request.mean is None or request.std is None:
+        return
+    if request.raw or request.normalised is not None:
+        other = "--raw" if request.raw else "--normalised"
+        raise UserError(f"{other} says otherwise than --mean and --std how pixels are read; drop one")
+    if not all(map(math.isfinite, (*request.mean, *request.std))) or min(request.std) <= 0:
+        raise UserError("--mean and --std must be finite, and --std positive; type e.g. --mean 0.5 --std 0.5")

@@ -57,7 +57,7 @@ def test_it_is_an_ordinary_dataset(distilled: Distilled) -> None:
 def test_foreign_file_is_refused_in_one_line(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(content)
-    with pytest.raises(UserError, match="is damaged or not a distilled set of this harness") as caught:
+    with pytest.raises(UserError, match="is damaged or no safetensors file") as caught:
         Distilled.load(path)
     assert "\n" not in str(caught.value)
 
