@@ -20,10 +20,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from harness import meter
 from harness.data.catalog import KNOWN
 from harness.estimate import Estimate
 from harness.protocol import PROTOCOLS
+from harness.provenance import ROOT
 from harness.records import Record, Trial
 from harness.report.frames import collect
 from harness.report.paper.cells import SCALE, Cell, Spec, has_settings, published
@@ -51,7 +51,7 @@ def by_value(
 
 def _committed(results: Path) -> list[Record]:
     """Records of this checkout, which tell of costs whatever folder is written to."""
-    folder = meter.ROOT / "results"
+    folder = ROOT / "results"
     return collect(folder).records if folder.resolve() != results.resolve() else []
 
 
