@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from functools import partial
@@ -11,7 +12,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 import msgspec
 import pytest
@@ -21,14 +22,19 @@ from harness.records import CurvePoint, Record
 from harness.report.site import build
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+from selenium.common.exceptions import StaleElementReferenceException  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 HOSTILE = "<img src=x onerror=alert(1)>"
+BY_FLOPS = ["random", "dm", "idm", HOSTILE]
 PATIENCE_SECONDS = 60
 WIDTHS = (1280, 390, 900)
+READY = {"index.html": "table", "compute.html": "plot"}
+LATE_SCRIPT = re.compile(r'<script src="([^"]+)"></script>')
+CONTROLS = "main :is(button, input, select, textarea)"
 
 pytestmark = [
     pytest.mark.slow,
@@ -104,14 +110,36 @@ class Page:
 
     def open(self, name: str, query: str = "") -> None:
         self.browser.get(f"{(self.site / name).as_uri()}{query}")
-        if name in ("index.html", "compute.html"):
-            self.until("return document.documentElement.dataset.ready")
+        if name in READY:
+            self.ready(READY[name])
+
+    def open_early(self, name: str, query: str = "") -> None:
+        """Open a page as it is before the scripts at its end have come, which `arrive` lets them."""
+        head, end, tail = (self.site / name).read_text(encoding="utf-8").partition("</main>")
+        self.late, self.waits_for = LATE_SCRIPT.findall(tail), READY[name]
+        assert self.late
+        early = self.site / f"early-{name}"
+        early.write_text(head + end + LATE_SCRIPT.sub("", tail), encoding="utf-8")
+        self.browser.get(f"{early.as_uri()}{query}")
+
+    def arrive(self) -> None:
+        """Let the scripts come that `open_early` held back, in their order."""
+        self.run(
+            "for (const src of arguments[0])"
+            "  document.body.append(Object.assign(document.createElement('script'), { src, async: false }))",
+            self.late,
+        )
+        self.ready(self.waits_for)
+
+    def ready(self, what: str) -> None:
+        """Wait until the `table` or the `plot` listens."""
+        self.until("return document.documentElement.dataset.ready === arguments[0]", what)
 
     def run(self, script: str, *arguments: Any) -> Any:
         return self.browser.execute_script(script, *arguments)
 
-    def until(self, script: str) -> Any:
-        return WebDriverWait(self.browser, PATIENCE_SECONDS).until(lambda _: self.run(script))
+    def until(self, script: str, *arguments: Any) -> Any:
+        return WebDriverWait(self.browser, PATIENCE_SECONDS).until(lambda _: self.run(script, *arguments))
 
     def all(self, selector: str) -> list[Any]:
         return list(self.browser.find_elements(By.CSS_SELECTOR, selector))
@@ -120,14 +148,31 @@ class Page:
         return self.browser.find_element(By.CSS_SELECTOR, selector)
 
     def labels(self) -> list[str]:
-        """Methods in the rows that are shown, in their order."""
-        return [element.text for element in self.all("#board tbody .name")]
+        """Methods in the rows that are shown, in their order, all of one moment."""
+        names = "return [...document.querySelectorAll('#board tbody .name')].map((name) => name.innerText)"
+        return list(self.run(names))
+
+    def comes_to_show(self, labels: list[str]) -> None:
+        """Wait for these rows: what a click on a header asks for is done in a task after that of the click."""
+        wait = WebDriverWait(self.browser, PATIENCE_SECONDS)
+        wait.until(lambda _: self.labels() == labels, f"rows are not {labels}")
 
     def choose(self, facet: str, value: str) -> None:
         Select(self.one(f"select[data-facet={facet}]")).select_by_visible_text(value)
 
+    def hover(self, selector: str, appears: str) -> None:
+        """Move the mouse over an element until what it calls up is there: it may be drawn anew meanwhile."""
+
+        def moved(_: object) -> bool:
+            mouse = webdriver.ActionChains(self.browser)
+            mouse.move_to_element(self.one("h1")).move_to_element(self.one(selector)).perform()
+            return bool(self.all(appears))
+
+        forgiven = [StaleElementReferenceException]
+        WebDriverWait(self.browser, PATIENCE_SECONDS, ignored_exceptions=forgiven).until(moved)
+
     def query(self) -> dict[str, list[str]]:
-        return parse_qs(urlsplit(self.browser.current_url).query)
+        return parse_qs(str(self.run("return location.search.slice(1)")))
 
     def resize(self, width: int, scheme: str = "light") -> None:
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
@@ -154,7 +199,7 @@ def test_filters_are_kept_in_the_address(page: Page) -> None:
     page.one("[data-search]").send_keys("DM")
     assert set(page.labels()) == {"dm", "idm"}
     page.browser.refresh()
-    page.until("return document.documentElement.dataset.ready")
+    page.ready("table")
     assert set(page.labels()) == {"dm", "idm"}
     assert page.one("[data-search]").get_attribute("value") == "DM"
     page.one("[data-reset]").click()
@@ -171,13 +216,70 @@ def test_sorting_by_mouse_and_by_keyboard(page: Page) -> None:
     page.open("index.html", "?kind=measured&ipc=1")
     header = page.one("#board th.flops .dt-column-order")
     header.click()
-    assert page.labels() == ["random", "dm", "idm", HOSTILE]
+    page.comes_to_show(BY_FLOPS)
     assert page.query()["sort"] == ["flops.asc"]
     header.send_keys(Keys.ENTER)
-    assert page.labels() == ["random", "dm", "idm", HOSTILE][::-1]
+    page.comes_to_show(BY_FLOPS[::-1])
     page.browser.refresh()
-    page.until("return document.documentElement.dataset.ready")
-    assert page.labels() == ["random", "dm", "idm", HOSTILE][::-1]
+    page.ready("table")
+    assert page.labels() == BY_FLOPS[::-1]
+
+
+def test_a_click_on_a_header_counts_as_soon_as_there_is_one(page: Page) -> None:
+    page.open_early("index.html", "?kind=measured&ipc=1")
+    page.run("""
+      new MutationObserver((_, observer) => {
+        const header = document.querySelector("#board th.flops .dt-column-order");
+        if (!header) return;
+        observer.disconnect();
+        header.click();
+      }).observe(document.body, { childList: true, subtree: true });""")
+    page.arrive()
+    page.comes_to_show(BY_FLOPS)
+    assert page.query()["sort"] == ["flops.asc"]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", READY)
+def test_nothing_can_be_chosen_before_the_page_listens(page: Page, name: str, width: int) -> None:
+    page.resize(width)
+    page.open_early(name, "?ipc=1")
+    assert len(page.all(CONTROLS)) > 1
+    assert page.all(f"{CONTROLS}:enabled") == []
+    for control in page.all(CONTROLS):
+        if control.is_displayed():
+            webdriver.ActionChains(page.browser).move_to_element(control).click().send_keys("x").perform()
+    reached = set()
+    for _ in range(12):
+        webdriver.ActionChains(page.browser).send_keys(Keys.TAB).perform()
+        reached.add(page.run("return document.activeElement.tagName"))
+    assert "A" in reached
+    assert reached <= {"A", "SUMMARY", "MAIN", "BODY"}
+    page.arrive()
+    assert page.all(f"{CONTROLS}:disabled") == []
+    assert page.query() == {"ipc": ["1"]}
+
+
+def test_a_link_takes_the_filter_along_before_the_page_listens(page: Page) -> None:
+    page.open_early("index.html", "?kind=measured&ipc=10")
+    page.all("nav .page")[1].click()
+    page.ready("plot")
+    assert Select(page.one("[data-ipc]")).first_selected_option.text == "10"
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", READY)
+def test_nothing_moves_under_a_finger_when_the_page_begins_to_listen(
+    page: Page, name: str, width: int
+) -> None:
+    places = """
+      const shown = [...document.querySelectorAll("nav a, summary, [data-controls]")];
+      return shown.map((each) => each.getBoundingClientRect().top);"""
+    page.resize(width)
+    page.open_early(name)
+    before = page.run(places)
+    page.arrive()
+    assert page.run(places) == before
 
 
 def test_unknown_figures_come_last_either_way(page: Page) -> None:
@@ -198,12 +300,12 @@ def test_mixed_tracks_are_said_not_to_compare(page: Page) -> None:
 def test_a_record_opens_and_leads_back_to_the_same_filter(page: Page) -> None:
     page.open("index.html", "?kind=measured&ipc=1")
     next(link for link in page.all("#board .name") if link.text == "dm").click()
-    page.until("return document.querySelector('h1').textContent === 'dm'")
+    page.until("return document.querySelector('h1')?.textContent === 'dm'")
     assert "/records/" in page.browser.current_url
     for text in ("While it was distilled", "Class by class", "Provenance", "--methods dm"):
         assert text in page.one("main").text
     page.one(".crumbs a").click()
-    page.until("return document.documentElement.dataset.ready")
+    page.ready("table")
     assert page.query() == {"kind": ["measured"], "ipc": ["1"]}
 
 
@@ -212,8 +314,8 @@ def test_a_name_with_markup_is_text(page: Page) -> None:
     assert HOSTILE in page.labels()
     assert page.all("img") == []
     next(link for link in page.all("#board .name") if link.text == HOSTILE).click()
-    page.until("return location.href.includes('/records/')")
-    assert page.one("h1").text == HOSTILE
+    page.until("return document.querySelector('h1')?.textContent === arguments[0]", HOSTILE)
+    assert "/records/" in page.browser.current_url
     assert page.all("img") == []
     page.open("compute.html")
     assert HOSTILE in [button.text for button in page.all(".entry")]
@@ -223,7 +325,7 @@ def test_a_name_with_markup_is_text(page: Page) -> None:
 def test_the_legend_takes_methods_away_and_the_address_keeps_it(page: Page) -> None:
     marks = "return document.querySelectorAll('#plot .mark-symbol path').length"
     page.open("compute.html", "?ipc=1")
-    assert page.until(marks) == 3
+    page.until(f"{marks} === 3")
     assert len(page.all("#plot .mark-rule line")) >= 1
     entry = next(button for button in page.all(".entry") if button.text == "idm")
     entry.send_keys(Keys.SPACE)
@@ -231,7 +333,7 @@ def test_the_legend_takes_methods_away_and_the_address_keeps_it(page: Page) -> N
     assert entry.get_attribute("aria-pressed") == "false"
     assert page.query()["hide"] == ["idm"]
     page.browser.refresh()
-    page.until("return document.documentElement.dataset.ready")
+    page.ready("plot")
     page.until(f"{marks} === 2")
     page.one("[data-none]").click()
     page.until(f"{marks} === 0")
@@ -243,16 +345,14 @@ def test_the_legend_takes_methods_away_and_the_address_keeps_it(page: Page) -> N
 def test_hovering_says_what_a_point_is(page: Page) -> None:
     page.open("compute.html", "?ipc=1&hide=idm")
     page.until("return document.querySelectorAll('#plot .mark-symbol path').length === 2")
-    point = page.one("#plot .mark-symbol path")
-    webdriver.ActionChains(page.browser).move_to_element(point).perform()
-    text = page.until("return document.querySelector('#vg-tooltip-element.visible')?.textContent")
-    assert "95 % interval" in text
+    page.hover("#plot .mark-symbol path", "#vg-tooltip-element.visible")
+    assert "95 % interval" in page.one("#vg-tooltip-element").text
 
 
 def test_the_plot_takes_the_filter_of_the_table_along(page: Page) -> None:
     page.open("index.html", "?kind=measured&ipc=10")
     page.all("nav .page")[1].click()
-    page.until("return document.documentElement.dataset.ready === 'plot'")
+    page.ready("plot")
     assert Select(page.one("[data-ipc]")).first_selected_option.text == "10"
 
 
@@ -301,7 +401,7 @@ def test_on_a_phone_rows_can_be_sorted_too(page: Page) -> None:
     page.open("index.html", "?kind=measured&ipc=1")
     page.one(".filter-box summary").click()
     Select(page.one("[data-sort]")).select_by_value("flops.desc")
-    assert page.labels() == [HOSTILE, "idm", "dm", "random"]
+    page.comes_to_show(BY_FLOPS[::-1])
 
 
 def test_it_works_from_a_web_server_as_well(page: Page) -> None:
@@ -310,7 +410,7 @@ def test_it_works_from_a_web_server_as_well(page: Page) -> None:
         Thread(target=server.serve_forever, daemon=True).start()
         with contextlib.closing(Stopper(server)):
             page.browser.get(f"http://127.0.0.1:{server.server_port}/index.html?kind=measured")
-            page.until("return document.documentElement.dataset.ready")
+            page.ready("table")
             assert "dm" in page.labels()
 
 

@@ -1,5 +1,6 @@
 "use strict";
-// What the pages share: their data, and filters that live in the address so that a link repeats a view.
+// What the pages share: their data, and filters that live in the address so that a link repeats a view. Loaded
+// before the page is drawn, so that no link can be used before it takes the filter along.
 const Site = {
   json(id) {
     return JSON.parse(document.getElementById(id).textContent);
@@ -9,7 +10,7 @@ const Site = {
     return new URLSearchParams(window.location.search);
   },
 
-  // Writes the given values into the address; empty ones leave it. Links between pages follow.
+  // Writes the given values into the address; empty ones leave it.
   remember(values) {
     const parameters = Site.parameters();
     for (const [name, value] of Object.entries(values)) {
@@ -19,14 +20,23 @@ const Site = {
     const query = parameters.toString();
     const address = window.location.pathname + (query ? `?${query}` : "") + window.location.hash;
     window.history.replaceState(null, "", address);
-    Site.carry();
   },
 
-  // Links marked data-keep take the current filter along.
-  carry() {
-    for (const link of document.querySelectorAll("a[data-keep]")) {
-      link.search = window.location.search;
-    }
+  // Controls begin disabled: what is chosen before somebody listens would be lost.
+  listens() {
+    for (const controls of document.querySelectorAll("[data-controls]")) controls.disabled = false;
+  },
+
+  // Links marked data-keep take the filter along that is in the address when they are used.
+  carry(event) {
+    const link = event.target.closest?.("a[data-keep]");
+    if (link) link.search = window.location.search;
+  },
+
+  // On a phone filters begin folded. Called right behind them, before they are drawn: nothing is to move under
+  // a finger.
+  fold(box) {
+    box.open = !window.matchMedia("(max-width: 760px)").matches;
   },
 
   // An element with text, never markup: records may hold any names.
@@ -37,4 +47,4 @@ const Site = {
     return made;
   },
 };
-Site.carry();
+for (const use of ["click", "auxclick", "contextmenu", "dragstart"]) document.addEventListener(use, Site.carry, true);

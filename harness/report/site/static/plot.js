@@ -186,5 +186,6 @@
     keep();
   });
   dark.addEventListener("change", draw);
+  Site.listens();
   draw();
 })();

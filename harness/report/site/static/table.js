@@ -55,7 +55,6 @@
     if (seeds.length) {
       name.href = `records/${seeds[0].id}.html`;
       name.dataset.keep = "";
-      name.search = window.location.search;
     }
     made.append(name);
     if (row.conditions) made.append(Site.element("small", "", row.conditions));
@@ -70,7 +69,6 @@
       const link = small.appendChild(Site.element("a", "", `seed ${seed.seed}`));
       link.href = `records/${seed.id}.html`;
       link.dataset.keep = "";
-      link.search = window.location.search;
     }
     if (row.url) {
       const link = small.appendChild(Site.element("a", "", "source"));
@@ -181,9 +179,6 @@
   });
   table.search.fixed("facets", (_text, row) => fits(row));
 
-  const box = document.querySelector("[data-filters]");
-  if (window.matchMedia("(max-width: 760px)").matches) box.open = false;
-
   function refilter() {
     const values = Object.fromEntries(selects.map((select) => [select.dataset.facet, select.value]));
     Site.remember({ ...values, [SEARCHED]: search.value.trim() });
@@ -216,5 +211,6 @@
   });
   table.on("draw", () => explain(table));
   table.draw();
+  Site.listens();
   document.documentElement.dataset.ready = "table";
 })();
