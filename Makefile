@@ -17,7 +17,7 @@ demo: $(VENV)/installed
 # fight. Files are begun in order: those that take long are in tests/e2e.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder
 test: lint
-	$(PYTEST) --benchmark-disable --fidelity-check=results/fidelity.json
+	$(PYTEST) --benchmark-disable --fidelity-check=harness/report/data/fidelity.json
 	$(BIN)/python -m harness report --check
 	$(BIN)/python -m harness perf check
 

@@ -14,6 +14,7 @@ from typing import NoReturn, TextIO
 from harness import __version__, faults, imports
 from harness.errors import UnknownNameError, UserError
 from harness.options import Options, flag, nearest_flag_error, option_infos, parse_options
+from harness.terminal import replace_what_it_lacks
 
 USER_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 
@@ -30,6 +31,7 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status. Mistakes and circumstances are one line on stderr."""
+    replace_what_it_lacks()
     try:
         imports.claim()
         status = _dispatch(sys.argv[1:] if argv is None else argv)

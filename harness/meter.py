@@ -28,7 +28,7 @@ def reset_peaks(device: str | torch.device) -> None:
     """Start a new phase: both peaks are from now on those since this call."""
     if _host_peak_resets():
         # proc(5): "5" sets the peak resident size back to the current one.
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     if _is_cuda(device):
         import torch
 
@@ -80,7 +80,7 @@ def _host_peak_resets() -> bool:
 def _status_bytes(field: str) -> int | None:
     """A memory figure of /proc/self/status, which gives them in kibibytes."""
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:")), None)
@@ -100,7 +100,7 @@ def cpu_model() -> str | None:
 def _cpu_fact(name: str) -> str | None:
     """What Linux says of the first core under `name`."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return None
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(name)), None)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -16,13 +15,10 @@ from typing import Any, NamedTuple
 
 from harness.data.catalog import default_data_dir
 from harness.errors import UnknownNameError, UserError
+from harness.packaged import packaged
 from harness.protocol import PROTOCOLS
 from harness.scales import SCALES
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib  # type: ignore[import-not-found,unused-ignore]
+from harness.tomlfile import read_toml
 
 LAUNCHERS = ("inline", "local", "slurm")
 PRIORITIES = ("plan", "value")
@@ -403,8 +399,8 @@ class Options:
         default=None,
         metadata=_info(
             _text,
-            "a name in slurm/ or a TOML file",
-            "settings for a cluster: slurm/NAME.toml or a file; those typed win",
+            "cpu, gpu, packed-gpu or a TOML file",
+            "settings for a cluster: gpu, packed-gpu, cpu or your own TOML file; those typed win",
             slurm=True,
         ),
     )
@@ -559,8 +555,8 @@ def _plain(value: Any) -> Any:
 
 
 def _read_profile(name: str, infos: Mapping[str, OptionInfo]) -> dict[str, Any]:
-    """Values of slurm/NAME.toml, or of the TOML file of that name."""
-    folder = Path(__file__).resolve().parent.parent / "slurm"
+    """Values of the profile of that name that comes along, or of the TOML file of that name."""
+    folder = packaged("harness.launch", "profiles")
     path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
     if not path.is_file() and path.parent == folder:
         raise UnknownNameError("profile", name, (found.stem for found in folder.glob("*.toml")))
@@ -569,12 +565,7 @@ def _read_profile(name: str, infos: Mapping[str, OptionInfo]) -> dict[str, Any]:
 
 
 def _read_toml(file: Path, infos: Mapping[str, OptionInfo]) -> dict[str, Any]:
-    try:
-        table = tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror}; expected a TOML file with options") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is not TOML: {error}") from None
+    table = read_toml(file)
     names = {flag(name)[2:]: name for name in infos}
     values: dict[str, Any] = {}
     for key, value in table.items():

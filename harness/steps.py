@@ -1,7 +1,7 @@
 """Whole steps of the methods beside plain loops: seconds and memory, measured within one run on one machine.
 
 The plain loops live in `tests/perf` of a checkout. What was measured on a machine can be kept as
-`results/steps/<device>.json`, from which BENCHMARKS.md has its table of speed.
+`harness/report/data/steps/<device>.json`, from which BENCHMARKS.md has its table of speed.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import io
 import os
 import platform
 import re
@@ -240,11 +241,14 @@ def _flush() -> None:
 
 
 def _redirect_output(log: Path) -> None:
-    """Send all output of this process, also that of native libraries, to the end of a file."""
+    """Send all output of this process, also that of native libraries, to the end of a file, as UTF-8."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 def _die_with(parent: int) -> None:

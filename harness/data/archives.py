@@ -214,7 +214,7 @@ def _tiny(spec: DatasetSpec) -> Archive:
 
     def read(data_dir: Path, train: bool) -> Samples:
         root = data_dir / TINY_FOLDER
-        wnids = sorted((root / "wnids.txt").read_text().split())
+        wnids = sorted((root / "wnids.txt").read_text(encoding="utf-8").split())
         label_of = {wnid: label for label, wnid in enumerate(wnids)}
         pairs = _tiny_train(root, wnids) if train else _tiny_val(root)
         images = [file for file, _ in pairs]
@@ -236,5 +236,5 @@ def _tiny_train(root: Path, wnids: list[str]) -> list[tuple[Path, str]]:
 
 
 def _tiny_val(root: Path) -> list[tuple[Path, str]]:
-    lines = (root / "val" / "val_annotations.txt").read_text().splitlines()
+    lines = (root / "val" / "val_annotations.txt").read_text(encoding="utf-8").splitlines()
     return [(root / "val" / "images" / name, wnid) for name, wnid, *_ in (line.split("\t") for line in lines)]

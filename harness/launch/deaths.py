@@ -80,12 +80,12 @@ def oom_kills(
     Children count as well: they are in the same cgroup.
     """
     try:
-        lines = membership.read_text().splitlines()
+        lines = membership.read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
     for path in _counters(lines, mount):
         try:
-            fields = dict(line.split(maxsplit=1) for line in path.read_text().splitlines())
+            fields = dict(line.split(maxsplit=1) for line in path.read_text(encoding="utf-8").splitlines())
             return int(fields["oom_kill"])
         except (OSError, KeyError, ValueError):
             continue

@@ -93,7 +93,12 @@ def array_limit() -> int:
 def refusal(script: Path) -> str | None:
     """Why Slurm would not take a batch script, in its own words, or None if it would."""
     tried = subprocess.run(
-        ["sbatch", "--test-only", str(script)], capture_output=True, text=True, timeout=SECONDS, check=False
+        ["sbatch", "--test-only", str(script)],
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        timeout=SECONDS,
+        check=False,
     )
     if tried.returncode == 0:
         return None
@@ -158,7 +163,9 @@ def _sacct(job_id: str) -> Mapping[int, str]:
 
 def _ask(command: list[str]) -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=SECONDS, check=False
+        )
     except FileNotFoundError:
         check_installed()
         raise

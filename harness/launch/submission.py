@@ -89,7 +89,8 @@ def check_cluster(planned: Sequence[Array], sweep: Sweep, results: Path) -> None
     for array in {array.resources: array for array in planned}.values():
         with tempfile.TemporaryDirectory() as folder:
             script = Path(folder) / "job.sh"
-            script.write_text(batch_script(sweep, replace(array, packs=array.packs[:1]), "dd-test"))
+            text = batch_script(sweep, replace(array, packs=array.packs[:1]), "dd-test")
+            script.write_text(text, encoding="utf-8")
             words = queue.refusal(script)
         if words is not None:
             raise UserError(f"Slurm refuses a job of {as_words(array.resources)}: {words}")

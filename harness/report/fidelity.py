@@ -1,6 +1,6 @@
 """What shows that methods are their authors': golden tests that pass, and departures that are known.
 
-Outcomes come from `results/fidelity.json`, which `pytest --fidelity` writes and `pytest --fidelity-check`
+Outcomes come from `data/fidelity.json`, which `pytest --fidelity` writes and `pytest --fidelity-check`
 compares with what its tests show; departures from the headers of the method files.
 """
 
@@ -16,10 +16,11 @@ import msgspec
 
 import methods
 from harness.errors import UserError
+from harness.packaged import packaged
 from harness.report.markdown import MISSING, table
 
-ROOT = Path(__file__).resolve().parents[2]
-FIDELITY_JSON = ROOT / "results" / "fidelity.json"
+FIDELITY_IN_CHECKOUT = "harness/report/data/fidelity.json"
+FIDELITY_JSON = packaged("harness.report", "data", "fidelity.json")
 ALL_METHODS = "*"
 DEPARTURES = re.compile(
     r"Departures from the authors' code\s*(?:\((?P<source>[^)]*)\))?\s*:\s*(?P<text>.*)", re.S
@@ -76,14 +77,16 @@ class Fidelity:
 
 def load_fidelity(path: Path = FIDELITY_JSON, folder: Path | None = None) -> Fidelity:
     """The outcomes on file and the headers of the methods in `folder`; UserError for an unreadable file."""
-    return Fidelity(_outcomes(path), _departures(folder or ROOT / "methods"))
+    return Fidelity(_outcomes(path), _departures(folder or packaged("methods")))
 
 
 def fidelity_markdown(fidelity: Fidelity) -> str:
     """The section: outcomes by method, items that no test uses, departures."""
     parts = [INTRODUCTION]
     if fidelity.outcomes is None:
-        parts.append("No outcomes are on file; `pytest --fidelity=results/fidelity.json` writes them.")
+        parts.append(
+            "No outcomes are on file; `pytest --fidelity=harness/report/data/fidelity.json` writes them."
+        )
     else:
         parts += [_table(fidelity.outcomes, list(fidelity.departures)), _unclaimed(fidelity.outcomes)]
     if fidelity.departures:

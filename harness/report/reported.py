@@ -1,4 +1,4 @@
-"""Accuracies that papers print, from `results/reported.csv`: facts about papers, never measured here."""
+"""Accuracies that papers print, from `data/reported.csv`: facts about papers, never measured here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-REPORTED_CSV = Path(__file__).resolve().parents[2] / "results" / "reported.csv"
+from harness.packaged import packaged
+
+REPORTED_CSV = packaged("harness.report", "data", "reported.csv")
 PREFERRED = "preferred"
 UNTRACED = "†"
 ALL_IMAGES = 0  # stands for the ipc of figures on the whole train split, "all" in the file
@@ -40,12 +42,10 @@ ReportedFigures: TypeAlias = Mapping[tuple[str, str, int], ReportedFigure]
 
 
 def load_reported(path: Path = REPORTED_CSV) -> ReportedFigures:
-    """Preferred figures by (method, dataset, ipc) in this harness's names; empty where the file is absent.
+    """Preferred figures by (method, dataset, ipc) in this harness's names.
 
     Those on the whole train split stand under the ipc `ALL_IMAGES`.
     """
-    if not path.is_file():
-        return {}
     with path.open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["note"].startswith(PREFERRED)]
     return {

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
+from harness.packaged import packaged
 from harness.report.markdown import MISSING, memory, plural, table
 from harness.steps import PLAIN, Beside, Sheet, load_all, pairs
 
-SHEETS = Path(__file__).resolve().parents[2] / "results" / "steps"
+SHEETS = packaged("harness.report", "data", "steps")
 
 INTRODUCTION = """\
 ## Speed of a step
@@ -34,7 +34,7 @@ HEADERS = (
 
 
 def load_sheets() -> list[Sheet]:
-    """The sheets of this checkout."""
+    """The sheets that come along."""
     return list(load_all(SHEETS))
 
 

@@ -41,7 +41,7 @@ LEGEND = (
     f" each distilled set. Bold is the best of a column; {em('italics')} are statistically tied with it, that"
     f" is, not told apart: the {SURE} interval of the difference contains 0. {MISSING} was not run, and"
     f" {code(CEILING)} is training on all images, the ceiling, which is the same for every ipc. {REPORTED}"
-    f" figures are those that papers print; their sources are in {code('results/reported.csv')}."
+    f" figures are those that papers print; their sources are in {code('harness/report/data/reported.csv')}."
 )
 STANDING_LEGEND = (
     "Networks trained on one distilled set are no independent trials of a method, so intervals come from the"

@@ -153,7 +153,7 @@ class Page:
         return list(self.run(names))
 
     def comes_to_show(self, labels: list[str]) -> None:
-        """Wait for these rows: what a click on a header asks for is done in a task after that of the click."""
+        """Wait for these rows: a click on a header is heard at once and obeyed in a later task."""
         wait = WebDriverWait(self.browser, PATIENCE_SECONDS)
         wait.until(lambda _: self.labels() == labels, f"rows are not {labels}")
 

@@ -274,7 +274,8 @@ def test_committed_figures_are_unique_and_named_as_here() -> None:
 
 
 def test_reported_figures_are_optional(tmp_path: Path) -> None:
-    assert load_reported(tmp_path / "absent.csv") == {}
+    with pytest.raises(FileNotFoundError):
+        load_reported(tmp_path / "absent.csv")
 
 
 def test_pipes_and_line_ends_do_not_break_a_table() -> None:

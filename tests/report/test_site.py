@@ -125,7 +125,8 @@ def test_reported_figures_are_rows_with_their_source(tmp_path: Path) -> None:
     assert (center.url, center.source) == ("https://a.example/b", "https://a.example/b Table 1")
     assert (dm.figure, dm.url, dm.source) == ("48.9†", "", "")
     assert (whole.ipc, whole.url) == (data.ALL_IMAGES, "")
-    assert data.reported_rows(tmp_path / "absent.csv") == []
+    with pytest.raises(FileNotFoundError):
+        data.reported_rows(tmp_path / "absent.csv")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from harness.steps import PLAIN, Sheet
 ALWAYS = "cifar10"  # the dataset whose cells are shown even when nothing was measured
 NOTE = (
     "Mean over seeds of one trial, memory the highest of any seed, by hardware; seconds of two machines do"
-    " not compare. results/reported.csv holds no cost that the paper prints."
+    " not compare. harness/report/data/reported.csv holds no cost that the paper prints."
 )
 STEPS = (
     "Seconds of one step at the authors' CIFAR-10 settings (ipc 10, ConvNet), ours in fp32 and a plain loop"

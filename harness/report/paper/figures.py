@@ -49,13 +49,11 @@ class Figure:
 
 
 def load_figures(path: Path = REPORTED_CSV) -> dict[Key, Figure]:
-    """The figure of each (method, dataset, ipc, network) in this harness's names; empty without the file.
+    """The figure of each (method, dataset, ipc, network) in this harness's names.
 
     Of several, the authors' current table goes before their older ones, and these before other papers'
     preferred figures. The network is ConvNet for whatever ConvNet a figure was obtained with.
     """
-    if not path.is_file():
-        return {}
     with path.open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["ipc"].isdigit()]
     known = set(methods.discover())

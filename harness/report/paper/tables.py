@@ -39,7 +39,7 @@ TERMS: dict[str, tuple[str, Mapping[str, float]]] = {
 }
 PUBLISHED_LAMBDA = 0.8
 LAMBDAS = (0.0, 0.2, 0.4, 0.6, PUBLISHED_LAMBDA, 1.0)
-NO_FIGURES = "results/reported.csv holds no figure of the paper for this table."
+NO_FIGURES = "harness/report/data/reported.csv holds no figure of the paper for this table."
 
 INTRODUCTION = f"""\
 # The BACON paper's tables

@@ -19,6 +19,7 @@ import msgspec
 
 from harness.errors import UserError
 from harness.files import replacing
+from harness.packaged import packaged
 from harness.provenance import Lineage
 from harness.records import Record
 from harness.report.filters import Filters
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
 
-HERE = Path(__file__).parent
+HERE = packaged("harness.report.site")
 NO_FILTERS = Filters()
 PAGES = (
     ("index.html", "Leaderboard"),

@@ -138,9 +138,7 @@ def curve_rows(found: Iterable[Place]) -> list[CurveRow]:
 
 
 def reported_rows(path: Path = REPORTED_CSV) -> list[LeaderboardRow]:
-    """The figures that papers print, one for each method, dataset and ipc; empty where the file is absent."""
-    if not path.is_file():
-        return []
+    """The figures that papers print, one for each method, dataset and ipc."""
     with path.open(encoding="utf-8", newline="") as file:
         lines = [line for line in csv.DictReader(file) if line["note"].startswith(PREFERRED)]
     rows = [_reported(line) for line in lines if line["ipc"].isdigit() or line["ipc"] == "all"]
