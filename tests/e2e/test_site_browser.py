@@ -273,7 +273,7 @@ def test_nothing_moves_under_a_finger_when_the_page_begins_to_listen(
     page: Page, name: str, width: int
 ) -> None:
     places = """
-      const shown = [...document.querySelectorAll("nav a, summary, [data-controls]")];
+      const shown = [...document.querySelectorAll("nav a, summary, .filters, .notice, .legend")];
       return shown.map((each) => each.getBoundingClientRect().top);"""
     page.resize(width)
     page.open_early(name)
