@@ -90,12 +90,12 @@ def test_overlapping_seals_of_two_threads() -> None:
     def other() -> None:
         with sealed("other"):
             entered.set()
-            leave.wait(10)
+            leave.wait()
 
     thread = threading.Thread(target=other)
     with sealed("first"):
         thread.start()
-        assert entered.wait(10)
+        assert entered.wait(600)
     assert _is_sealed(dataset)
     leave.set()
     thread.join()

@@ -19,6 +19,7 @@ from trials import digits_trial, dm_trial
 
 from harness.meter import ROOT
 from harness.records import Record, Trial, read_record
+from harness.trial import claimed
 
 pytestmark = [
     pytest.mark.slow,
@@ -26,7 +27,7 @@ pytestmark = [
 ]
 
 DRIVER = Path(__file__).with_name("fault_driver.py")
-PATIENCE = 120.0  # seconds until a test gives up waiting
+PATIENCE = 600.0  # seconds until a test gives up waiting: a busy machine is slow, and no fault
 
 
 class Run:
@@ -59,6 +60,11 @@ class Run:
         with contextlib.suppress(psutil.NoSuchProcess):
             return psutil.Process(self.process.pid).children(recursive=True)
         return []
+
+    def suspend(self) -> None:
+        """Let the driver and its workers make no further step."""
+        for process in (psutil.Process(self.process.pid), *self.workers()):
+            process.suspend()
 
     def kill_tree(self) -> None:
         """SIGKILL to the driver, then to what is left of its workers; waits until all are gone."""
@@ -151,7 +157,7 @@ def test_trees_killed_at_random_moments_end_with_the_same_bytes(tmp_path: Path, 
 def test_killed_workers_are_replaced_until_their_trial_fails_and_cost_no_other(
     tmp_path: Path, start: Start
 ) -> None:
-    results, victim, other = tmp_path / "results", dm_trial(200), digits_trial()
+    results, victim, other = tmp_path / "results", dm_trial(600), digits_trial()
     run = start(results, [victim, other])
     for _ in range(3):
         kill_worker_of(victim, results, run)
@@ -204,7 +210,12 @@ def works_on(worker: psutil.Process, trial: Trial) -> bool:
 
 def test_two_runs_at_once_do_no_trial_twice(tmp_path: Path, start: Start) -> None:
     trials = [dm_trial(60, seed=seed) for seed in range(3)]
-    runs = [start(tmp_path / "results", trials) for _ in range(2)]
+    # Both begin at once: neither gets a trial before the other is there.
+    with contextlib.ExitStack() as held:
+        for trial in trials:
+            held.enter_context(claimed(trial, tmp_path / "results"))
+        runs = [start(tmp_path / "results", trials) for _ in range(2)]
+        wait_until(lambda: all("waiting for 3 trials" in run.stderr for run in runs))
     assert [run.ends() for run in runs] == [0, 0]
     said = "".join(run.stderr for run in runs)
     for trial in trials:
@@ -214,9 +225,10 @@ def test_two_runs_at_once_do_no_trial_twice(tmp_path: Path, start: Start) -> Non
 
 
 def test_run_takes_over_what_a_killed_one_left(tmp_path: Path, start: Start) -> None:
-    trial = dm_trial(300)
+    trial = dm_trial(600)
     first = start(tmp_path / "results", [trial])
     wait_until(lambda: checkpoint(trial, tmp_path / "results").exists())
+    first.suspend()  # else it may be done before the second is there
     second = start(tmp_path / "results", [trial])
     wait_until(lambda: "waiting for 1 trial that another process is running" in second.stderr)
     first.kill_tree()
@@ -233,7 +245,7 @@ def test_workers_die_with_the_driver(tmp_path: Path, start: Start) -> None:
     workers = run.workers()
     assert len(workers) == 1
     run.process.kill()
-    _, alive = psutil.wait_procs(workers, timeout=10)
+    _, alive = psutil.wait_procs(workers, timeout=PATIENCE)
     assert alive == []
 
 

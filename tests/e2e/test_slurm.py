@@ -37,7 +37,7 @@ QUICK = ("--dataset", "digits", "--scale", "smoke", "--evals", "1", "--ipc", "1"
 # With one thread, a trial of some seconds.
 LONG = (
     *("--dataset", "digits", "--scale", "smoke", "--evals", "1", "--ipc", "1", "--methods", "dm"),
-    *("--set", "dm.batch_real=16", "--set", "dm.iterations=300", "--threads", "1"),
+    *("--set", "dm.batch_real=16", "--set", "dm.iterations=600", "--threads", "1"),
 )
 JOBS = ("--launcher", "slurm", "--cpus", "1", "--mem", "2G", "--time", "30m")
 
@@ -317,7 +317,7 @@ def test_slurmctld_restarts(bench: Bench, undisturbed: Record) -> None:
     os.kill(bench.cluster.daemon("slurmctld"), signal.SIGKILL)
     wait(lambda: "Slurm does not answer" in refused(bench), "a controller that is down")
     Cluster.start(bench.cluster.folder)
-    output, _ = driver.communicate(timeout=180)
+    output, _ = driver.communicate(timeout=PATIENCE)
     assert driver.returncode == 0, output
     assert_as_undisturbed(bench.records(), undisturbed)
     assert len(bench.submissions()) == 1

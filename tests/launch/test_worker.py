@@ -34,6 +34,7 @@ from harness.worker import (
     last_words,
 )
 
+PATIENCE = 600.0  # seconds until a test gives up waiting: a busy machine is slow, and no fault
 STAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00"
 
 
@@ -83,7 +84,7 @@ def step_of(trial: Trial, settings: Settings) -> int:
 
 
 def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.02)
@@ -94,7 +95,7 @@ def wait_until(condition: Callable[[], object]) -> None:
 def test_sigterm_stops_a_worker_at_its_step_and_nothing_is_lost(
     settings: Settings, start: Start, tmp_path: Path
 ) -> None:
-    trial = dm_trial(150)
+    trial = dm_trial(600)
     stopped = start(job(trial, settings))
     wait_until(lambda: step_of(trial, settings) > 1)
     seen = step_of(trial, settings)
@@ -102,18 +103,18 @@ def test_sigterm_stops_a_worker_at_its_step_and_nothing_is_lost(
     stopped.send_signal(signal.SIGTERM)
     time.sleep(0.01)  # pending signals of a kind are one
     stopped.send_signal(signal.SIGTERM)
-    assert stopped.wait(60) == STOPPED
+    assert stopped.wait(PATIENCE) == STOPPED
     last_line = (trial.work_folder(settings.results) / LOG_NAME).read_text().splitlines()[-1]
-    told = re.fullmatch(rf"{STAMP} stopped after step (\d+) of 150 of distill", last_line)
+    told = re.fullmatch(rf"{STAMP} stopped after step (\d+) of 600 of distill", last_line)
     assert told, last_line
-    assert seen <= int(told[1]) < 150
+    assert seen <= int(told[1]) < 600
     checkpoint = trial.work_folder(settings.results) / "distill" / "checkpoint.pt"
     assert torch.load(checkpoint, weights_only=True)["loops"]["distill"]["step"] == int(told[1])
     assert not trial.record_path(settings.results).exists()
 
-    assert start(job(trial, settings)).wait(120) == DONE
+    assert start(job(trial, settings)).wait(PATIENCE) == DONE
     undisturbed = replace(settings, results=tmp_path / "undisturbed")
-    assert start(job(trial, undisturbed)).wait(120) == DONE
+    assert start(job(trial, undisturbed)).wait(PATIENCE) == DONE
     ours, theirs = (read_record(trial.record_path(place.results)) for place in (settings, undisturbed))
     assert ours.images_digest == theirs.images_digest
     assert ours.accuracies == theirs.accuracies
@@ -126,7 +127,7 @@ def test_log_of_a_failure_begins_and_ends_with_the_facts(
     settings: Settings, start: Start, tmp_path: Path
 ) -> None:
     trial, log = dm_trial(5, config={"lr_img": 1e38}), tmp_path / "logs" / "trial.log"
-    assert start(job(trial, settings, log=log, attempt=2)).wait(120) == FAILED
+    assert start(job(trial, settings, log=log, attempt=2)).wait(PATIENCE) == FAILED
     lines = log.read_text().splitlines()
     facts = rf"{STAMP} \S+ pid \d+ attempt 2 device cpu threads 1: dm · digits · ipc 1 · seed 0"
     assert re.fullmatch(facts, lines[0])
@@ -139,7 +140,7 @@ def test_log_of_a_failure_begins_and_ends_with_the_facts(
 def test_worker_with_other_code_than_was_submitted_refuses(settings: Settings, start: Start) -> None:
     trial = digits_trial()
     now = provenance.code_digest(trial)
-    assert start(job(trial, settings, code_digest="0123456789ab")).wait(120) == FAILED
+    assert start(job(trial, settings, code_digest="0123456789ab")).wait(PATIENCE) == FAILED
     record = read_record(trial.record_path(settings.results))
     assert record.reason == (
         f"the code on the measured path changed since this trial was submitted (submitted 0123456789ab, "
@@ -147,7 +148,7 @@ def test_worker_with_other_code_than_was_submitted_refuses(settings: Settings, s
     )
     assert (record.status, record.resumable) == ("failed", True)
     trial.record_path(settings.results).unlink()
-    assert start(job(trial, settings, code_digest=now)).wait(120) == DONE
+    assert start(job(trial, settings, code_digest=now)).wait(PATIENCE) == DONE
 
 
 class Clock:

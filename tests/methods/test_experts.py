@@ -356,7 +356,7 @@ def test_an_expert_in_work_elsewhere_is_left_for_last(data: Dataset, steps: Step
     elsewhere.acquire()
     thread = threading.Thread(target=train_experts, args=(context(tmp_path), data, SETTINGS))
     thread.start()
-    assert at_second.wait(timeout=60)
+    assert at_second.wait(timeout=600)
     assert not first.exists()
     elsewhere.release()  # as the kernel does if that process dies
     thread.join()
