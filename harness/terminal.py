@@ -8,7 +8,7 @@ import json
 import sys
 
 REPLACED = "harness.replaced"  # the name of the error handler
-PLAIN = {"±": "+-", "×": "x", "·": "-", "–": "-", "…": "...", "†": "+"}
+PLAIN = {"±": "+-", "×": "x", "·": "-", "–": "-", "…": "...", "†": "+", "‡": "++"}
 
 
 def replace_what_it_lacks() -> None:

@@ -92,14 +92,13 @@ def folder(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def demo() -> list[str]:
-    """What `make demo` types, at the scale smoke and into results/."""
+    """What `make demo` types, with less to do, and into results/: of an option said twice the latter holds."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8").replace("\\\n", "")
     recipe = re.search(r"^demo:.*\n(?:\t.*\n)*?\t.*-m harness (run .*)$", makefile, re.MULTILINE)
     assert recipe
     words = shlex.split(recipe[1])
-    words[words.index("--scale") + 1] = "smoke"
-    words[words.index("--results") + 1] = "results"
-    return [*words, "--evals", "1", "--threads", "1"]
+    smaller = {"--scale": "smoke", "--ipc": "1", "--seeds": "1", "--evals": "1", "--results": "results"}
+    return [*words, *(word for option in smaller.items() for word in option)]
 
 
 def harness(python: Path, folder: Path, *arguments: str) -> str:
