@@ -41,7 +41,7 @@ def read_toml(file: Path) -> dict[str, Any]:
         where = f"byte 0x{byte:02x} in line {line}"
         raise UserError(f"{file} is not in UTF-8, as TOML is: {where}; save it with that encoding") from None
     try:
-        table = tomllib.loads(text)
+        table: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         found = re.search(r"line (\d+)", str(error))
         complained_of = text.splitlines()[int(found[1]) - 1] if found else text

@@ -92,12 +92,14 @@ def folder(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def demo() -> list[str]:
-    """What `make demo` types, with less to do, and into results/: of an option said twice the latter holds."""
+    """What `make demo` types, with less to do, and into results/."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8").replace("\\\n", "")
     recipe = re.search(r"^demo:.*\n(?:\t.*\n)*?\t.*-m harness (run .*)$", makefile, re.MULTILINE)
     assert recipe
     words = shlex.split(recipe[1])
     smaller = {"--scale": "smoke", "--ipc": "1", "--seeds": "1", "--evals": "1", "--results": "results"}
+    for option in smaller.keys() & set(words):
+        words[words.index(option) + 1] = smaller.pop(option)
     return [*words, *(word for option in smaller.items() for word in option)]
 
 
