@@ -138,7 +138,7 @@ def test_the_leaderboard_has_the_printed_figures(python: Path, folder: Path) -> 
     ("profile", "asks"), [("gpu", "--mem=32G"), ("packed-gpu", "--mem=64G"), ("cpu", "--mem=16G")]
 )
 def test_profiles_are_known(python: Path, folder: Path, profile: str, asks: str) -> None:
-    wishes = ("--methods", "dm", "--dataset", "digits", "--ipc", "1", "--no-estimate", "--device", "cpu")
+    wishes = ("--methods", "dm", "--dataset", "digits", "--ipc", "1", "--no-estimate")
     printed = harness(python, folder, "plan", "--profile", profile, *wishes)
     assert f"#SBATCH {asks}" in printed
 

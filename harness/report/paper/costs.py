@@ -20,7 +20,7 @@ NOTE = (
 )
 STEPS = (
     "Seconds of one step at the authors' CIFAR-10 settings (ipc 10, ConvNet), ours in fp32 and a plain loop"
-    " written the authors' way, from results/steps:"
+    " written the authors' way, from harness/report/data/steps:"
 )
 
 Fact: TypeAlias = Callable[[Record], Any]
