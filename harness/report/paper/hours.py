@@ -6,7 +6,7 @@ backwards to the weights (3 F less the first layer's). Whether a method is such 
 must give what its records counted, at any scale, to `TOLERANCE`. Seconds then come from
 
 1. records of the same cell at paper scale on a GPU: other seeds take as long;
-2. a kept step on a GPU (in `report/data/steps`, CIFAR-10 at ipc 10), times the ratio of FLOPs: of the method, or
+2. a kept step on a GPU (in `report/data/steps`, CIFAR-10 at ipc 10), times the ratio of FLOPs: its own, or
    else of another whose FLOPs the formula gives as well, which is then named;
 3. records of smaller work on a GPU, times the ratio of FLOPs: the same method at another scale, on images of
    the same shape, at no higher ipc. Small work leaves a GPU idle, so this is an upper bound on that GPU.
