@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from harness.launch.sweep import Submission
-from harness.meter import ROOT
+from harness.provenance import ROOT
 from harness.records import Record, read_records
 
 PATIENCE = 900.0  # seconds until a test gives up waiting: a busy machine is slow, and no fault

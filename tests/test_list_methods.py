@@ -11,7 +11,7 @@ import pytest
 
 import methods
 from harness.cli import main
-from harness.meter import ROOT
+from harness.provenance import ROOT
 from methods.contract import settings_in
 
 

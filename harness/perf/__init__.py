@@ -15,10 +15,10 @@ from pathlib import Path
 
 from harness import devices, steps
 from harness.errors import UnknownNameError, UserError
+from harness.report.speed import SHEETS
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "tests" / "perf"
-SHEETS = ROOT / "results" / "steps"
 STEP_METHODS = ("dm", "bacon")  # of a `perf step` that names none
 COMMANDS = ("check", "step")
 
@@ -35,8 +35,9 @@ def command(
 ) -> int:
     """Run `perf check` or `perf step` of some methods; returns the exit status.
 
-    `keep` writes what `perf step` measured under results/steps. `perf check` compares with the revision
-    `against`, by default the committed one, in the cases that match one of the patterns, by default in all.
+    `keep` writes what `perf step` measured among the sheets that come along. `perf check` compares with the
+    revision `against`, by default the committed one, in the cases that match one of the patterns, by default
+    in all.
     """
     if what not in COMMANDS:
         raise UnknownNameError("perf command", what, COMMANDS)
@@ -95,7 +96,13 @@ def _python(arguments: Sequence[str]) -> str:
     paths = [str(ROOT), str(FOLDER), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     done = subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, env=environment, cwd=ROOT, check=False
+        [sys.executable, *arguments],
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        env=environment,
+        cwd=ROOT,
+        check=False,
     )
     if done.returncode != 0:
         lines = (done.stderr or done.stdout).strip().splitlines()

@@ -77,7 +77,8 @@ def _git(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             ["git", "-C", str(root), "-c", f"core.hooksPath={os.devnull}", *arguments],
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             env=environment,
             check=False,
         )

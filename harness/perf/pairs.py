@@ -106,7 +106,7 @@ def _finish(sides: list[Side], folder: Path, patterns: Sequence[str]) -> list[di
     for side, status, log in zip(sides, statuses, logs, strict=True):
         if status not in (0, NO_TESTS, OTHER_ENDED):
             raise UserError(f"a benchmark of {side.name} failed: {_complaint(log)}")
-    return [json.loads(report.read_text()) for report in reports]
+    return [json.loads(report.read_text(encoding="utf-8")) for report in reports]
 
 
 def _start(side: Side, task: dict[str, object], log: Path) -> subprocess.Popen[bytes]:

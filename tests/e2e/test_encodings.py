@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from harness.cli import COMMANDS
-from harness.meter import ROOT
+from harness.provenance import ROOT
 from harness.records import read_records
 
 pytestmark = pytest.mark.slow
@@ -35,7 +35,14 @@ ASKED: dict[str, list[tuple[str, ...]]] = {
         ("--methods", "dm", *DIGITS, "--no-estimate"),
         ("--methods", "dm", *DIGITS, "--no-estimate", "--profile", "gpu", "--json"),
     ],
-    "list": [("methods",), ("methods", "--json"), ("datasets",), ("archs",), ("protocols",)],
+    "list": [
+        ("methods",),
+        ("methods", "bacon"),
+        ("methods", "--json"),
+        ("datasets",),
+        ("archs",),
+        ("protocols",),
+    ],
     "status": [(), ("--trials",), ("--json",)],
     "cancel": [("--help",)],
     "logs": [("random",)],
@@ -50,6 +57,8 @@ ASKED: dict[str, list[tuple[str, ...]]] = {
         (),
         ("--json",),
     ],
+    "renew": [("--scale", "smoke", "--threads", "1")],
+    "export": [("SET", "--format", "npz", "--output", "set.npz")],
     "perf": [("--help",)],
 }
 

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from trials import digits_trial, dm_trial
 
-from harness.meter import ROOT
+from harness.provenance import ROOT
 from harness.records import Record, Trial, read_record
 from harness.trial import claimed
 

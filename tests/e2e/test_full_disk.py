@@ -25,7 +25,7 @@ from harness.faults import passing
 from harness.launch.base import LaunchOptions, Summary
 from harness.launch.driver import launch
 from harness.loop import SNAPSHOTS
-from harness.meter import ROOT
+from harness.provenance import ROOT
 from harness.records import WORK_FOLDER, Record, Trial, read_record
 from harness.trial import CACHE_NAME
 from methods.api import Distilled

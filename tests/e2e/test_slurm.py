@@ -22,7 +22,7 @@ import psutil
 import pytest
 from slurm_cluster import PATIENCE, Bench, Cluster, labels, missing_programs, wait
 
-from harness.meter import ROOT
+from harness.provenance import ROOT
 from harness.records import Record, read_records
 
 pytestmark = [

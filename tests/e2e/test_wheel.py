@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from harness.cli import main
-from harness.meter import ROOT
+from harness.provenance import ROOT
 
 pytestmark = pytest.mark.slow
 

@@ -28,7 +28,7 @@ from harness.launch.deaths import KILLED_BY_KERNEL, deaths
 from harness.launch.display import SilentDisplay
 from harness.launch.driver import launch
 from harness.launch.local import LocalLauncher
-from harness.meter import ROOT
+from harness.provenance import ROOT
 from harness.records import Record, Trial, read_record
 from harness.trial import log_name
 from harness.worker import Snapshot

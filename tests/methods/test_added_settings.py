@@ -10,9 +10,9 @@ import msgspec
 import pytest
 
 import methods
-from harness.meter import ROOT
 from harness.options import Options, Setting
 from harness.plan import make_plan
+from harness.provenance import ROOT
 from harness.records import Trial, read_records
 from methods.api import Context
 from methods.contract import setting, settings_in, values_of

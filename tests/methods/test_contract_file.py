@@ -14,7 +14,7 @@ from contract_files import LOOPED, METHOD, SCALED
 
 import methods
 from harness.launch.resources import OF_A_METHOD
-from harness.meter import ROOT
+from harness.provenance import ROOT
 from harness.scales import SCALES
 from methods import contract
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import methods
-from harness.meter import ROOT
+from harness.provenance import ROOT
 
 NAMES = ("PAPER", "VARIANTS", "UNPUBLISHED", "SCALED", "RESOURCES")
 METHODS = (*(name for name in methods.discover() if "@" not in name), "dm+bacon", "idm+m3d")

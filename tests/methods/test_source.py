@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 import methods
-from harness.meter import ROOT
+from harness.provenance import ROOT
 from harness.records import Trial, read_records
 from methods.source import SettingsSource, read_sentence
 
