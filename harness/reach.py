@@ -20,6 +20,7 @@ from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+BEFORE_MEANING = {"setting": 1, "required": 0}  # arguments before the sentence of a setting
 NAMED = (*FUNCTIONS, ast.ClassDef, ast.ExceptHandler, ast.MatchAs, ast.MatchStar)
 IMPORTING = "<import>"  # name of what a module does when it is imported
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
@@ -524,7 +525,7 @@ class _Reader:
     def _call(self, node: ast.Call, local: frozenset[str]) -> None:
         looks_up = isinstance(node.func, ast.Name) and node.func.id == "getattr"
         self._guesses |= looks_up and not all(isinstance(name, ast.Constant) for name in node.args[1:2])
-        self._fields(node, local)
+        self._fields(_without_meaning(node), local)
 
     def _expression(self, node: ast.Expr, local: frozenset[str]) -> None:
         if not isinstance(node.value, ast.Constant):  # else a docstring, or dots
@@ -744,8 +745,16 @@ def _is_own(item: ast.expr, keys: frozenset[str]) -> bool:
     return not (isinstance(item, ast.Constant) and isinstance(item.value, str)) or item.value in keys
 
 
+def _without_meaning(node: ast.Call) -> ast.Call:
+    """The call that makes a setting (`methods.contract`) without the sentence on what it means."""
+    before = BEFORE_MEANING.get(node.func.id) if isinstance(node.func, ast.Name) else None
+    if before is None:
+        return node
+    return ast.Call(node.func, node.args[:before], [part for part in node.keywords if part.arg != "meaning"])
+
+
 def _without_values(node: ast.stmt) -> ast.stmt:
-    """A class whose fields have no default."""
+    """A class whose fields have no default, but for settings whose default no trial names."""
     changed = copy.copy(node)
     if isinstance(changed, ast.ClassDef):
         changed.body = [_without_value(part) for part in changed.body]
@@ -753,7 +762,14 @@ def _without_values(node: ast.stmt) -> ast.stmt:
 
 
 def _without_value(part: ast.stmt) -> ast.stmt:
-    return ast.AnnAssign(part.target, part.annotation, None, 1) if isinstance(part, ast.AnnAssign) else part
+    if not isinstance(part, ast.AnnAssign) or _is_added(part.value):
+        return part
+    return ast.AnnAssign(part.target, part.annotation, None, 1)
+
+
+def _is_added(value: ast.expr | None) -> bool:
+    """Whether a setting came later (`methods.contract.About`): trials omit it while it has its default."""
+    return isinstance(value, ast.Call) and any(part.arg == "added" for part in value.keywords)
 
 
 def _is_special(name: str) -> bool:

@@ -53,7 +53,7 @@ def test_bf16_on_a_cpu_without_matrix_instructions_is_advised_against(
 
     for has, lines in ((False, 1), (True, 0), (None, 0)):
         monkeypatch.setattr(meter, "multiplies_bf16", lambda has=has: has)
-        assert len(advice(parse_options({"precision": "bf16"}))) == lines
+        assert len(advice(parse_options({"precision": "bf16", "device": "cpu"}))) == lines
         assert advice(parse_options({"precision": "fp32"})) == []
 
 

@@ -138,7 +138,7 @@ UNRELATED = {
     "another method": ("methods/bacon.py", "import", "X = 1\nimport"),
     "published settings": ("methods/dm.py", '100: {"lr_img": 10.0}', '100: {"lr_img": 11.0}'),
     "shortened settings": ("methods/dm.py", '"iterations": 300', '"iterations": 301'),
-    "default of a setting": ("methods/dm.py", "lr_img: float = 1.0", "lr_img: float = 1.5"),
+    "default of a setting": ("methods/dm.py", "lr_img: float = setting(1.0,", "lr_img: float = setting(1.5,"),
     "comment": ("harness/evaluate.py", "# Index batches", "# Other words: index batches"),
     "docstring": ("harness/evaluate.py", "Train `net` in place", "Train the network `net` in place"),
     "words of an error": ("harness/evaluate.py", "distil it again", "do distil it once more"),
@@ -165,6 +165,15 @@ def test_digest_ignores_what_a_trial_does_not_reach(checkout: Path, what: str) -
     assert old in text
     path.write_text(text.replace(old, new, 1))
     assert (digest(), here().digest(of_folder)) == before
+
+
+def test_a_default_that_no_trial_names_counts_and_what_it_means_does_not(checkout: Path) -> None:
+    """Settings that came later are left out of a trial while they have their default."""
+    before = digest("bacon")
+    change(checkout / "methods" / "pool.py", "learning rate of the networks", "rate at which they learn")
+    assert digest("bacon") == before
+    change(checkout / "methods" / "pool.py", "lr_net: float = setting(0.01", "lr_net: float = setting(0.02")
+    assert digest("bacon") != before
 
 
 def test_a_trials_own_row_counts(checkout: Path) -> None:

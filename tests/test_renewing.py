@@ -18,6 +18,7 @@ from harness.plan import Plan
 from harness.provenance import Lineage
 from harness.records import Provenance, Record, Submitted, Trial, read_record, record_files, write_record
 from harness.renewing import Wanted, adopt, command, plan_of, wanted_from
+from harness.running import Outcome
 
 MADE = Provenance(
     started_at="2026-01-01T00:00:00+00:00",
@@ -57,10 +58,10 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[Trial]:
     """The trials that were run; in place of distilling, each leaves a record of accuracy 0.9."""
     seen: list[Trial] = []
 
-    def carry_out(options: Options, plan: Plan) -> Summary:
+    def carry_out(options: Options, deadline: float, plan: Plan) -> Outcome:
         seen.extend(plan.trials)
         made = [finished(one, options.results, 0.9, provenance=current(one)) for one in plan.trials]
-        return Summary(made)
+        return Outcome(plan, Summary(made))
 
     monkeypatch.setattr(renewing, "carry_out", carry_out)
     return seen

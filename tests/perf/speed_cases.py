@@ -215,7 +215,7 @@ def gradient_of(images: Tensor) -> Tensor:
 def pool_step() -> Callable[[], Tensor]:
     """A training step of a member of the pool; the loss before it."""
     context, data = runtime(), toy(10, SHAPE, per_class=POOL_BATCH // 8)
-    pool = NetworkPool(context, data, PoolSettings(start=1))
+    pool = NetworkPool(context, data, PoolSettings(pool_start=1))
     return lambda: pool.train_member(pool.members[0], torch.arange(POOL_BATCH))
 
 
@@ -224,7 +224,10 @@ def plain_pool_step() -> Callable[[], Tensor]:
     context, data = runtime(), toy(10, SHAPE, per_class=POOL_BATCH // 8)
     net, settings = context.network(data), PoolSettings()
     optimizer = torch.optim.SGD(
-        net.parameters(), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+        net.parameters(),
+        lr=settings.lr_net,
+        momentum=settings.momentum_net,
+        weight_decay=settings.weight_decay,
     )
 
     def step() -> Tensor:

@@ -279,6 +279,8 @@ def test_interrupting_leaves_nothing_behind(ending: signal.Signals, tmp_path: Pa
     scratch.mkdir()
     commit(root, "slow")
     gate_of_root = (
+        # A shell in the background has its children ignore Ctrl-C.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
         f"from pathlib import Path; from harness.perf.gate import check; check(Path({str(root)!r}), 'HEAD')"
     )
     environment = os.environ | {"MARKS": str(marks), "TMPDIR": str(scratch), "PYTHONPATH": str(ROOT)}

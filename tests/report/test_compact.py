@@ -109,14 +109,14 @@ def test_the_best_is_bold_and_ties_are_italic(make_record: Any) -> None:
         for name, accuracies in (("dm", (0.50, 0.55)), ("idm", (0.54, 0.49)))
         for seed, accuracy in enumerate(accuracies)
     ]
-    ((_, table),) = compact._tracks(records)
+    ((_, table),) = compact._tracks(records, Path("results"))
     stream = io.StringIO()
     console = Console(file=stream, width=80, force_terminal=True, color_system="standard")
     for part in fitting(table, console):
         console.print(part)
     assert "\x1b[1m52.5 ± 3.5\x1b[0m (2×1)" in stream.getvalue()
     assert "\x1b[3m51.5 ± 3.5\x1b[0m (2×1)" in stream.getvalue()
-    assert legend([table]) == [compact.ACCURACIES, compact.MARKED, compact.PRINTED]
+    assert legend([table]) == [compact.ACCURACIES, compact.MARKED, compact.PRINTED_AND_OTHER_CODE]
 
 
 def test_legend_lines_fit_eighty_columns() -> None:
