@@ -75,7 +75,8 @@ def python(request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest
     own = Path(output([made, "-c", PACKAGES], folder).split()[0])
     # Of a folder named here no further .pth file is read, so that no editable install comes along.
     (own / "lent.pth").write_text(output([lender, "-c", PACKAGES], folder), encoding="utf-8")
-    install = ["--python", made, "install", "--quiet", "--no-deps", "--no-index", wheel]
+    options = ["--quiet", "--no-deps", "--no-index", "--ignore-installed"]
+    install = ["--python", made, "install", *options, wheel]
     output([sys.executable, "-m", "pip", *install], folder)
     where = "import harness, methods; print(harness.__file__, methods.__file__)"
     assert all(Path(file).is_relative_to(own) for file in output([made, "-c", where], folder).split())
