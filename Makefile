@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Fewer steps than any track has, so that it takes minutes: what the field is about, not a figure to cite.
 demo: $(VENV)/installed
 	$(BIN)/python -m harness run --scale smoke --protocol dc-cpu --dataset fashion-mini --ipc 1,10 --evals 1 \
-	    --methods random,random_packed,dm,idm,bacon --set '*.iterations=60' --results $(DEMO)
+	    --methods random,random_packed,dm,idm,bacon --set '*.iterations=40' --results $(DEMO)
 	$(BIN)/python -m harness show $(DEMO)/smoke/fashion-mini/*/ipc1/*.safetensors -o $(DEMO)/sets.png
 	@echo "The sets of one image per class, side by side: $(DEMO)/sets.png"
 
