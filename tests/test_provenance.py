@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
-from trials import digits_trial
+from trials import digits_trial, made_by
 
 from harness import meter, provenance
 from harness.provenance import CURRENT, OLDER, UNCOMMITTED, UNKNOWN, Code, CodeState, Lineage, code_digest
@@ -63,21 +63,7 @@ def git(folder: Path, *arguments: str) -> str:
 
 def record(code: str, commit: str | None = None, dirty: bool | None = None, **changes: object) -> Record:
     """A finished record with that digest, from that checkout."""
-    made = Provenance(
-        started_at="2026-01-01T00:00:00+00:00",
-        finished_at="2026-01-01T00:00:01+00:00",
-        resumed=0,
-        device="cpu",
-        cpu=None,
-        threads=1,
-        python="3.11",
-        torch="2.9",
-        torchvision="0.24",
-        harness="0.1",
-        git_commit=commit,
-        git_dirty=dirty,
-        code_digest=code,
-    )
+    made = made_by(code, commit, dirty)
     of = trial(**changes)
     return Record(id=of.id, status="done", trial=of, provenance=made)
 

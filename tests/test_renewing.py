@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from trials import digits_trial
+from trials import digits_trial, made_by
 
 from harness import renewing
 from harness.cli import main
@@ -20,21 +20,7 @@ from harness.records import Provenance, Record, Submitted, Trial, read_record, r
 from harness.renewing import Wanted, adopt, command, plan_of, wanted_from
 from harness.running import Outcome
 
-MADE = Provenance(
-    started_at="2026-01-01T00:00:00+00:00",
-    finished_at="2026-01-01T00:00:01+00:00",
-    resumed=0,
-    device="cpu",
-    cpu=None,
-    threads=1,
-    python="3.11",
-    torch="2.9",
-    torchvision="0.24",
-    harness="0.1",
-    git_commit=None,
-    git_dirty=None,
-    code_digest="2:000000000000",
-)
+MADE = made_by("2:000000000000")
 
 
 def finished(trial: Trial, results: Path, accuracy: float, **changes: Any) -> Record:

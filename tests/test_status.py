@@ -6,29 +6,15 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from trials import digits_trial
+from trials import digits_trial, made_by
 
 from harness.errors import UserError
 from harness.launch.sweep import open_sweep
 from harness.provenance import Code
-from harness.records import Provenance, Record, Status, Trial, write_record
+from harness.records import Record, Status, Trial, write_record
 from harness.status import command, in_progress, summarise
 
-PROVENANCE = Provenance(
-    started_at="2026-01-01T00:00:00+00:00",
-    finished_at="2026-01-01T00:00:01+00:00",
-    resumed=0,
-    device="cpu",
-    cpu=None,
-    threads=1,
-    python="3.11",
-    torch="2.9",
-    torchvision="0.24",
-    harness="0.1",
-    git_commit=None,
-    git_dirty=None,
-    code_digest="",
-)
+PROVENANCE = made_by("")
 
 
 def record(method: str = "dm", seed: int = 0, status: Status = "done", digest: str | None = None) -> Record:
