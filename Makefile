@@ -18,14 +18,16 @@ demo: $(VENV)/installed
 
 # Three processes on two cores, since the tests of Slurm mostly wait, and of one thread each, so as not to
 # fight. Files are begun in order: those that take long are in tests/e2e.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --benchmark-disable --durations=15
+BESIDE := --numprocesses=3 --dist=loadfile --no-loadscope-reorder
 test: lint
-	$(PYTEST) --benchmark-disable --fidelity-check=harness/report/data/fidelity.json
+	$(PYTEST) $(BESIDE) -m "not alone" --fidelity-check=harness/report/data/fidelity.json
+	$(PYTEST) -m alone
 	$(BIN)/python -m harness report --check
 	$(BIN)/python -m harness perf check
 
 fast-test: $(VENV)/installed
-	$(PYTEST) -m "not slow"
+	$(PYTEST) $(BESIDE) -m "not slow"
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

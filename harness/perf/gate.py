@@ -4,8 +4,8 @@ The benchmarks of both trees are run in turns (`harness.perf.pairs`), a few pair
 other. A case's figure is the median of the ratios of all its pairs of rounds. Its noise is an interval that
 holds the true median in 95 of 100 comparisons: the runs are drawn anew, with replacement, a thousand times.
 A whole run is drawn, not a pair, since the pairs of one run share the luck of its processes. A case whose
-interval reaches beyond the limit after the first runs is measured again, and slower is only one whose whole
-interval lies beyond the limit after that.
+interval reaches beyond the limit after the first runs is measured again, and then once more as long as its
+interval lies on both sides of the limit. Slower is only one whose whole interval lies beyond it in the end.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TOLERANCE = 0.15  # how much slower than earlier code a case may be
 # And than a plain loop, where there is no earlier code: whole steps of the pool and the evaluation are about
 # as fast as their plain loops, the rest several times faster.
 PLAIN_TOLERANCE = 0.5
-LOOKS = 2  # at all cases, then at those that may be slower
+LOOKS = 4  # at most: at all cases, then at those that may be slower, then at those that are still undecided
 RUNS = 3  # pairs of processes in each look
 RESAMPLES = 1000
 OUTSIDE = 0.05  # chance that the interval misses the median, both ends together
@@ -105,7 +105,9 @@ def compare(
         wanted = f" that matches {', '.join(patterns)}" if patterns else ""
         raise UserError(f"{candidate.name} and {reference.name} have no benchmark in common{wanted}")
     for look in range(1, LOOKS):
-        doubtful = [case for case, times in runs.items() if Verdict.of(case, times, tolerance).doubtful]
+        so_far = [Verdict.of(case, times, tolerance) for case, times in runs.items()]
+        # One burst of other work can make all first runs slow, hence no verdict after these alone.
+        doubtful = [v.case for v in so_far if v.doubtful and (look == 1 or not v.slower)]
         if not doubtful:
             break
         again = [_run(candidate, reference, doubtful, look * RUNS + k) for k in range(RUNS)]
