@@ -29,6 +29,6 @@ def run(sweep: str | os.PathLike[str] | None = None, /, **options: Any) -> pd.Da
     UserError for what the command line refuses, in the same words; KeyboardInterrupt after the workers have
     left their checkpoints: the same call then goes on.
     """
-    from harness.running import sweep_frame
+    from harness.commands.run import sweep_frame
 
     return sweep_frame(options, sweep)

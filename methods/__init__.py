@@ -25,7 +25,7 @@ import dataclasses
 import importlib
 import math
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -34,11 +34,12 @@ from typing import Any
 
 import msgspec
 
-from harness.errors import UnknownNameError, UserError
+from harness.core.errors import UnknownNameError, UserError
+from harness.core.settings import hints_of, lengths
 from methods import contract
-from methods.settings import FOLDER, parsed, settings_of
 from methods.source import Kind, SettingsSource
 
+FOLDER = Path(__file__).parent
 JOIN = "+"  # between the loop and the distance of a composition
 NOTHING = ("None", "none", "null")  # as they are typed for a setting that may be None
 
@@ -96,7 +97,7 @@ def _infos(path: Path, version: tuple[int, int]) -> tuple[MethodInfo, ...]:
     stem = path.stem
     module = f"{__name__}.{stem}"
     try:
-        tree = parsed(path.read_bytes())
+        tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError) as error:
         return (MethodInfo(stem, module, "", (f"does not parse: {error}",)),)
     wrong = tuple(contract.syntax_breaches(tree))
@@ -107,8 +108,14 @@ def _infos(path: Path, version: tuple[int, int]) -> tuple[MethodInfo, ...]:
         return ()
     summary = (ast.get_docstring(tree) or "").partition("\n")[0]
     loop, distance = "condense" in functions, "distance_to" in functions
-    names = (stem, *(f"{stem}@{variant}" for variant in contract.variant_names(tree)))
-    return tuple(MethodInfo(name, module, summary, loop=loop, distance=distance) for name in names)
+    variants = {
+        f"{stem}@{name}": f"{stem} with {changes or 'nothing changed'}"
+        for name, changes in contract.variants(tree).items()
+    }
+    return tuple(
+        MethodInfo(name, module, about, loop=loop, distance=distance)
+        for name, about in ({stem: summary} | variants).items()
+    )
 
 
 def find(name: str) -> MethodInfo:
@@ -129,7 +136,7 @@ def find(name: str) -> MethodInfo:
             raise UserError(f"{unknown}; {name!r} is to be LOOP{JOIN}DISTANCE, {others}")
     summary = f"the loop of {loop} with the distance of {distance}"
     parts = (known[loop].module, known[distance].module)
-    return MethodInfo(name, f"{__name__}.composition", summary, parts=parts)
+    return MethodInfo(name, f"{__name__}.shared.composition", summary, parts=parts)
 
 
 def composable(known: Iterable[MethodInfo]) -> tuple[list[str], list[str]]:
@@ -141,43 +148,24 @@ def composable(known: Iterable[MethodInfo]) -> tuple[list[str], list[str]]:
 
 def load(name: str) -> ModuleType:
     """Import a method or variant, or make a composition; UserError if it is unknown or broken."""
-    return _module(name, importlib.import_module, "compose")
-
-
-@cache
-def settings(name: str) -> ModuleType:
-    """What `load` returns, but with settings alone, for which nothing that is slow to import is imported."""
-    return _module(name, settings_of, "compose_settings")
-
-
-def breaches(name: str) -> tuple[str, ...]:
-    """What is wrong with the file of a method that is there, a line each; imports nothing that is slow."""
-    try:
-        settings(name)
-    except ContractError as error:
-        return error.breaches
-    return ()
-
-
-def _module(name: str, import_module: Callable[[str], ModuleType], compose: str) -> ModuleType:
     info = find(name)
     if info.breaches:
         raise ContractError(name, info.breaches)
     if not info.parts:
-        return _checked(name, info.module, import_module)
-    parts = [_checked(name, part, import_module) for part in info.parts]
-    made = import_module(info.module)
-    composition: ModuleType = getattr(made, compose)(name.partition("@")[0], *parts)
+        return _checked(name, info.module)
+    from methods.shared.composition import compose
+
+    composition = compose(name.partition("@")[0], *(_checked(name, part) for part in info.parts))
     variant = name.partition("@")[2]
     if variant and variant not in composition.VARIANTS:
         raise UserError(f"{name}: the variant changes more than the distance; compose without @{variant}")
     return composition
 
 
-def _checked(name: str, module: str, import_module: Callable[[str], ModuleType]) -> ModuleType:
+def _checked(name: str, module: str) -> ModuleType:
     """A method's module, which keeps the contract."""
     try:
-        found = import_module(module)
+        found = importlib.import_module(module)
         wrong = _breaches(found)
     except Exception as error:
         text = " ".join(f"{type(error).__name__}: {error}".split())
@@ -198,14 +186,12 @@ def resolve(
     ipc: int,
     scale: str = "paper",
     overrides: Mapping[str, Any] | None = None,
-    of: Callable[[str], ModuleType] = load,
 ) -> Resolved:
     """Configuration of a method for a dataset and ipc: published settings, variant, scale, own overrides.
 
-    Each overrides the ones before. `overrides` may hold strings as typed on a command line. `of` may be
-    `settings`: the values are the same, the Config is of a class of its own.
+    Each overrides the ones before. `overrides` may hold strings as typed on a command line.
     """
-    module = of(name)
+    module = load(name)
     row, source = _published(name, module, dataset, ipc)
     values = {**row, **getattr(module, "UNPUBLISHED", {}).get(dataset, {})}
     variant = name.partition("@")[2]
@@ -216,14 +202,14 @@ def resolve(
     source = msgspec.structs.replace(
         source, scale=scale, shortened=scaled is not None, overrides=tuple(sorted(overrides or ()))
     )
-    return Resolved(config_from(name, values, of), source)
+    return Resolved(config_from(name, values), source)
 
 
-def config_from(name: str, values: Mapping[str, Any], of: Callable[[str], ModuleType] = load) -> Any:
+def config_from(name: str, values: Mapping[str, Any]) -> Any:
     """The method's frozen Config with the given values, strings converted to each field's type."""
-    config_type = of(name).Config
+    config_type = load(name).Config
     fields = {field.name for field in dataclasses.fields(config_type)}
-    hints = contract.hints_of(config_type)
+    hints = hints_of(config_type)
     checked: dict[str, Any] = {}
     for key, value in values.items():
         if key not in fields:
@@ -261,7 +247,7 @@ def length(name: str, values: Mapping[str, Any]) -> int:
 
     A method that does several updates in a step counts updates.
     """
-    named = contract.lengths(settings(name).Config)
+    named = lengths(load(name).Config)
     return math.prod(values[key] for key in named) if named else 0
 
 

@@ -18,11 +18,13 @@ from dataclasses import dataclass
 
 import torch
 
-from harness.data import Dataset
-from methods import kernels, resolve
-from methods.api import Context, Distilled
-from methods.augment import usual_strategy
-from methods.contract import setting
+from harness.core.augment import usual_strategy
+from harness.core.context import Context
+from harness.core.data import Dataset
+from harness.core.distilled import Distilled
+from harness.core.settings import setting
+from methods import resolve
+from methods.shared import kernels
 
 
 @dataclass(frozen=True)

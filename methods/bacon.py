@@ -24,12 +24,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.data import Dataset
-from methods import idm, kernels, resolve
-from methods.api import Context, Distilled
-from methods.augment import FULL_STRATEGY
-from methods.contract import setting
-from methods.matching import Criterion, Distance, DistanceTo
+from harness.core.augment import FULL_STRATEGY
+from harness.core.context import Context
+from harness.core.data import Dataset
+from harness.core.distilled import Distilled
+from harness.core.settings import setting
+from methods import idm, resolve
+from methods.shared import kernels
+from methods.shared.matching import Criterion, Distance, DistanceTo
 
 
 @dataclass(frozen=True)

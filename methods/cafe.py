@@ -34,16 +34,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.data import Dataset
-from harness.nets import Network
+from harness.core.augment import usual_strategy
+from harness.core.context import Context
+from harness.core.data import Dataset
+from harness.core.distilled import Distilled
+from harness.core.nets import Network
+from harness.core.passes import pieces
+from harness.core.settings import setting
 from methods import resolve
-from methods.api import Context, Distilled
-from methods.augment import usual_strategy
-from methods.contract import setting
-from methods.layers import ClassMeans, Layers, gap_of_means
-from methods.matching import ClassLoss, ClassMatcher, Siamese, View, starting_images
-from methods.passes import pieces
-from methods.students import Student
+from methods.shared.layers import ClassMeans, Layers, gap_of_means
+from methods.shared.matching import ClassLoss, ClassMatcher, Siamese, View, starting_images
+from methods.shared.students import Student
 
 
 @dataclass(frozen=True)

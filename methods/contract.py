@@ -1,9 +1,5 @@
 """The contract of a method's file, as a program reads it: its settings, its constants, and each breach.
 
-A setting says what it means where it is defined:
-
-    iterations: int = setting(20_000, "image updates", length=True)
-
 `syntax_breaches` looks at a file without running it, `breaches` at what its statements make of themselves.
 Each breach is one line for the author of the file. Nothing here imports torch.
 """
@@ -14,15 +10,12 @@ import ast
 import dataclasses
 import difflib
 import re
-import typing
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import cache
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import msgspec
 
-T = TypeVar("T")
+from harness.core.settings import About, about_of, hints_of, lengths
 
 # Scales at which no method can run as published; methods with loops say in SCALED how they are shortened.
 SHORT_SCALES = ("cpu", "smoke")
@@ -38,91 +31,6 @@ CALLS = {
     "distance_to": ("weights",),
 }
 BY_NAME = ("config", "context")
-_KEY = "setting"  # of a setting's `About` in the metadata of its field
-
-
-@dataclass(frozen=True)
-class About:
-    """What a file says of a setting beside its type and default.
-
-    length: it is a number that the length of the method's loop is proportional to; a budget replaces it.
-    added: the setting came after records were made without it. While it has its default, which is what the
-        code did before, it is left out of the values of a trial, whose id stays as it was; its default must
-        never change.
-    """
-
-    meaning: str
-    length: bool = False
-    added: bool = False
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A setting as people see it; `type` as it is written, `default` as a plain value."""
-
-    name: str
-    type: str
-    default: Any
-    meaning: str
-    length: bool
-    added: bool
-
-
-def setting(default: T, meaning: str, *, length: bool = False, added: bool = False) -> T:
-    """A field of a Config with its default and its meaning in a line; for the flags see `About`."""
-    return dataclasses.field(default=default, metadata={_KEY: About(meaning, length, added)})
-
-
-def required(meaning: str) -> Any:
-    """A setting whose default each Config that has it must give; for settings that several methods share."""
-    return dataclasses.field(metadata={_KEY: About(meaning)})
-
-
-def settings_in(config_type: type) -> tuple[Setting, ...]:
-    """All settings of a Config, its own before those that it inherits."""
-    fields = {field.name: field for field in dataclasses.fields(config_type)}
-    own = (name for cls in config_type.__mro__ for name in vars(cls).get("__annotations__", ()))
-    return tuple(_setting(fields[name]) for name in dict.fromkeys(own) if name in fields)
-
-
-def _setting(field: dataclasses.Field[Any]) -> Setting:
-    about = _about(field)
-    return Setting(
-        field.name,
-        str(field.type),
-        msgspec.to_builtins(field.default),
-        about.meaning,
-        about.length,
-        about.added,
-    )
-
-
-def _about(field: dataclasses.Field[Any]) -> About:
-    return cast(About, field.metadata.get(_KEY, About("")))
-
-
-@cache
-def hints_of(config_type: type) -> Mapping[str, Any]:
-    """The type of each setting."""
-    return typing.get_type_hints(config_type)
-
-
-def lengths(config_type: type) -> tuple[str, ...]:
-    """Settings that the length of the method's loop is proportional to; none if it has no loop."""
-    return tuple(field.name for field in dataclasses.fields(config_type) if _about(field).length)
-
-
-def values_of(config: Any) -> dict[str, Any]:
-    """A Config as the values that tell it from others: without added settings that have their default.
-
-    Records and distilled sets keep these, and `methods.config_from` makes the same Config of them.
-    """
-    added = {field.name for field in dataclasses.fields(config) if _untouched(field, config)}
-    return {name: value for name, value in dataclasses.asdict(config).items() if name not in added}
-
-
-def _untouched(field: dataclasses.Field[Any], config: Any) -> bool:
-    return _about(field).added and getattr(config, field.name) == field.default
 
 
 def syntax_breaches(tree: ast.Module) -> Iterator[str]:
@@ -209,13 +117,29 @@ def _hidden_variants(tree: ast.Module) -> Iterator[str]:
             yield f"has VARIANTS that are computed; {literal}"
 
 
-def variant_names(tree: ast.Module) -> list[str]:
-    """Names of a file's variants."""
+def variants(tree: ast.Module) -> dict[str, str]:
+    """Names of a file's variants, with what each changes as it is written there: `clip_weight = 0.2`."""
+    found: dict[str, str] = {}
     for node in tree.body:
         for name, value in _assigned(node):
             if name == "VARIANTS" and isinstance(value, ast.Dict):
-                return [str(key.value) for key in value.keys if isinstance(key, ast.Constant)]
-    return []
+                found |= {
+                    str(key.value): _as_written(row)
+                    for key, row in zip(value.keys, value.values, strict=True)
+                    if isinstance(key, ast.Constant)
+                }
+    return found
+
+
+def _as_written(row: ast.expr) -> str:
+    if not isinstance(row, ast.Dict):
+        return ast.unparse(row)
+    parts = zip(row.keys, row.values, strict=True)
+    return ", ".join(f"{_key(key)} = {ast.unparse(value)}" for key, value in parts)
+
+
+def _key(key: ast.expr | None) -> str:
+    return str(key.value) if isinstance(key, ast.Constant) else ast.unparse(key) if key else "**"
 
 
 def breaches(module: Any) -> list[str]:
@@ -250,7 +174,7 @@ def _config_breaches(config_type: Any) -> Iterator[str]:
 def _setting_breaches(config_type: type) -> Iterator[str]:
     hints = hints_of(config_type)
     for field in dataclasses.fields(config_type):
-        about, name = _about(field), field.name
+        about, name = about_of(field), field.name
         if not about.meaning.strip():
             yield f"does not say what the setting {name} means; expected {name}: ... = setting(default, ...)"
         yield from _misfit(name, field.default, hints[name], "the default of")
@@ -265,7 +189,7 @@ def _inherited(config_type: type, name: str) -> Iterator[About]:
         field = getattr(base, "__dataclass_fields__", {}).get(name)
         # A setting of some other base's own is overridden by a default in its place.
         if field is not None and field.default is not dataclasses.MISSING:
-            yield _about(field)
+            yield about_of(field)
 
 
 def _misfit(name: str, value: Any, hint: Any, where: str) -> Iterator[str]:

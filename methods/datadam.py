@@ -28,14 +28,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.data import Dataset
-from harness.nets import Network, reinitialise
+from harness.core.augment import usual_strategy
+from harness.core.context import Context
+from harness.core.data import Dataset
+from harness.core.distilled import Distilled
+from harness.core.nets import Network, reinitialise
+from harness.core.settings import setting
 from methods import resolve
-from methods.api import Context, Distilled
-from methods.augment import usual_strategy
-from methods.contract import setting
-from methods.layers import Layers, class_means, gap_of_means
-from methods.matching import ClassLoss, ClassMatcher, Siamese, View, initial_images
+from methods.shared.layers import Layers, class_means, gap_of_means
+from methods.shared.matching import ClassLoss, ClassMatcher, Siamese, View, initial_images
 
 
 @dataclass(frozen=True)

@@ -24,15 +24,16 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from harness.data import Dataset
-from harness.nets import Network
+from harness.core.augment import usual_strategy
+from harness.core.context import Context
+from harness.core.data import Dataset
+from harness.core.distilled import Distilled
+from harness.core.nets import Network
+from harness.core.settings import setting
 from methods import resolve
-from methods.api import Context, Distilled
-from methods.augment import usual_strategy
-from methods.contract import setting
-from methods.gradients import GradientMatcher, Gradients, matched_parameters
-from methods.matching import Siamese, starting_images
-from methods.students import Student
+from methods.shared.gradients import GradientMatcher, Gradients, matched_parameters
+from methods.shared.matching import Siamese, starting_images
+from methods.shared.students import Student
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from harness.data import Dataset
+from harness.core.context import Context
+from harness.core.data import Dataset
+from harness.core.distilled import Distilled
+from harness.core.settings import setting
 from methods import dc, resolve
-from methods.api import Context, Distilled
-from methods.contract import setting
-from methods.gradients import Gradients, mean_gradients
+from methods.shared.gradients import Gradients, mean_gradients
 
 
 @dataclass(frozen=True)

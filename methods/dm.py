@@ -20,13 +20,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.data import Dataset
-from harness.nets import reinitialise
+from harness.core.augment import usual_strategy
+from harness.core.context import Context
+from harness.core.data import Dataset
+from harness.core.distilled import Distilled
+from harness.core.nets import reinitialise
+from harness.core.settings import setting
 from methods import resolve
-from methods.api import Context, Distilled
-from methods.augment import usual_strategy
-from methods.contract import setting
-from methods.matching import (
+from methods.shared.matching import (
     ClassLoss,
     ClassMatcher,
     Criterion,

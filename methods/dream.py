@@ -27,13 +27,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from harness.data import ClassBatch, Dataset
-from harness.nets import Network
+from harness.core.context import Context
+from harness.core.data import ClassBatch, Dataset
+from harness.core.distilled import Distilled
+from harness.core.nets import Network
+from harness.core.settings import setting
 from methods import idc, resolve
-from methods.api import Context, Distilled
-from methods.clusters import centroids, nearest_samples
-from methods.contract import setting
-from methods.matching import ClassMatcher, Siamese
+from methods.shared.clusters import centroids, nearest_samples
+from methods.shared.matching import ClassMatcher, Siamese
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from harness.data import Dataset
+from harness.core.context import Context
+from harness.core.data import Dataset
+from harness.core.distilled import Distilled
+from harness.core.settings import setting
 from methods import dc, resolve
-from methods.api import Context, Distilled
-from methods.contract import setting
 
 
 @dataclass(frozen=True)

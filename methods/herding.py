@@ -18,9 +18,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from harness.data import Dataset
-from methods import coresets, resolve
-from methods.api import Context, Distilled
+from harness.core.context import Context
+from harness.core.data import Dataset
+from harness.core.distilled import Distilled
+from methods import resolve
+from methods.shared import coresets
 
 Config = coresets.FeatureConfig
 SCALED = coresets.SCALED

@@ -32,20 +32,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.data import ClassBatch, Dataset, draw_uniform
-from harness.errors import UserError
-from harness.loop import State
-from harness.nets import Network, reinitialise
-from methods import kernels, resolve
-from methods.api import Context, Distilled
-from methods.augment import augment, cutmix, operations, sample_draws, usual_strategy
-from methods.contract import setting
-from methods.formation import compose, decode_by_class
-from methods.gradients import GradientMatcher, matched_parameters
-from methods.layers import class_means
-from methods.matching import ClassMatcher, ClasswiseSGD, Siamese
-from methods.passes import rows_per_piece, train_step
-from methods.pool import logits_forward
+from harness.core.augment import augment, cutmix, operations, sample_draws, usual_strategy
+from harness.core.context import Context
+from harness.core.data import ClassBatch, Dataset, draw_uniform
+from harness.core.distilled import Distilled
+from harness.core.errors import UserError
+from harness.core.formation import compose, decode_by_class
+from harness.core.loop import State
+from harness.core.nets import Network, reinitialise
+from harness.core.passes import logits_forward, rows_per_piece, train_step
+from harness.core.settings import setting
+from methods import resolve
+from methods.shared import kernels
+from methods.shared.gradients import GradientMatcher, matched_parameters
+from methods.shared.layers import class_means
+from methods.shared.matching import ClassMatcher, ClasswiseSGD, Siamese
 
 
 @dataclass(frozen=True)

@@ -24,12 +24,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.data import Dataset
+from harness.core.augment import FULL_STRATEGY, usual_strategy
+from harness.core.context import Context
+from harness.core.data import Dataset
+from harness.core.distilled import Distilled
+from harness.core.settings import setting
 from methods import resolve
-from methods.api import Context, Distilled
-from methods.augment import FULL_STRATEGY, usual_strategy
-from methods.contract import setting
-from methods.matching import (
+from methods.shared.matching import (
     ClassLoss,
     ClassMatcher,
     ClasswiseSGD,
@@ -39,7 +40,7 @@ from methods.matching import (
     initial_images,
     mean_distance_to,
 )
-from methods.pool import NetworkPool, PoolSettings
+from methods.shared.pool import NetworkPool, PoolSettings
 
 
 @dataclass(frozen=True)

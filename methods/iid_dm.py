@@ -6,7 +6,7 @@ Deng et al., "Exploiting Inter-sample and Inter-feature Relations in Dataset Dis
     || mean phi(A(B_c)) - mean phi(A(S_c)) ||^2 + a || G(B_c) - G(S_c) ||_F^2
                                                 + b sum_s || psi(A(s)) - mean psi(A(S_c)) ||^2,
 
-where G is the covariance of phi's channels and psi a network trained on the real images (`methods/iid.py`);
+where G is the covariance of phi's channels and psi a network trained on the real images (`shared/iid.py`);
 a = 0.01, b = 0.05. At ipc 1 both terms vanish and IID-DM is DM. Reported on CIFAR-10 (ConvNet): 55.1, 65.1 %
 at ipc 10, 50.
 
@@ -21,10 +21,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from harness.data import Dataset
-from methods import dm, iid, resolve
-from methods.api import Context, Distilled
-from methods.contract import setting
+from harness.core.context import Context
+from harness.core.data import Dataset
+from harness.core.distilled import Distilled
+from harness.core.settings import setting
+from methods import dm, resolve
+from methods.shared import iid
 
 
 @dataclass(frozen=True)

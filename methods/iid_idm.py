@@ -7,7 +7,7 @@ times w weighs the cross entropy) and two terms,
     IDM + a || G(B_c) - G(T(S_c)) ||_F^2 + b sum_s || psi(A(s)) - mean psi(A(T(S_c))) ||^2,
 
 where G is the covariance of phi's channels, s runs over the tiles A(T(S_c)) and psi is a network trained on
-the real images (`methods/iid.py`); a = 0.03, b = 0.01. Reported on CIFAR-10 (ConvNet): 47.1, 59.9, 69.0 % at
+the real images (`shared/iid.py`); a = 0.03, b = 0.01. Reported on CIFAR-10 (ConvNet): 47.1, 59.9, 69.0 % at
 ipc 1, 10, 50.
 
 Departures from the authors' code (VincenDen/IID `IDM_cifar10_IID.py`): those of `idm`; the covariance is
@@ -21,10 +21,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harness.data import Dataset
-from methods import idm, iid, resolve
-from methods.api import Context, Distilled
-from methods.contract import setting
+from harness.core.context import Context
+from harness.core.data import Dataset
+from harness.core.distilled import Distilled
+from harness.core.settings import setting
+from methods import idm, resolve
+from methods.shared import iid
 
 
 @dataclass(frozen=True)

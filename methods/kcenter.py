@@ -27,10 +27,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from harness.data import Dataset
-from methods import coresets, resolve
-from methods.api import Context, Distilled
-from methods.contract import setting
+from harness.core.context import Context
+from harness.core.data import Dataset
+from harness.core.distilled import Distilled
+from harness.core.settings import setting
+from methods import resolve
+from methods.shared import coresets
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from harness.data import Dataset
-from methods import coresets, resolve
-from methods.api import Context, Distilled
-from methods.clusters import centroids
+from harness.core.context import Context
+from harness.core.data import Dataset
+from harness.core.distilled import Distilled
+from methods import resolve
+from methods.shared import coresets
+from methods.shared.clusters import centroids
 
 Config = coresets.FeatureConfig
 SCALED = coresets.SCALED

@@ -30,13 +30,14 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from harness.data import Dataset
+from harness.core.augment import usual_strategy
+from harness.core.context import Context
+from harness.core.data import Dataset
+from harness.core.distilled import Distilled
+from harness.core.passes import pieces
+from harness.core.settings import setting
 from methods import dm, resolve
-from methods.api import Context, Distilled
-from methods.augment import usual_strategy
-from methods.contract import setting
-from methods.matching import Criterion, Distance, DistanceTo
-from methods.passes import pieces
+from methods.shared.matching import Criterion, Distance, DistanceTo
 
 # Similarities of real images, which need no gradient, that are in memory at once.
 PAIRS_AT_ONCE = 2**22

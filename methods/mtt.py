@@ -25,10 +25,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.data import Dataset, parse
-from methods import resolve, trajectories
-from methods.api import Context, Distilled
-from methods.trajectories import Match, Segment, Step, Student, condense, squared_distance
+from harness.core.context import Context
+from harness.core.data import Dataset, parse
+from harness.core.distilled import Distilled
+from methods import resolve
+from methods.shared import trajectories
+from methods.shared.trajectories import Match, Segment, Step, Student, condense, squared_distance
 
 
 @dataclass(frozen=True)

@@ -38,17 +38,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.data import Dataset
-from harness.loop import State
-from harness.nets import Network, reinitialise
+from harness.core.augment import usual_strategy
+from harness.core.context import Context
+from harness.core.data import Dataset
+from harness.core.distilled import Distilled
+from harness.core.experts import ExpertSettings, train_experts
+from harness.core.formation import compose
+from harness.core.loop import State
+from harness.core.nets import Network, reinitialise
+from harness.core.settings import setting
 from methods import resolve
-from methods.api import Context, Distilled
-from methods.augment import usual_strategy
-from methods.classwise import AdamWTurns, ClassTurns, Plateau, SGDTurns
-from methods.contract import setting
-from methods.experts import ExpertSettings, train_experts
-from methods.formation import compose
-from methods.matching import ClassLoss, ClassMatcher, Siamese
+from methods.shared.classwise import AdamWTurns, ClassTurns, Plateau, SGDTurns
+from methods.shared.matching import ClassLoss, ClassMatcher, Siamese
 
 LOSS_SCALE = 300.0  # of the matching loss; with AdamW it decides only its weight beside weight decay
 SMALLEST_PHASE = 1e-12

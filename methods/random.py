@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harness.data import Dataset
-from methods.api import Context, Distilled
-from methods.coresets import selected
+from harness.core.context import Context
+from harness.core.data import Dataset
+from harness.core.distilled import Distilled
+from methods.shared.coresets import selected
 
 
 @dataclass(frozen=True)

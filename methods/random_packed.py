@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harness.data import Dataset
+from harness.core.augment import usual_strategy
+from harness.core.context import Context
+from harness.core.data import Dataset
+from harness.core.distilled import Distilled
+from harness.core.settings import setting
 from methods import resolve
-from methods.api import Context, Distilled
-from methods.augment import usual_strategy
-from methods.contract import setting
-from methods.matching import initial_images
+from methods.shared.matching import initial_images
 
 
 @dataclass(frozen=True)

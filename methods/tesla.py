@@ -30,14 +30,16 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from harness.data import Dataset, parse
-from harness.nets import Network
-from methods import mtt, resolve, trajectories
-from methods.api import Context, Distilled
-from methods.contract import setting
-from methods.experts import Experts
-from methods.passes import pieces
-from methods.trajectories import Match, Segment, Step, Student, Weights, condense, dot, minus
+from harness.core.context import Context
+from harness.core.data import Dataset, parse
+from harness.core.distilled import Distilled
+from harness.core.experts import Experts
+from harness.core.nets import Network
+from harness.core.passes import pieces
+from harness.core.settings import setting
+from methods import mtt, resolve
+from methods.shared import trajectories
+from methods.shared.trajectories import Match, Segment, Step, Student, Weights, condense, dot, minus
 
 LABELLED_AT_ONCE = 256  # images
 

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 import torch
 
-from harness.data import Dataset
-from methods.api import Context, Distilled
-from methods.augment import usual_strategy
-from methods.contract import values_of
+from harness.core.augment import usual_strategy
+from harness.core.context import Context
+from harness.core.data import Dataset
+from harness.core.distilled import Distilled
+from harness.core.settings import values_of
 
 IGNORES_IPC = True  # one trial; `harness check` expects the images of the train split, class after class
 

@@ -159,7 +159,7 @@ def claims_of(mark: pytest.Mark) -> list[tuple[str, str]]:
 
 def unknown_methods(names: set[str]) -> list[str]:
     """Those of the names that are no method, variant or composition."""
-    from harness.errors import UserError
+    from harness.core.errors import UserError
     from methods import find
 
     unknown = []

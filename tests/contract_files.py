@@ -2,7 +2,7 @@
 
 METHOD = """from dataclasses import dataclass
 
-from methods.contract import setting
+from harness.core.settings import setting
 
 
 @dataclass(frozen=True)

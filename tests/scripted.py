@@ -10,8 +10,8 @@ import torch
 from support import tensor
 from torch import Tensor
 
-from harness.data import ClassBatch, Normalization
-from methods.api import Context
+from harness.core.context import Context
+from harness.core.data import ClassBatch, Normalization
 
 
 class ScriptedData:

@@ -15,9 +15,9 @@ from typing import Any
 
 import msgspec
 
+from harness.engine.provenance import ROOT
+from harness.engine.records import Record, read_records
 from harness.launch.sweep import Submission
-from harness.provenance import ROOT
-from harness.records import Record, read_records
 
 PATIENCE = 900.0  # seconds until a test gives up waiting: a busy machine is slow, and no fault
 PROGRAMS = ("munged", "slurmctld", "slurmd", "slurmdbd", "mariadbd", "sbatch", "squeue", "sacct")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.nets import Network, build
+from harness.core.nets import Network, build
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.cli import build_parser
+from harness.commands.cli import parse
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [path for folder in (".", "results", "slurm") for path in sorted((ROOT / folder).glob("*.md"))]
@@ -26,8 +26,7 @@ def test_commands_parse(document: Path) -> None:
     text = document.read_text(encoding="utf-8").replace("\\\n", " ")
     for line in re.findall(r"^\s*python -m harness (.+)$", text, flags=re.MULTILINE):
         arguments = shlex.split(line.partition("  #")[0])
-        parser, _ = build_parser()
-        parser.parse_args(arguments)
+        parse(arguments)
 
 
 def test_readme_shows_a_generated_table() -> None:

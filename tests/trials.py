@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from harness.protocol import PROTOCOL_VERSION
-from harness.records import Provenance, Trial
+from harness.engine.protocol import PROTOCOL_VERSION
+from harness.engine.records import Provenance, Trial
 
 SMALL_TRIAL = Trial(
     method="random",

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from harness.devices import visible_gpus
-from harness.records import Record, Trial
-from harness.trial import LOG_NAME, Settings, failure, log_name
-from harness.worker import Snapshot
+from harness.engine.devices import visible_gpus
+from harness.engine.records import Record, Trial
+from harness.engine.trial import LOG_NAME, Settings, failure, log_name
+from harness.engine.worker import Snapshot
 
 # Exit statuses of a run that left something to be gone on with: when its time was up (EX_TEMPFAIL of
 # sysexits.h), or when it was interrupted, as shells have it.

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.devices import visible_gpus
+from harness.engine.devices import visible_gpus
+from harness.engine.records import Record, Trial, read_record
 from harness.launch.base import LaunchOptions, Layout
 from harness.launch.display import Ledger, make_display
 from harness.launch.driver import Collector
 from harness.launch.local import LocalLauncher
 from harness.launch.sweep import Submission, Sweep, Work
-from harness.records import Record, Trial, read_record
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission

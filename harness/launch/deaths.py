@@ -11,9 +11,9 @@ from pathlib import Path
 import msgspec
 from filelock import FileLock
 
-from harness import faults
-from harness.records import Record, Status, Trial, write_atomically
-from harness.report.markdown import plural
+from harness.core import faults
+from harness.core.text import plural
+from harness.engine.records import Record, Status, Trial, write_atomically
 
 FILE_NAME, LOCK_NAME = "deaths.json", "deaths.lock"
 OUT_OF_MEMORY = "out of memory"

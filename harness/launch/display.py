@@ -19,10 +19,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from harness.core.text import memory
+from harness.engine.records import Record, Trial
+from harness.engine.worker import Snapshot
 from harness.launch.base import Watcher
-from harness.records import Record, Trial
-from harness.report.markdown import memory
-from harness.worker import Snapshot
 
 HEARTBEAT_SECONDS = 60.0  # between two lines on a trial that is under way, where there is no live table
 

@@ -11,24 +11,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from harness.errors import UserError
-from harness.launch.base import (
-    ClusterLauncher,
-    Launcher,
-    LaunchOptions,
-    Layout,
-    Summary,
-    layout,
-    unwritten,
-)
+from harness.core.errors import UserError
+from harness.core.text import plural
+from harness.engine.records import WORK_FOLDER, Record, Trial, read_record
+from harness.engine.trial import BusyError, claimed
+from harness.engine.worker import last_words
+from harness.launch.base import ClusterLauncher, Launcher, LaunchOptions, Layout, Summary, layout, unwritten
 from harness.launch.deaths import forget_deaths
 from harness.launch.display import Display, Ledger, make_display
 from harness.launch.inline import InlineLauncher
 from harness.launch.local import LocalLauncher
-from harness.records import WORK_FOLDER, Record, Trial, read_record
-from harness.report.markdown import plural
-from harness.trial import BusyError, claimed
-from harness.worker import last_words
 
 WAIT_SECONDS = 1.0  # between two looks at trials that another run has
 LAST_WORDS = 5  # lines shown of the log of a failed trial

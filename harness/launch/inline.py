@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from harness.errors import UserError
+from harness.core.errors import UserError
+from harness.engine.records import Record, Trial
+from harness.engine.trial import BusyError, run_trial
+from harness.engine.worker import Snapshot
 from harness.launch.base import LaunchOptions, Watcher, unwritten
-from harness.records import Record, Trial
-from harness.trial import BusyError, run_trial
-from harness.worker import Snapshot
 
 if TYPE_CHECKING:
-    from harness.loop import Progress
+    from harness.core.loop import Progress
 
 
 class InlineLauncher:
@@ -40,7 +40,7 @@ class InlineLauncher:
 
     def _run_one(self, trial: Trial, watcher: Watcher) -> Record | None:
         """The trial's record; None if another process has it, or if it stopped since the time was up."""
-        from harness.loop import Stopped
+        from harness.core.loop import Stopped
 
         settings = self._options.settings(trial, self._options.threads)
         try:

@@ -13,15 +13,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import meter
-from harness.errors import UserError
-from harness.faults import passing_line
+from harness.core import clock
+from harness.core.errors import UserError
+from harness.core.faults import passing_line
+from harness.engine.provenance import ROOT
+from harness.engine.records import Record, Trial, read_record, write_record
+from harness.engine.trial import BusyError, claimed
+from harness.engine.worker import BUSY, STOPPED, Job, Snapshot, last_words
 from harness.launch.base import LaunchOptions, Layout, Watcher, failed_record, unwritten
 from harness.launch.deaths import KILLED_BY_KERNEL, Death, death_record, deaths, note_death, oom_kills
-from harness.provenance import ROOT
-from harness.records import Record, Trial, read_record, write_record
-from harness.trial import BusyError, claimed
-from harness.worker import BUSY, STOPPED, Job, Snapshot, last_words
 
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 10.0  # between SIGTERM and SIGKILL
@@ -198,7 +198,7 @@ class LocalLauncher:
         reason = cause_of_death(returncode, self._options.log_of(worker.trial), _heard(worker.process))
         if returncode == -signal.SIGKILL and self._killed_for_memory(worker):
             reason = KILLED_BY_KERNEL
-        return Death(reason, meter.now())
+        return Death(reason, clock.now())
 
     def _killed_for_memory(self, worker: _Worker) -> bool:
         """Whether the kernel counted a kill in the worker's lifetime that explains no other worker's end."""
@@ -214,12 +214,12 @@ class LocalLauncher:
 
 def own_python() -> list[str]:
     """Python for `-m MODULE` with the code of this process, whatever lies in the current folder."""
-    return [sys.executable, "-u", str(ROOT / "harness" / "entry.py")]
+    return [sys.executable, "-u", str(ROOT / "harness" / "__main__.py")]
 
 
 def worker_command() -> list[str]:
     """What is started for each trial."""
-    return [*own_python(), "-m", "harness.worker"]
+    return [*own_python(), "-m", "harness.engine.worker"]
 
 
 def outcome(trial: Trial, options: LaunchOptions, death: Death | None) -> Record | int | None:

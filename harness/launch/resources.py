@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import methods
-from harness.errors import UnknownNameError, UserError
-from harness.options import Options, option_infos
-from harness.records import Trial
-from harness.report.markdown import plural
+from harness.core.errors import UnknownNameError, UserError
+from harness.core.text import plural
+from harness.engine.options import Options, option_infos
+from harness.engine.records import Trial
 
 DEFAULT_MINUTES, DEFAULT_CPUS = 240, 4
 OF_A_METHOD = ("partition", "time", "gpus", "cpus", "mem")  # what `--resources` may change
@@ -67,7 +67,7 @@ def resources_of(method: str, options: Options) -> Resources:
         extra=options.slurm,
         setup=options.setup,
     )
-    asked = getattr(methods.settings(method), "RESOURCES", {}).get(options.scale, {})
+    asked = getattr(methods.load(method), "RESOURCES", {}).get(options.scale, {})
     needs = {
         key: _more(key, getattr(general, key), _parsed(key, value, method)) for key, value in asked.items()
     }

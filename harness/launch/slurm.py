@@ -19,10 +19,16 @@ from pathlib import Path
 import msgspec
 from filelock import FileLock
 
-from harness import meter
-from harness.devices import of_job
-from harness.errors import UserError
-from harness.faults import passing_line
+from harness.core import clock
+from harness.core.errors import UserError
+from harness.core.faults import passing_line
+from harness.core.text import plural
+from harness.engine.devices import of_job
+from harness.engine.options import Options
+from harness.engine.provenance import Code
+from harness.engine.records import WORK_FOLDER, Record, Status, Trial, read_record, write_record
+from harness.engine.trial import BusyError, claimed
+from harness.engine.worker import Snapshot, last_words
 from harness.launch import queue
 from harness.launch.base import LaunchOptions, Watcher, failed_record, unwritten
 from harness.launch.crew import Crew
@@ -31,12 +37,6 @@ from harness.launch.queue import Job, SlurmUnreachableError
 from harness.launch.resources import Array, Resources, arrays, as_words
 from harness.launch.submission import make_executor, quiet_submitit, shares
 from harness.launch.sweep import Submission, Sweep, Work, sweeps
-from harness.options import Options
-from harness.provenance import Code
-from harness.records import WORK_FOLDER, Record, Status, Trial, read_record, write_record
-from harness.report.markdown import plural
-from harness.trial import BusyError, claimed
-from harness.worker import Snapshot, last_words
 
 POLL_SECONDS = 5.0  # between two looks at the queue
 # A job may leave the queue before its last record is seen on another node's file system, or be in it only a
@@ -262,7 +262,7 @@ def _judge(trial: Trial, options: LaunchOptions, state: str, reason: str, job: s
         with claimed(trial, options.results):
             if trial.record_path(options.results).exists() or state == "PREEMPTED":
                 return  # making room is no failure, however often it happens
-            death = Death(reason, meter.now(), job)
+            death = Death(reason, clock.now(), job)
             if state == "CANCELLED" or death.passes:
                 write_record(failed_record(trial, reason), options.results)
                 return

@@ -12,13 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import UserError
+from harness.core.errors import UserError
+from harness.engine.options import Options
 from harness.launch import queue
 from harness.launch.crew import SIGNAL_SECONDS
 from harness.launch.local import own_python
 from harness.launch.resources import Array, Resources, as_words
 from harness.launch.sweep import Sweep
-from harness.options import Options
 
 if TYPE_CHECKING:
     from submitit import SlurmExecutor

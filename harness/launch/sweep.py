@@ -18,9 +18,9 @@ from pathlib import Path
 
 import msgspec
 
-from harness import meter
-from harness.errors import UserError
-from harness.records import WORK_FOLDER, Trial, write_atomically
+from harness.core import clock
+from harness.core.errors import UserError
+from harness.engine.records import WORK_FOLDER, Trial, write_atomically
 
 SWEEPS = "sweeps"
 
@@ -135,7 +135,7 @@ def open_sweep(trials: Sequence[Trial], results: Path, launcher: str) -> Sweep:
     sweep = sweep_of(trials, results)
     path = sweep.folder / "sweep.json"
     if not path.is_file():
-        manifest = Manifest(meter.now(), launcher, tuple(trials))
+        manifest = Manifest(clock.now(), launcher, tuple(trials))
         write_atomically(path, msgspec.json.encode(manifest))
     sweep.logs.mkdir(parents=True, exist_ok=True)
     return sweep

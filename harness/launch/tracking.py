@@ -13,14 +13,14 @@ from pathlib import Path
 
 import msgspec
 
-from harness.errors import UserError
+from harness.core.clock import now
+from harness.core.errors import UserError
+from harness.engine.records import Trial
+from harness.engine.trial import BusyError, claimed, log_name
+from harness.engine.worker import PROGRESS_NAME, Snapshot
 from harness.launch import queue
 from harness.launch.queue import Job
 from harness.launch.sweep import Submission, Sweep, sweeps
-from harness.meter import now
-from harness.records import Trial
-from harness.trial import BusyError, claimed, log_name
-from harness.worker import PROGRESS_NAME, Snapshot
 
 # Without a record: in a job that runs, in one that waits; begun and not under way; in a job that was
 # cancelled or is gone; not begun; in a job of which Slurm, silent just now, would have to tell.

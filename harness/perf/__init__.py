@@ -1,4 +1,4 @@
-"""Speed: the gate, which compares with earlier code, and whole steps beside plain loops (`harness.steps`).
+"""Speed: the gate, which compares with earlier code, and whole steps beside plain loops.
 
 Both measure ratios within one run on one machine; seconds of different machines are never compared. The
 benchmarks and the plain loops live in `tests/perf` of a checkout.
@@ -13,8 +13,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from harness import devices, steps
-from harness.errors import UnknownNameError, UserError
+from harness.core.errors import UnknownNameError, UserError
+from harness.engine import devices
+from harness.perf import steps
 from harness.report.speed import SHEETS
 
 ROOT = Path(__file__).resolve().parents[2]

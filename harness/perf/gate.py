@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from harness.errors import UserError
+from harness.core.errors import UserError
 from harness.perf.history import NoHistoryError, find_commit, laid_out, read_reference
 from harness.perf.pairs import BENCHMARKS, Run, Side, Times, run_in_turns
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from harness.errors import UserError
+from harness.core.errors import UserError
 
 REFERENCE = Path("tests") / "perf" / "REFERENCE"
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.errors import UserError
+from harness.core.errors import UserError
 
 BENCHMARKS = Path("tests") / "perf" / "test_speed.py"
 # Of the tree that runs the gate, for both sides: the trees' own files need not know of turns.

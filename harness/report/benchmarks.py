@@ -6,20 +6,19 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from harness.errors import UserError
-from harness.protocol import PROTOCOL_VERSION, PROTOCOLS, Protocol, Schedule
-from harness.provenance import CODE_WORDS, CURRENT, Lineage
-from harness.records import Record
+from harness.core.errors import UserError
+from harness.core.text import MISSING, plural, table
+from harness.engine.protocol import PROTOCOL_VERSION, PROTOCOLS, Protocol, Schedule
+from harness.engine.provenance import CODE_WORDS, CURRENT, Lineage
+from harness.engine.records import Record, collect, hardware
+from harness.engine.scales import SCALES
+from harness.perf.steps import Sheet
 from harness.report.fidelity import Fidelity, fidelity_markdown, load_fidelity
 from harness.report.formats import Block, Heading, folded_markdown, markdown
-from harness.report.frames import collect
-from harness.report.markdown import MISSING, plural, table
 from harness.report.reported import ReportedFigures, load_reported
 from harness.report.speed import load_sheets, speed_section
 from harness.report.standing import Scored, scored
-from harness.report.tables import blocks_by_track, code_legend, hardware, legend, marks_of
-from harness.scales import SCALES
-from harness.steps import Sheet
+from harness.report.tables import blocks_by_track, code_legend, legend, marks_of
 
 INTRODUCTION = """\
 # Benchmarks

@@ -8,11 +8,12 @@ import io
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from harness.engine.records import hardware
 from harness.report.costs import Costs, costs_of, settings_of
 from harness.report.reported import ReportedFigures
 from harness.report.standing import CEILING, Scored, Standing
 from harness.report.stats import Difference, Estimate, estimate
-from harness.report.tables import hardware, reported_for
+from harness.report.tables import reported_for
 from harness.report.tracks import Cell, Row, Track
 
 DIGITS = 6  # of fractions: far more than the data have, and the same bytes on every machine

@@ -5,9 +5,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable
 
-from harness.records import Record
+from harness.core.text import MISSING, plural
+from harness.engine.records import Record
 from harness.report.formats import Table, markdown, plain
-from harness.report.markdown import MISSING, plural
 from harness.report.stats import estimate
 from harness.report.tracks import Cell, by_track, grid_of
 

@@ -16,8 +16,8 @@ from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from harness.provenance import Lineage
-from harness.records import Record
+from harness.engine.provenance import Lineage
+from harness.engine.records import Record
 from harness.report.formats import CODE, EM, STRONG, Block, Heading, Paragraph, Table, markdown
 from harness.report.reported import load_reported
 from harness.report.standing import Scored, scored

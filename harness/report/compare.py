@@ -22,12 +22,11 @@ from typing import Any, Literal
 import msgspec
 
 import methods
-from harness.errors import UnknownNameError, UserError
-from harness.records import Record
-from harness.report.frames import collect, print_problems
-from harness.report.markdown import MISSING, plural, table
+from harness.core.errors import UnknownNameError, UserError
+from harness.core.text import MISSING, plural, table
+from harness.engine.records import Record, collect, hardware
+from harness.report.frames import print_problems
 from harness.report.stats import Difference, differences
-from harness.report.tables import hardware
 from harness.report.tracks import Track, by_track
 
 Kind = Literal["method", "folder", "revision"]

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
-from harness.records import Record
+from harness.engine.records import Record
 
 T = TypeVar("T")
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import msgspec
 
 import methods
-from harness.errors import UserError
-from harness.packaged import packaged
-from harness.report.markdown import MISSING, table
+from harness.core.errors import UserError
+from harness.core.packaged import packaged
+from harness.core.text import MISSING, table
 
 FIDELITY_IN_CHECKOUT = "harness/report/data/fidelity.json"
 FIDELITY_JSON = packaged("harness.report", "data", "fidelity.json")

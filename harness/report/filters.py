@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields
 from operator import attrgetter
 from typing import Any
 
-from harness.errors import UnknownNameError, UserError
-from harness.records import Record
+from harness.core.errors import UnknownNameError, UserError
+from harness.engine.records import Record
 from harness.report.standing import CEILING
 
 

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from harness.report.markdown import one_line
-from harness.report.markdown import table as markdown_table
+from harness.core.text import one_line
+from harness.core.text import table as markdown_table
 
 STRONG, EM, CODE = ("\ue000", "\ue001"), ("\ue002", "\ue003"), ("\ue004", "\ue005")
 MARKS = re.compile("[\ue000-\ue005]")

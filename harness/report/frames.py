@@ -3,60 +3,31 @@
 from __future__ import annotations
 
 import csv
-import gc
 import io
 import statistics
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
-from harness.errors import UserError
-from harness.records import DISTILLED_SUFFIX, Cost, Provenance, Record, Trial, read_record, record_files
+from harness.core.clock import Cost
+from harness.engine.records import (
+    DISTILLED_SUFFIX,
+    Provenance,
+    Record,
+    Trial,
+    collect,
+)
 from harness.report.tracks import sample_std
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Fact: TypeAlias = Callable[[Record], Any]
-
-
-class Collection(NamedTuple):
-    """The records that could be read, and one line for each file that could not."""
-
-    records: list[Record]
-    problems: list[str]
-
-
-def collect(results: Path) -> Collection:
-    """Read every record under `results`; a file that is no record costs its own line only."""
-    records, problems = [], []
-    with _no_collector():
-        for path in record_files(results):
-            try:
-                records.append(read_record(path))
-            except UserError as error:
-                problems.append(str(error))
-            except OSError as error:
-                problems.append(f"cannot read {path}: {error.strerror}")
-    return Collection(records, problems)
-
-
-@contextmanager
-def _no_collector() -> Iterator[None]:
-    """Spare the garbage collector thousands of records, in which there are no cycles to find."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def flatten(record: Record) -> dict[str, Any]:

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from harness.errors import UserError
-from harness.records import write_atomically
+from harness.core.errors import UserError
+from harness.engine.records import write_atomically
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from PIL import Image
 
-FORMAT = "distilled-set-1"  # methods.api.FORMAT, which cannot be imported without torch
+FORMAT = "distilled-set-1"  # harness.core.distilled.FORMAT, which cannot be imported without torch
 TILE_PIXELS = 64
 GAP = 2
 MARGIN = 12
@@ -151,7 +151,7 @@ def _sheet(about: About, tensors: Mapping[str, NDArray[Any]]) -> Sheet:
 
 
 def _inverse(images: NDArray[Any], tensors: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
-    """Images in [0, 1] space, not yet clipped: the inverse of harness.data.transforms without torch."""
+    """Images in [0, 1] space, not yet clipped: the inverse of harness.core.data.transforms without torch."""
     import numpy as np
 
     mean = tensors["transform.mean"]

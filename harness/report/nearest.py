@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import UserError
-from harness.records import Record
+from harness.core.errors import UserError
+from harness.engine.records import Record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from harness.data import Dataset
-    from methods.api import Distilled
+    from harness.core.data import Dataset
+    from harness.core.distilled import Distilled
 
 CHUNK = 4096  # train images compared at a time, so that memory stays small
 CANDIDATES = 4  # compared once more in double precision: float32 products are off by about 1e-3
@@ -50,8 +50,8 @@ def train_split(record: Record, data_dir: Path) -> Dataset:
 
     UserError if it is not under `data_dir`, or is another one than the record's.
     """
-    from harness.curve import HELD_OUT_SHARE
-    from harness.data import load, parse
+    from harness.core.data import load, parse
+    from harness.engine.curve import HELD_OUT_SHARE
 
     trial = record.trial
     name = f"folder:{trial.dataset}" if trial.dataset_source == "folder" else trial.dataset
@@ -73,7 +73,7 @@ def nearest_real(path: Path, data: Dataset, per_class: int = 1) -> Matches:
     """
     import torch
 
-    from methods.api import Distilled
+    from harness.core.distilled import Distilled
 
     distilled = Distilled.load(path)
     chosen, classes = _first_of_each_class(distilled, per_class)

@@ -11,16 +11,16 @@ from pathlib import Path
 
 import msgspec
 
-from harness.errors import UserError
-from harness.provenance import KEPT_NAME, Lineage
-from harness.records import Record, write_atomically
+from harness.core.errors import UserError
+from harness.core.text import plural
+from harness.engine.provenance import KEPT_NAME, Lineage
+from harness.engine.records import Record, collect, write_atomically
 from harness.report.benchmarks import page
 from harness.report.cells import cells_csv
 from harness.report.fidelity import load_fidelity
 from harness.report.filters import Filters
 from harness.report.formats import html, latex, markdown
-from harness.report.frames import collect, flatten, print_problems, to_csv
-from harness.report.markdown import plural
+from harness.report.frames import flatten, print_problems, to_csv
 from harness.report.reported import load_reported
 from harness.report.speed import load_sheets
 from harness.report.standing import Scored, scored

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from harness.packaged import packaged
+from harness.core.packaged import packaged
 
 REPORTED_CSV = packaged("harness.report", "data", "reported.csv")
 PREFERRED = "preferred"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from harness.packaged import packaged
-from harness.report.markdown import MISSING, memory, plural, table
-from harness.steps import PLAIN, Beside, Sheet, load_all, pairs
+from harness.core.packaged import packaged
+from harness.core.text import MISSING, memory, plural, table
+from harness.perf.steps import PLAIN, Beside, Sheet, load_all, pairs
 
 SHEETS = packaged("harness.report", "data", "steps")
 

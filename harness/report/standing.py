@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from harness.provenance import CodeState
-from harness.records import Record
+from harness.engine.provenance import CodeState
+from harness.engine.records import Record
 from harness.report.stats import Difference, Estimate, Groups, differences, estimates, rank_intervals
 from harness.report.tracks import EMPTY, Cell, Grid, Row, Track, by_track, cell_of, grid_of
 

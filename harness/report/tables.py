@@ -6,8 +6,9 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
-from harness.provenance import OLDER, UNCOMMITTED, UNKNOWN, CodeState, Lineage
-from harness.records import Provenance, Record
+from harness.core.text import MISSING, count, memory, seconds
+from harness.engine.provenance import OLDER, UNCOMMITTED, UNKNOWN, CodeState, Lineage
+from harness.engine.records import Record, hardware
 from harness.report.claims import claims_table
 from harness.report.costs import costs_of, settings_of
 from harness.report.formats import (
@@ -23,7 +24,6 @@ from harness.report.formats import (
     plain,
     strong,
 )
-from harness.report.markdown import MISSING, count, memory, one_line, plural, seconds
 from harness.report.reported import ALL_IMAGES, UNTRACED, ReportedFigure, ReportedFigures, load_reported
 from harness.report.standing import CEILING, Scored, Standing, scored
 from harness.report.stats import CONFIDENCE, FEW_SEEDS, Difference, Estimate
@@ -191,15 +191,6 @@ def _track_blocks(found: Scored, reported: ReportedFigures, *, brief: bool) -> l
         return [*blocks, *standing, *costs]
     folded = {"Intervals, distances to the best, gaps to the ceiling": standing, "What it cost": costs}
     return [*blocks, *(Folded(summary, inner) for summary, inner in folded.items() if inner)]
-
-
-def hardware(provenance: Provenance | None) -> str:
-    """Where a trial ran, for people: the GPU's name, or the CPU's with the number of threads."""
-    if provenance is None:
-        return "unknown hardware"
-    if provenance.device != "cpu":
-        return provenance.device
-    return f"{one_line(provenance.cpu or 'unknown CPU')} with {plural(provenance.threads, 'thread')}"
 
 
 def accuracy_table(found: Scored, figures: ReportedFigures, *, ranks: bool = False) -> Table:

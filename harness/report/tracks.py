@@ -11,9 +11,9 @@ from functools import cached_property
 from operator import attrgetter
 from typing import Any, NamedTuple, TypeAlias
 
-from harness.records import Record, Trial
-from harness.report.markdown import count, plural
-from harness.scales import SCALES
+from harness.core.text import count, plural
+from harness.engine.records import Record, Trial
+from harness.engine.scales import SCALES
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Track:
 
     @property
     def order(self) -> tuple[object, ...]:
-        """Sorting key: scales as `harness.scales` lists them, then by name."""
+        """Sorting key: scales as `harness.engine.scales` lists them, then by name."""
         scales = list(SCALES)
         rank = scales.index(self.scale) if self.scale in SCALES else len(scales)
         values = (getattr(self, field.name) for field in dataclasses.fields(self))

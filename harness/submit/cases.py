@@ -6,17 +6,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness.data.catalog import KNOWN
-from harness.errors import UserError
-from harness.importers import Source
-from harness.nets.names import canonical
+from harness.core.data.catalog import KNOWN
+from harness.core.errors import UserError
+from harness.core.nets.names import canonical
+from harness.submit.importers import Source
 from harness.submit.request import Request
 
 if TYPE_CHECKING:
-    from harness.data import Dataset, Transform
-    from harness.importers.common import Imported
-    from harness.lint import Finding, Likeness, Reading, Space
-    from methods.api import Distilled
+    from harness.core.data import Dataset, Transform
+    from harness.core.distilled import Distilled
+    from harness.submit.importers.common import Imported
+    from harness.submit.inspect import Finding, Likeness, Reading, Space
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Case:
 
 def prepare(request: Request) -> Iterator[Case]:
     """The sets of the file, converted and looked over, all of it without any look at the test split."""
-    from harness import importers
-    from harness.data import load, sealed
+    from harness.core.data import load, sealed
+    from harness.submit import importers
 
     assert request.file is not None
     if request.threads is not None:
@@ -61,21 +61,21 @@ def prepare(request: Request) -> Iterator[Case]:
 
 
 def _case(one: Imported, source: Source, data: Dataset, request: Request) -> Case:
-    from harness import lint
+    from harness.submit import inspect
 
     images, labels = _channels_first(one.images, data.shape), _labels(one.labels, request.labels)
-    findings = lint.structure(images, labels, data, request.ipc)
-    lint.refuse_fatal(findings)
-    findings += [lint.Finding("warning", "format", note, "") for note in one.notes]
-    findings += lint.class_names(one.class_names, data.class_names)
-    lint.refuse_fatal(findings)
+    findings = inspect.structure(images, labels, data, request.ipc)
+    inspect.refuse_fatal(findings)
+    findings += [inspect.Finding("warning", "format", note, "") for note in one.notes]
+    findings += inspect.class_names(one.class_names, data.class_names)
+    inspect.refuse_fatal(findings)
     transform = _stated_transform(one, data, request)
-    reading, oddities = lint.read_pixels(images, data, transform, _stated_space(one, request))
+    reading, oddities = inspect.read_pixels(images, data, transform, _stated_space(one, request))
     findings += oddities
     distilled = _distilled(_converted(images, reading.space, transform, data), labels, one, data, request)
-    like = lint.likeness(*distilled.decoded(), data, distilled.factor)
-    findings += lint.classes(like, data.class_names)
-    findings += lint.channel_order(distilled.decoded()[0], data, distilled.factor)
+    like = inspect.likeness(*distilled.decoded(), data, distilled.factor)
+    findings += inspect.classes(like, data.class_names)
+    findings += inspect.channel_order(distilled.decoded()[0], data, distilled.factor)
     claimed = request.claimed / 100 if request.claimed is not None else _claim(one, request)
     if claimed is None and one.claims:
         findings.append(_claims_of_others(one, request))
@@ -97,7 +97,7 @@ def _claim(one: Imported, request: Request) -> float | None:
 
 def _claims_of_others(one: Imported, request: Request) -> Finding:
     """A note on accuracies that the file gives for other networks than that of this evaluation."""
-    from harness.lint import Finding
+    from harness.submit.inspect import Finding
 
     given = ", ".join(f"{100 * claim:.1f} % with {name}" for name, claim in one.claims.items())
     note = (
@@ -147,7 +147,7 @@ def _stated_space(one: Imported, request: Request) -> Space | None:
 
 def _stated_transform(one: Imported, data: Dataset, request: Request) -> Transform:
     """What normalised pixels of the file were made by."""
-    from harness.data import Normalization
+    from harness.core.data import Normalization
 
     if one.transform is not None:
         if request.raw or request.mean is not None or request.normalised is not None:
@@ -181,7 +181,7 @@ def _converted(images: Any, space: Space, transform: Transform, data: Dataset) -
     """float32 images in the space of the dataset's transform; those that are in it stay bit for bit."""
     import torch
 
-    from harness.lint import as_unit
+    from harness.submit.inspect import as_unit
 
     ours, theirs = data.transform.state(), transform.state()
     same = ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
@@ -192,9 +192,9 @@ def _converted(images: Any, space: Space, transform: Transform, data: Dataset) -
 
 def _distilled(images: Any, labels: Any, one: Imported, data: Dataset, request: Request) -> Distilled:
     """The set in this harness's form, class after class."""
-    from harness.lint import hard, images_per_class
-    from methods.api import Distilled
-    from methods.augment import operations, usual_strategy
+    from harness.core.augment import operations, usual_strategy
+    from harness.core.distilled import Distilled
+    from harness.submit.inspect import hard, images_per_class
 
     order = hard(labels).argsort(stable=True)
     asked = request.augmentation if request.augmentation is not None else one.augmentation

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import msgspec
 
-from harness.devices import choose
-from harness.records import Found, Record, read_record
+from harness.engine.devices import choose
+from harness.engine.records import Found, Record, read_record
 from harness.submit.cases import Case, prepare
 from harness.submit.measure import LATE, evaluate_case
 from harness.submit.request import Request
@@ -42,8 +42,8 @@ def command(request: Request) -> int:
 
 def _list(request: Request) -> int:
     """Print what was submitted to the results folder."""
+    from harness.engine.records import collect
     from harness.report.claims import claims_markdown
-    from harness.report.frames import collect
 
     records = collect(request.results).records
     if request.json:
@@ -62,7 +62,7 @@ def _with_siblings(records: Sequence[Record], results: Path) -> list[Record]:
 
 def _described(request: Request, cases: Sequence[Case]) -> Iterator[str]:
     """What was read and found, line by line."""
-    from harness.lint import SPACE_WORDS, hard
+    from harness.submit.inspect import SPACE_WORDS, hard
 
     source = cases[0].source
     yield f"{source.path}: {cases[0].importer}, SHA-256 {source.digest[:12]}, as {request.full_name}"

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from harness.data.catalog import KNOWN, DatasetSpec
-from harness.data.files import folder_splits
-from harness.errors import UserError
-from harness.protocol import PROTOCOL_VERSION, protocol_named
-from harness.records import (
+from harness.core.data.catalog import KNOWN, DatasetSpec
+from harness.core.data.files import folder_splits
+from harness.core.errors import UserError
+from harness.core.seeds import seed_for
+from harness.engine.protocol import PROTOCOL_VERSION, protocol_named
+from harness.engine.records import (
     Found,
     Record,
     Submitted,
@@ -26,17 +27,16 @@ from harness.records import (
     write_atomically,
     write_record,
 )
-from harness.scales import scale_named
-from harness.seeds import seed_for
+from harness.engine.scales import scale_named
 from harness.submit.cases import Case
 from harness.submit.request import Request
 from methods.source import SettingsSource
 
 if TYPE_CHECKING:
-    from harness.evaluate import Evaluation
-    from harness.lint import Finding
-    from harness.loop import Progress
-    from methods.api import Context
+    from harness.core.context import Context
+    from harness.core.loop import Progress
+    from harness.engine.evaluate import Evaluation
+    from harness.submit.inspect import Finding
 
 CLAIM = "claim"
 LATE = ("chance", CLAIM)  # checks of the linter that need the evaluation
@@ -71,7 +71,7 @@ def evaluate_case(case: Case, request: Request) -> Record:
 
     UserError if other images stand under the same name, seed and settings, or another process is at it.
     """
-    from harness.trial import BusyError, claimed
+    from harness.engine.trial import BusyError, claimed
 
     trial = trial_of(case, request)
     try:
@@ -89,7 +89,7 @@ def evaluate_case(case: Case, request: Request) -> Record:
 
 def _same(record: Record, case: Case, path: Path, request: Request) -> Record:
     """The record that is there, if it is of the same images and rate; UserError if not."""
-    from methods.api import Distilled
+    from harness.core.distilled import Distilled
 
     kept = record.trial.distilled_path(request.results)
     # The set beside the record may have been removed, then the digest has to do: it does not cover the rate.
@@ -126,14 +126,14 @@ def _claimed_anew(record: Record, case: Case, path: Path, request: Request) -> R
 
 def _measured(case: Case, trial: Trial, request: Request) -> Record:
     """The record of training on the set as it was saved, and of testing once."""
-    from harness import meter
-    from harness.data import load
-    from harness.evaluate import evaluate
-    from harness.provenance import code_digest, provenance
-    from harness.trial import done_record
-    from methods.api import Distilled
+    from harness.core import clock
+    from harness.core.data import load
+    from harness.core.distilled import Distilled
+    from harness.engine.evaluate import evaluate
+    from harness.engine.provenance import code_digest, provenance
+    from harness.engine.trial import done_record
 
-    started_at = meter.now()
+    started_at = clock.now()
     spec = request.spec
     data = load(spec, request.data_dir, download=False, device=request.device)
     case.distilled.save(trial.distilled_path(request.results))
@@ -171,8 +171,8 @@ def _context(trial: Trial, digest: str, request: Request) -> Context:
     """What networks are trained in: an interrupted evaluation of the same set by the same code goes on."""
     import torch
 
-    from harness.provenance import code_digest
-    from methods.api import Context
+    from harness.core.context import Context
+    from harness.engine.provenance import code_digest
 
     circumstances = (digest[:12], code_digest(trial), str(torch.__version__), request.device)
     name = "-".join(("evaluate", *(re.sub(r"[^A-Za-z0-9.+]", "_", fact) for fact in circumstances)))
@@ -188,10 +188,10 @@ def _context(trial: Trial, digest: str, request: Request) -> Context:
 
 def after(found: Evaluation, claimed: float | None, spec: DatasetSpec, trial: Trial) -> list[Finding]:
     """Findings on the measured accuracies of one set: at chance level, or far from the claim."""
-    from harness import lint
+    from harness.submit import inspect
 
     mean = statistics.fmean(found.accuracies)
-    late = lint.outcome(mean, found.test_counts)
+    late = inspect.outcome(mean, found.test_counts)
     return late + ([] if claimed is None else _on_claim(found.accuracies, claimed, spec, trial))
 
 
@@ -199,15 +199,15 @@ def _on_claim(accuracies: Sequence[float], claimed: float, spec: DatasetSpec, tr
     """Findings on a claim beside measured accuracies in [0, 1]."""
     from scipy.stats import binomtest
 
-    from harness import lint
+    from harness.submit import inspect
 
     tested = _tested(spec)
     mean = statistics.fmean(accuracies)
-    interval = binomtest(round(mean * tested), tested).proportion_ci(lint.CONFIDENCE, method="wilson")
+    interval = binomtest(round(mean * tested), tested).proportion_ci(inspect.CONFIDENCE, method="wilson")
     low, high = min(interval.low, *accuracies), max(interval.high, *accuracies)
     origin = f"the networks of this set, and what {tested} test images leave open"
     smaller = f"; the {trial.scale} scale trains shorter, smaller networks than papers do"
-    return lint.claim(claimed, (low, high), origin, "" if trial.scale == "paper" else smaller)
+    return inspect.claim(claimed, (low, high), origin, "" if trial.scale == "paper" else smaller)
 
 
 def _tested(spec: DatasetSpec) -> int:

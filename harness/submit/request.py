@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from harness.data.catalog import KNOWN, DatasetSpec, default_data_dir, parse
-from harness.errors import UnknownNameError, UserError
-from harness.importers import FORMATS
-from harness.nets.names import canonical
-from harness.protocol import protocol_named
-from harness.scales import scale_named
+from harness.core.data.catalog import KNOWN, DatasetSpec, default_data_dir, parse
+from harness.core.errors import UnknownNameError, UserError
+from harness.core.nets.names import canonical
+from harness.engine.protocol import protocol_named
+from harness.engine.scales import scale_named
+from harness.submit.importers import FORMATS
 
 SUFFIX = "@submitted"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import msgspec
 
+from harness.engine.records import Trial
 from harness.launch.base import LaunchOptions
 from harness.launch.driver import launch
-from harness.records import Trial
 
 
 def main() -> int:

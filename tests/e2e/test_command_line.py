@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from harness.records import Record, record_files
+from harness.engine.records import Record, record_files
 
 ROOT = Path(__file__).parents[2]
 WISHES = ["--methods", "random,dm", "--dataset", "digits", "--ipc", "1", "--scale", "smoke"]

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from harness.cli import COMMANDS
-from harness.provenance import ROOT
-from harness.records import read_records
+from harness.commands.cli import COMMANDS
+from harness.engine.provenance import ROOT
+from harness.engine.records import read_records
 
 pytestmark = pytest.mark.slow
 

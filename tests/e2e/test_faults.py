@@ -17,9 +17,9 @@ import psutil
 import pytest
 from trials import digits_trial, dm_trial
 
-from harness.provenance import ROOT
-from harness.records import Record, Trial, read_record
-from harness.trial import claimed
+from harness.engine.provenance import ROOT
+from harness.engine.records import Record, Trial, read_record
+from harness.engine.trial import claimed
 
 pytestmark = [
     pytest.mark.slow,

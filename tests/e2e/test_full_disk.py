@@ -20,15 +20,15 @@ from PIL import Image
 from trials import digits_trial, dm_trial
 
 import methods
-from harness.cli import main
-from harness.faults import passing
+from harness.commands.cli import main
+from harness.core.distilled import Distilled
+from harness.core.faults import passing
+from harness.core.loop import SNAPSHOTS
+from harness.engine.provenance import ROOT
+from harness.engine.records import WORK_FOLDER, Record, Trial, read_record
+from harness.engine.trial import CACHE_NAME
 from harness.launch.base import LaunchOptions, Summary
 from harness.launch.driver import launch
-from harness.loop import SNAPSHOTS
-from harness.provenance import ROOT
-from harness.records import WORK_FOLDER, Record, Trial, read_record
-from harness.trial import CACHE_NAME
-from methods.api import Distilled
 
 pytestmark = [
     pytest.mark.slow,

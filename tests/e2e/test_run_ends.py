@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.options import parse_options
-from harness.plan import make_plan
-from harness.records import Record, write_record
+from harness.engine.options import parse_options
+from harness.engine.plan import make_plan
+from harness.engine.records import Record, write_record
 
 ROOT = Path(__file__).parents[2]
 WISHES = ["--methods", "dm", "--dataset", "digits", "--ipc", "1", "--scale", "smoke"]

@@ -18,7 +18,7 @@ import msgspec
 import pytest
 from trials import digits_trial
 
-from harness.records import CurvePoint, Record
+from harness.engine.records import CurvePoint, Record
 from harness.report.site import build
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")

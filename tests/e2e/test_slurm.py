@@ -22,8 +22,8 @@ import psutil
 import pytest
 from slurm_cluster import PATIENCE, Bench, Cluster, labels, missing_programs, wait
 
-from harness.provenance import ROOT
-from harness.records import Record, read_records
+from harness.engine.provenance import ROOT
+from harness.engine.records import Record, read_records
 
 pytestmark = [
     pytest.mark.slow,
@@ -166,7 +166,7 @@ def worker_shot(bench: Bench, undisturbed: Record) -> None:
     """A worker that gets SIGKILL is replaced within its job."""
     driver = bench.begin("run", *LONG, "--seeds", "1", *JOBS)
     bench.under_way()
-    process_of(bench, "harness.worker").kill()
+    process_of(bench, "harness.engine.worker").kill()
     output, _ = driver.communicate(timeout=PATIENCE)
     assert driver.returncode == 0, output
     assert_as_undisturbed(bench.records(), undisturbed)
@@ -179,7 +179,7 @@ def job_shot(bench: Bench, undisturbed: Record) -> None:
     for submissions in (1, 2):
         wait(lambda n=submissions: len(bench.submissions()) == n, "another submission")  # type: ignore[misc]
         bench.under_way()
-        killed = [process_of(bench, "submitit.core._submit"), process_of(bench, "harness.worker")]
+        killed = [process_of(bench, "submitit.core._submit"), process_of(bench, "harness.engine.worker")]
         killed[0].kill()
         psutil.wait_procs(killed, timeout=PATIENCE)
         for path in bench.results.glob(".work/*/progress.json"):
@@ -197,7 +197,7 @@ def driver_killed(bench: Bench, undisturbed: Record) -> None:
     """A driver that dies, even before it noted its job's id: the same command finds the job."""
     driver = bench.begin("run", *LONG, "--seeds", "1", *JOBS)
     bench.under_way()
-    worker = process_of(bench, "harness.worker")
+    worker = process_of(bench, "harness.engine.worker")
     worker.suspend()
     driver.kill()
     driver.communicate()
@@ -236,7 +236,7 @@ def out_of_time(bench: Bench, undisturbed: Record) -> None:
     # Slurm tells a job of one minute at once that its time is nearly up, at the next of its looks each 30 s.
     driver = bench.begin("run", *LONG, "--seeds", "1", *JOBS, "--time", "1m")
     bench.under_way()
-    slow_down(process_of(bench, "harness.worker"))
+    slow_down(process_of(bench, "harness.engine.worker"))
     output, _ = driver.communicate(timeout=PATIENCE)
     assert driver.returncode == 0, output
     assert_as_undisturbed(bench.records(), undisturbed)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.cli import main
-from harness.provenance import ROOT
+from harness.commands.cli import main
+from harness.engine.provenance import ROOT
 
 pytestmark = pytest.mark.slow
 

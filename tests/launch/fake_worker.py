@@ -1,4 +1,4 @@
-"""Stands for `harness.worker` where tests need its manners and not its work: it starts without torch.
+"""Stands for `harness.engine.worker` where tests need its manners and not its work: it starts without torch.
 
 A trial's config says under "acts" what to do at each start, the last act again and again: "done", "sleep"
 (until SIGTERM), "sleep deaf" (to SIGTERM), "survive" (be done when the first other worker is gone), "exit N",
@@ -17,8 +17,8 @@ from typing import Any
 
 import psutil
 
-from harness.records import Record, write_record
-from harness.worker import STOPPED, Job
+from harness.engine.records import Record, write_record
+from harness.engine.worker import STOPPED, Job
 
 
 def main() -> int:

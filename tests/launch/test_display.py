@@ -8,10 +8,10 @@ import pytest
 from rich.console import Console
 from trials import digits_trial
 
+from harness.engine.records import Record, Trial
+from harness.engine.worker import Snapshot
 from harness.launch import display as launch_display
 from harness.launch.display import Ledger, LineDisplay, LiveDisplay, duration, result
-from harness.records import Record, Trial
-from harness.worker import Snapshot
 
 SEEDS = [digits_trial(seed=seed) for seed in range(4)]
 SNAPSHOT = Snapshot("distill", 120, 2000, 1.23456, 300 * 2**20)

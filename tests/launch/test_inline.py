@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from trials import digits_trial, dm_trial
 
+from harness.engine.records import read_record
 from harness.launch.base import LaunchOptions
 from harness.launch.driver import launch
-from harness.records import read_record
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,16 +13,16 @@ import pytest
 from trials import digits_trial, dm_trial
 
 import methods
-from harness.errors import UserError
+from harness.core.errors import UserError
+from harness.engine.records import Record, Trial, read_record, write_record
+from harness.engine.trial import claimed
+from harness.engine.worker import STOPPED, Job
 from harness.launch import base as launch_base
 from harness.launch.base import LaunchOptions, Summary, failed_record, layout
 from harness.launch.deaths import Death, deaths, note_death
 from harness.launch.display import SilentDisplay
 from harness.launch.driver import _discard, launch
 from harness.launch.local import LocalLauncher, cause_of_death, outcome
-from harness.records import Record, Trial, read_record, write_record
-from harness.trial import claimed
-from harness.worker import STOPPED, Job
 
 DIVERGES = {"lr_img": 1e38}
 
@@ -118,7 +118,7 @@ def test_closing_lines_show_the_end_of_the_log_of_a_failure(
     assert lines[headline].endswith(f"(log: {log})")
     shown = [line for line in lines[headline + 1 :] if line.startswith("      ")]
     assert len(shown) == 5
-    assert shown[-1].strip().startswith("harness.errors.DivergedError: ")
+    assert shown[-1].strip().startswith("harness.core.errors.DivergedError: ")
     assert [line.strip() for line in shown] == [line.strip() for line in log.read_text().splitlines()[-5:]]
     assert not (trial.work_folder(options.results) / "log.txt").exists()
 

@@ -21,17 +21,17 @@ import torch
 from launch.fake_worker import starts
 from trials import digits_trial
 
-from harness import devices
+from harness.engine import devices
+from harness.engine.provenance import ROOT
+from harness.engine.records import Record, Trial, read_record
+from harness.engine.trial import log_name
+from harness.engine.worker import Snapshot
 from harness.launch import local
 from harness.launch.base import LaunchOptions, Layout, Summary, layout
 from harness.launch.deaths import KILLED_BY_KERNEL, deaths
 from harness.launch.display import SilentDisplay
 from harness.launch.driver import launch
 from harness.launch.local import LocalLauncher
-from harness.provenance import ROOT
-from harness.records import Record, Trial, read_record
-from harness.trial import log_name
-from harness.worker import Snapshot
 
 FAKE_WORKER = Path(__file__).with_name("fake_worker.py")
 BY_SIGKILL = "killed by SIGKILL, perhaps by the kernel for want of memory"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import UserError
+from harness.core.errors import UserError
 from harness.launch import queue
 from harness.launch.queue import Job, SlurmUnreachableError
 

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from trials import digits_trial
 
+from harness.engine.options import parse_options
+from harness.engine.records import Record, Trial, read_record, write_record
 from harness.launch import queue, slurm
 from harness.launch.base import LaunchOptions
 from harness.launch.queue import Job, SlurmUnreachableError
 from harness.launch.slurm import SlurmLauncher
 from harness.launch.sweep import open_sweep
-from harness.options import parse_options
-from harness.records import Record, Trial, read_record, write_record
 
 TRIALS = [digits_trial(seed=seed) for seed in range(3)]
 

@@ -8,15 +8,15 @@ import msgspec
 import pytest
 from trials import digits_trial
 
-from harness import logs
-from harness.errors import UserError
+from harness.commands import logs
+from harness.core.errors import UserError
+from harness.engine.records import Trial
+from harness.engine.trial import claimed, log_name
+from harness.engine.worker import PROGRESS_NAME, Snapshot
 from harness.launch import queue
 from harness.launch.queue import Job, SlurmUnreachableError
 from harness.launch.sweep import Submission, Sweep, Work, open_sweep, sweep_id
 from harness.launch.tracking import active_jobs, cancel, logs_of, standings, sweep_named
-from harness.records import Trial
-from harness.trial import claimed, log_name
-from harness.worker import PROGRESS_NAME, Snapshot
 
 TRIALS = [digits_trial(seed=seed) for seed in range(4)]
 

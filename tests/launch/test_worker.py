@@ -17,11 +17,12 @@ import pytest
 import torch
 from trials import digits_trial, dm_trial
 
-from harness import meter, provenance, worker
-from harness.loop import Progress
-from harness.records import Trial, read_record
-from harness.trial import LOG_NAME, Settings
-from harness.worker import (
+from harness.core import clock
+from harness.core.loop import Progress
+from harness.engine import provenance, worker
+from harness.engine.records import Trial, read_record
+from harness.engine.trial import LOG_NAME, Settings
+from harness.engine.worker import (
     CLOSING,
     DONE,
     FAILED,
@@ -59,7 +60,7 @@ def start() -> Iterator[Start]:
 
     def begin(job: Job) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
-            [sys.executable, "-m", "harness.worker"], stdin=subprocess.PIPE, cwd=provenance.ROOT
+            [sys.executable, "-m", "harness.engine.worker"], stdin=subprocess.PIPE, cwd=provenance.ROOT
         )
         processes.append(process)
         assert process.stdin is not None
@@ -133,7 +134,7 @@ def test_log_of_a_failure_begins_and_ends_with_the_facts(
     assert re.fullmatch(facts, lines[0])
     record = read_record(trial.record_path(settings.results))
     assert re.fullmatch(rf"{STAMP} failed {re.escape(record.reason or '')}", lines[-1])
-    assert last_words(log, 1) == [f"harness.errors.DivergedError: {record.reason}"]
+    assert last_words(log, 1) == [f"harness.core.errors.DivergedError: {record.reason}"]
     assert not (trial.work_folder(settings.results) / LOG_NAME).exists()
 
 
@@ -161,7 +162,7 @@ class Clock:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+def ticking(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
     monkeypatch.setattr(worker.time, "monotonic", made.monotonic)
     return made
@@ -176,12 +177,12 @@ def ends(wish: _StopWish) -> bool:
     return False
 
 
-@pytest.mark.usefixtures("clock")
+@pytest.mark.usefixtures("ticking")
 def test_sigterm_outside_of_loops_ends_at_once() -> None:
     assert ends(_StopWish())
 
 
-@pytest.mark.usefixtures("clock")
+@pytest.mark.usefixtures("ticking")
 def test_sigterm_between_loops_ends_at_once() -> None:
     wish, told = _StopWish(), []
     hear = wish.watching(told.append)
@@ -192,18 +193,18 @@ def test_sigterm_between_loops_ends_at_once() -> None:
     assert not wish.granted
 
 
-def test_sigterm_in_a_loop_is_a_wish_and_the_second_an_order(clock: Clock) -> None:
+def test_sigterm_in_a_loop_is_a_wish_and_the_second_an_order(ticking: Clock) -> None:
     wish = _StopWish()
     hear = wish.watching(lambda _: None)
     assert not wish.should_stop()
     hear(Progress("distill", 2, 3, None))
     assert not ends(wish)
-    clock.now += SAME_WISH_SECONDS / 2
+    ticking.now += SAME_WISH_SECONDS / 2
     assert not ends(wish)
     assert not wish.granted
     assert wish.should_stop()
     assert wish.granted
-    clock.now += SAME_WISH_SECONDS
+    ticking.now += SAME_WISH_SECONDS
     assert ends(wish)
 
 
@@ -232,5 +233,5 @@ def test_last_words(tmp_path: Path, lines: list[str], words: list[str]) -> None:
 
 @pytest.mark.parametrize("status", ["done", "failed", "oom", "stopped"])
 def test_closing_lines_are_known_as_such(status: str) -> None:
-    assert CLOSING.match(f"{meter.now()} {status} whatever")
+    assert CLOSING.match(f"{clock.now()} {status} whatever")
     assert not CLOSING.match(f"{status} whatever")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from methods.matching import ClassMatcher
+from methods.shared.matching import ClassMatcher
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ import msgspec
 import pytest
 
 import methods
-from harness.options import Options, Setting
-from harness.plan import make_plan
-from harness.provenance import ROOT
-from harness.records import Trial, read_records
-from methods.api import Context
-from methods.contract import setting, settings_in, values_of
+from harness.core.context import Context
+from harness.core.settings import setting, settings_in, values_of
+from harness.engine.options import Options, Setting
+from harness.engine.plan import make_plan
+from harness.engine.provenance import ROOT
+from harness.engine.records import Trial, read_records
 
 RESULTS = ROOT / "results"
 RECORDS = read_records(RESULTS)
@@ -47,12 +47,10 @@ def test_planning_what_was_recorded_gives_the_same_ids(method: str, tmp_path: Pa
 def test_settings_of_every_record_are_those_of_now() -> None:
     for record in RECORDS:
         trial = record.trial
-        config = methods.resolve(
-            trial.method, trial.dataset, trial.ipc, trial.scale, None, methods.settings
-        ).config
+        config = methods.resolve(trial.method, trial.dataset, trial.ipc, trial.scale).config
         values = msgspec.json.decode(msgspec.json.encode(values_of(config)))
         assert values == trial.config
-        assert methods.config_from(trial.method, trial.config, methods.settings) == config
+        assert methods.config_from(trial.method, trial.config) == config
 
 
 def test_one_that_is_changed_makes_another_trial(tmp_path: Path) -> None:
@@ -69,7 +67,7 @@ def test_one_that_is_changed_makes_another_trial(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", ["idm", "bacon", "iid_idm", "idm+m3d"])
 def test_the_pools_settings_are_the_methods(method: str) -> None:
-    found = {setting.name: setting.default for setting in settings_in(methods.settings(method).Config)}
+    found = {setting.name: setting.default for setting in settings_in(methods.load(method).Config)}
     pool = {
         "pool_start": 3,
         "push": 1,

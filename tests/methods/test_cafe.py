@@ -14,13 +14,14 @@ from scripted import ScriptedContext, ScriptedData
 from support import assert_close, golden, golden_network, tensor
 from torch import Tensor, nn
 
-from harness.data import Dataset
-from harness.data.toy import toy
-from methods import cafe, resolve, students
-from methods.api import Context
-from methods.augment import FULL_STRATEGY
-from methods.layers import Layers, class_means, gap_of_means
-from methods.matching import Siamese
+from harness.core.augment import FULL_STRATEGY
+from harness.core.context import Context
+from harness.core.data import Dataset
+from harness.core.data.toy import toy
+from methods import cafe, resolve
+from methods.shared import students
+from methods.shared.layers import Layers, class_means, gap_of_means
+from methods.shared.matching import Siamese
 
 ARCH = "ConvNetW8"
 

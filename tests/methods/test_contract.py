@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 import methods
-from harness.conformance import POINTS, QUICK, check
+from harness.commands.conformance import POINTS, QUICK, check
 
 LOOPS, DISTANCES = methods.composable(methods.discover().values())
 COMPOSITIONS = [

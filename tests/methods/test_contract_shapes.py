@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 import methods
-from harness.conformance import FAMILIES, SHAPE_POINTS, check, survives_kills
+from harness.commands.conformance import FAMILIES, SHAPE_POINTS, check, survives_kills
 
 # What `check` does besides takes minutes: more steps, more classes, and deaths, as in the quick check.
 POINTS = {title: point for title, point in SHAPE_POINTS.items() if point is not survives_kills}

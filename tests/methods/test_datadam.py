@@ -9,11 +9,11 @@ import torch
 from scripted import ScriptedContext, ScriptedData
 from support import assert_close, golden, golden_network, tensor
 
-from harness.data.toy import toy
+from harness.core.context import Context
+from harness.core.data.toy import toy
 from methods import datadam, resolve
-from methods.api import Context
-from methods.layers import Layers
-from methods.matching import ClassMatcher
+from methods.shared.layers import Layers
+from methods.shared.matching import ClassMatcher
 
 
 def matching_network(arrays: dict[str, Any]) -> Any:

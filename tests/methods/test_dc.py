@@ -11,10 +11,11 @@ from scripted import ScriptedContext, ScriptedData
 from support import assert_close, golden, golden_network, tensor
 from torch import Tensor
 
-from harness.data.toy import toy
-from methods import dc, dcc, dsa, resolve, students
-from methods.api import Context
-from methods.gradients import GradientMatcher
+from harness.core.context import Context
+from harness.core.data.toy import toy
+from methods import dc, dcc, dsa, resolve
+from methods.shared import students
+from methods.shared.gradients import GradientMatcher
 
 
 @pytest.fixture

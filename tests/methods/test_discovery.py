@@ -11,7 +11,7 @@ import pytest
 from contract_files import METHOD
 
 import methods
-from harness.errors import UnknownNameError, UserError
+from harness.core.errors import UnknownNameError, UserError
 from methods import resolve
 
 

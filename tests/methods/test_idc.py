@@ -13,16 +13,16 @@ from scripted import ScriptedData
 from support import assert_close, golden, tensor
 from torch import Tensor, nn
 
-from harness.data import ClassBatch
-from harness.data.toy import toy
-from harness.errors import UserError
-from harness.nets import Network, build
+from harness.core.augment import augment
+from harness.core.context import Context
+from harness.core.data import ClassBatch
+from harness.core.data.toy import toy
+from harness.core.errors import UserError
+from harness.core.formation import decode
+from harness.core.nets import Network, build
 from methods import dream, idc, resolve
-from methods.api import Context
-from methods.augment import augment
-from methods.formation import decode
-from methods.gradients import GradientMatcher, matched_parameters
-from methods.matching import ClasswiseSGD, Siamese
+from methods.shared.gradients import GradientMatcher, matched_parameters
+from methods.shared.matching import ClasswiseSGD, Siamese
 
 UNCHANGED = Siamese("", None)
 QUICK = {"outer": 2, "inner": 3, "batch_real": 8, "n_data": 40, "train_batch": 16}

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.data.toy import toy
+from harness.core.augment import FULL_STRATEGY
+from harness.core.context import Context
+from harness.core.data.toy import toy
 from methods import dm, load, m3d, resolve
-from methods.api import Context
-from methods.augment import FULL_STRATEGY
-from methods.matching import ClassMatcher, mean_distance_to
+from methods.shared.matching import ClassMatcher, mean_distance_to
 
 ARCH = "ConvNetW8D2"
 SIZES = (5, 5, 5)

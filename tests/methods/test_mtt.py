@@ -15,16 +15,19 @@ from support import assert_close, golden, golden_network, tensor
 from torch import Tensor
 from trials import digits_trial
 
-from harness.data import ZCA, Dataset
-from harness.data.toy import toy
-from harness.errors import UserError
-from harness.evaluate import training_set_of
-from harness.protocol import protocol_named
-from harness.trial import Settings, run_trial
-from methods import experts, mtt, resolve, tesla, trajectories
-from methods.api import Context, Distilled
-from methods.experts import train_experts
-from methods.trajectories import Match, Segment, Step, Student
+from harness.core import experts
+from harness.core.context import Context
+from harness.core.data import ZCA, Dataset
+from harness.core.data.toy import toy
+from harness.core.distilled import Distilled
+from harness.core.errors import UserError
+from harness.core.experts import train_experts
+from harness.engine.evaluate import training_set_of
+from harness.engine.protocol import protocol_named
+from harness.engine.trial import Settings, run_trial
+from methods import mtt, resolve, tesla
+from methods.shared import trajectories
+from methods.shared.trajectories import Match, Segment, Step, Student
 
 ARCH = "ConvNetW8D2"
 SMALL: dict[str, Any] = {

@@ -12,14 +12,14 @@ import torch.nn.functional as F
 from support import assert_close, golden, golden_network, tensor
 from torch import Tensor
 
-from harness.data.toy import toy
-from harness.nets import Network
+from harness.core.augment import augment
+from harness.core.context import Context
+from harness.core.data.toy import toy
+from harness.core.experts import ExpertSettings
+from harness.core.formation import decode
+from harness.core.nets import Network
 from methods import ncfm, resolve
-from methods.api import Context
-from methods.augment import augment
-from methods.experts import ExpertSettings
-from methods.formation import decode
-from methods.matching import ClassMatcher, Siamese
+from methods.shared.matching import ClassMatcher, Siamese
 
 ARCH = "ConvNetW8D2"
 SMALL: dict[str, Any] = {

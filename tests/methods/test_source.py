@@ -6,15 +6,15 @@ import msgspec
 import pytest
 
 import methods
-from harness.provenance import ROOT
-from harness.records import Trial, read_records
+from harness.engine.provenance import ROOT
+from harness.engine.records import Trial, read_records
 from methods.source import SettingsSource, read_sentence
 
 RESULTS = ROOT / "results"
 
 
 def source_of(name: str, dataset: str, ipc: int, scale: str = "paper", **overrides: object) -> SettingsSource:
-    return methods.resolve(name, dataset, ipc, scale, overrides, methods.settings).source
+    return methods.resolve(name, dataset, ipc, scale, overrides).source
 
 
 @pytest.mark.parametrize(

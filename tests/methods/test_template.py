@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import methods
-from harness.conformance import command
+from harness.commands.conformance import command
 from methods import MethodInfo
 
 

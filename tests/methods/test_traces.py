@@ -14,7 +14,8 @@ from scripted import ScriptedContext, ScriptedData
 from support import assert_close, golden, golden_network, tensor
 from torch import Tensor
 
-from methods import bacon, dm, idm, pool
+from methods import bacon, dm, idm
+from methods.shared import pool
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from harness.data import load, parse
+from harness.core.context import Context
+from harness.core.data import load, parse
 from methods import whole
-from methods.api import Context
 
 
 def test_it_is_the_train_split_class_after_class() -> None:

@@ -13,8 +13,8 @@ from loops import Loop
 from plain_loop import PlainLoop
 from torch import Tensor
 
-from harness.data import Dataset
-from harness.nets import Network
+from harness.core.data import Dataset
+from harness.core.nets import Network
 
 SETTINGS = {"outer": 2, "inner": 2}  # of the 10 updates and 50 epochs, as many as tell
 

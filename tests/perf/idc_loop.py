@@ -15,9 +15,9 @@ from loops import Loop
 from plain_loop import PlainLoop
 from torch import Tensor
 
-from harness.data import Dataset
-from methods.augment import augment, cutmix, sample_draws
-from methods.formation import decode
+from harness.core.augment import augment, cutmix, sample_draws
+from harness.core.data import Dataset
+from harness.core.formation import decode
 from methods.idc import window
 
 MATCHING, TRAINING = "color>crop>cutout", "color>crop"

@@ -14,9 +14,9 @@ from loops import Loop
 from plain_loop import PlainDM, PlainPool, distance_of_means
 from torch import Tensor
 
-from harness.data import Dataset
-from harness.nets import Network, build
-from methods.formation import decode
+from harness.core.data import Dataset
+from harness.core.formation import decode
+from harness.core.nets import Network, build
 
 CHANNELS = 128
 ONE_TRAINED_NETWORK = {"pretrained": 1, "pretrained_epochs": 1, "pretrained_steps": 1}

@@ -13,8 +13,8 @@ from loops import Loop
 from plain_loop import PlainLoop
 from torch import Tensor, nn
 
-from harness.data import Dataset
-from harness.nets import Network
+from harness.core.data import Dataset
+from harness.core.nets import Network
 
 
 class Hooked:

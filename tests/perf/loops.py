@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from harness.data import Dataset
+from harness.core.data import Dataset
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from loops import Loop, all_loops
 
-from harness import meter
-from harness.data import Dataset
-from harness.data.toy import toy
+from harness.core import clock
+from harness.core.context import Context
+from harness.core.data import Dataset
+from harness.core.data.toy import toy
 from methods import load, resolve
-from methods.api import Context
 
 IPC = 10
 WARMUP_STEPS = 2  # the first step is counted, the second one compiles
@@ -74,20 +74,20 @@ class Watch:
     def __init__(self, device: str, steps: int) -> None:
         self._device, self._steps = device, steps
         self._seconds: list[float] = []
-        self._held = meter.host_bytes() or 0
+        self._held = clock.host_bytes() or 0
 
     def rounds(self) -> Iterator[None]:
         """One item for each step to be made."""
         for done in range(WARMUP_STEPS + self._steps):
             if done == WARMUP_STEPS:
-                meter.reset_peaks(self._device)
-            start = meter.clock(self._device)
+                clock.reset_peaks(self._device)
+            start = clock.read(self._device)
             yield
-            self._seconds.append(meter.clock(self._device) - start)
+            self._seconds.append(clock.read(self._device) - start)
 
     def figures(self) -> dict[str, float]:
         """Seconds of a step, seconds of those that do not count, and bytes."""
-        peak = meter.peak_device_bytes(self._device) or (meter.peak_host_bytes() or 0) - self._held
+        peak = clock.peak_device_bytes(self._device) or (clock.peak_host_bytes() or 0) - self._held
         return {
             "seconds": statistics.median(self._seconds[WARMUP_STEPS:]),
             "warmup_seconds": sum(self._seconds[:WARMUP_STEPS]),

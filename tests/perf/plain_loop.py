@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from loops import Loop
 from torch import Tensor
 
-from harness.data import Dataset
-from harness.nets import Network, build
-from methods.augment import FULL_STRATEGY, Draws, augment, sample_draws
-from methods.formation import decode
+from harness.core.augment import FULL_STRATEGY, Draws, augment, sample_draws
+from harness.core.data import Dataset
+from harness.core.formation import decode
+from harness.core.nets import Network, build
 
 
 class PlainLoop:

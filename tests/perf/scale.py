@@ -23,11 +23,12 @@ from pathlib import Path
 import msgspec
 
 import methods
-from harness.options import Options
-from harness.plan import Plan, make_plan
-from harness.provenance import Code
-from harness.records import Cost, Provenance, Record, Status, Trial
-from harness.report.markdown import table
+from harness.core.clock import Cost
+from harness.core.text import table
+from harness.engine.options import Options
+from harness.engine.plan import Plan, make_plan
+from harness.engine.provenance import Code
+from harness.engine.records import Provenance, Record, Status, Trial
 
 ROOT = Path(__file__).resolve().parents[2]
 IPC = (1, 2, 5, 10, 20, 30, 50, 100)

@@ -13,8 +13,9 @@ from typing import Any
 
 from torch import Tensor
 
-from methods import bacon, matching, pool
-from methods.matching import Distance, DistanceTo
+from methods import bacon
+from methods.shared import matching, pool
+from methods.shared.matching import Distance, DistanceTo
 
 EXTRA = 0.3
 

@@ -22,16 +22,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.data.toy import toy
-from harness.evaluate import TrainingSet, train_network
-from harness.nets import Network
-from harness.protocol import protocol_named
+from harness.core.augment import FULL_STRATEGY, augment_batch
+from harness.core.context import Context
+from harness.core.data.toy import toy
+from harness.core.formation import decode
+from harness.core.nets import Network
+from harness.engine.evaluate import TrainingSet, train_network
+from harness.engine.protocol import protocol_named
 from methods import bacon, dm, idm
-from methods.api import Context
-from methods.augment import FULL_STRATEGY, augment_batch
-from methods.formation import decode
-from methods.matching import ClassLoss, ClassMatcher, DistanceTo, Siamese, mean_distance_to
-from methods.pool import NetworkPool, PoolSettings
+from methods.shared.matching import ClassLoss, ClassMatcher, DistanceTo, Siamese, mean_distance_to
+from methods.shared.pool import NetworkPool, PoolSettings
 
 SHAPE = (3, 32, 32)
 FEATURES = 2048

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.cli import main
-from harness.errors import UserError
+from harness.commands.cli import main
+from harness.core.errors import UserError
 from harness.perf import FOLDER, ROOT, gate, history
 from harness.perf.gate import Verdict, as_table, check, compare, interval
 from harness.perf.history import find_commit, laid_out, read_reference

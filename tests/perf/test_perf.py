@@ -8,7 +8,7 @@ import pytest
 from loops import all_loops
 
 from harness import perf
-from harness.errors import UnknownNameError, UserError
+from harness.core.errors import UnknownNameError, UserError
 from methods import resolve
 
 

@@ -14,15 +14,15 @@ from typing import Any
 import pytest
 from scale import OTHERS, commands, generate
 
-from harness.cli import main
-from harness.data import load
-from harness.data.catalog import KNOWN, DatasetSpec
-from harness.estimate import cell, from_records
-from harness.options import Options
-from harness.plan import Plan, dataset_facts, finished
-from harness.records import Record
-from harness.report.frames import COLUMNS, collect, to_csv, to_frame
-from harness.report.markdown import MISSING
+from harness.commands.cli import main
+from harness.commands.estimate import cell, from_records
+from harness.core.data import load
+from harness.core.data.catalog import KNOWN, DatasetSpec
+from harness.core.text import MISSING
+from harness.engine.options import Options
+from harness.engine.plan import Plan, dataset_facts, finished
+from harness.engine.records import Record, collect
+from harness.report.frames import COLUMNS, to_csv, to_frame
 from harness.report.standing import CEILING
 from harness.report.tables import tables_by_track
 from harness.report.tracks import sample_std

@@ -16,8 +16,8 @@ from plain_loop import PlainLoop
 from torch import Tensor
 from torch.func import functional_call
 
-from harness.data import Dataset
-from methods.augment import FULL_STRATEGY, augment, sample_draws
+from harness.core.augment import FULL_STRATEGY, augment, sample_draws
+from harness.core.data import Dataset
 
 STUDENT_STEPS = 4  # at the published 30, the graph of MTT takes tens of GiB
 

@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 import pytest
 
-from harness.records import Cost, Provenance, Record, Trial, write_record
+from harness.core.clock import Cost
+from harness.engine.records import Provenance, Record, Trial, write_record
 
 CPU = "Some CPU @ 2.0 GHz"
 

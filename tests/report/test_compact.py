@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from harness.records import Record
+from harness.engine.records import Record
 from harness.report import compact
 from harness.report.compact import fitting, legend, print_summary
 

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness.cli import main
-from harness.errors import UserError
-from harness.records import Record, write_record
+from harness.commands.cli import main
+from harness.core.errors import UserError
+from harness.engine.records import Record, write_record
 from harness.report.compare import Side, as_text, command, compare, extract, kind_of, ratios, verdict
 
 GOLDEN = Path(__file__).parent / "golden" / "compare.md"

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from harness.data import Dataset, load, parse
-from harness.errors import UserError
+from harness.core.data import Dataset, load, parse
+from harness.core.distilled import Distilled
+from harness.core.errors import UserError
 from harness.report.nearest import nearest_real, train_split
-from methods.api import Distilled
 
 
 @pytest.fixture(scope="module")

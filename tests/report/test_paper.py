@@ -15,17 +15,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness.cli import main
-from harness.errors import UnknownNameError, UserError
-from harness.records import Record
-from harness.report.paper import Request, command, publish
+from harness.commands import paper
+from harness.commands.cli import main
+from harness.commands.paper import Request, command
+from harness.core.errors import UnknownNameError, UserError
+from harness.engine.records import Record
+from harness.perf.steps import Sheet, Step
 from harness.report.paper.cells import Cell, Shelf, Spec, Wanted, best_by_seed
 from harness.report.paper.commands import Missing, as_text, group, missing, words
 from harness.report.paper.figures import load_figures, methods_of
 from harness.report.paper.hours import Evidence, TrialHours, image_pass, step_flops
 from harness.report.paper.tables import NAMES, Tables, Wish, make_tables, page, specs
 from harness.report.reported import REPORTED_CSV
-from harness.steps import Sheet, Step
 
 GOLDEN = Path(__file__).parent / "golden"
 ROOT = Path(__file__).parents[2]
@@ -256,7 +257,7 @@ def test_the_commands_fill_every_lacking_cell_once_and_no_other(records: list[Re
 
 
 def test_the_printed_command_is_understood_by_run(records: list[Record]) -> None:
-    from harness.options import parse_options
+    from harness.engine.options import parse_options
 
     commands = missing(make_tables(records, FIGURES, Wish()), ALL, None).commands
     (changed,) = [one for one in commands if one.settings == (("tv_weight", 0.4),)]
@@ -327,7 +328,7 @@ def test_hours_are_unknown_where_nothing_measured_says(make_record: Any) -> None
 
 
 def test_the_formula_gives_the_flops_that_real_records_counted() -> None:
-    from harness.records import read_records
+    from harness.engine.records import read_records
 
     real = read_records(ROOT / "results")
     found = Evidence(real, [])
@@ -398,7 +399,7 @@ def test_run_hands_the_commands_of_one_table_over_with_launch_options(
         assert (again, deadline) == ("the same", float("inf"))
         return len(ran) % 2
 
-    monkeypatch.setattr("harness.running.command", pretend)
+    monkeypatch.setattr("harness.commands.run.command", pretend)
     results = write_records(*records)
     typed = {
         "results": str(results),
@@ -427,7 +428,7 @@ def test_a_run_that_ends_early_is_the_last_and_all_share_one_time(
         deadlines.append(deadline)
         return status if len(deadlines) == 3 else 0
 
-    monkeypatch.setattr("harness.running.command", pretend)
+    monkeypatch.setattr("harness.commands.run.command", pretend)
     typed = {"results": str(write_records(*records)), "ipc": ["10"], "for_": "50m"}
     assert command(Request(typed, run="lambda")) == status
     assert len(deadlines) == 3
@@ -438,7 +439,7 @@ def test_a_run_that_ends_early_is_the_last_and_all_share_one_time(
 def test_nothing_to_run_says_so(
     write_records: Any, make_record: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("harness.running.command", lambda *_: pytest.fail("nothing is to be run"))
+    monkeypatch.setattr("harness.commands.run.command", lambda *_: pytest.fail("nothing is to be run"))
     done = [
         paper_record(make_record, "bacon", ipc, dataset="svhn", dataset_source="svhn") for ipc in (1, 10, 50)
     ]
@@ -483,7 +484,7 @@ def test_a_page_that_cannot_be_written_is_a_user_error(
     def refuse(*_: Any) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(publish, "write_atomically", refuse)
+    monkeypatch.setattr(paper, "write_atomically", refuse)
     with pytest.raises(UserError, match="Read-only file system; the tables above are complete"):
         command(Request({"results": str(write_records(make_record()))}))
 

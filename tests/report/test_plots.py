@@ -15,13 +15,13 @@ import pytest
 import torch
 from matplotlib.testing.compare import compare_images
 
-from harness.cli import main
-from harness.data import Normalization, load, parse
-from harness.records import CurvePoint, Record, write_record
+from harness.commands.cli import main
+from harness.core.data import Normalization, load, parse
+from harness.core.distilled import Distilled
+from harness.engine.records import CurvePoint, Record, write_record
 from harness.report import plots
 from harness.report.plots import axes, cost, labels, scenes, style
 from harness.report.tracks import Row
-from methods.api import Distilled
 
 GOLDEN = Path(__file__).parent / "golden" / "plots"
 TOLERANCE = 6.0  # RMS of 0..255: other versions of the font renderer stay below, a missing line does not
@@ -339,7 +339,7 @@ def test_every_kind_of_figure_is_in_the_help(capsys: pytest.CaptureFixture[str])
 def test_figures_of_records_need_no_torch(results: Path, tmp_path: Path) -> None:
     kinds = ",".join(kind for kind in plots.KINDS if kind != "nearest")
     code = (
-        "import sys; from harness.cli import main; status = main(sys.argv[1:]);"
+        "import sys; from harness.commands.cli import main; status = main(sys.argv[1:]);"
         "assert not {'torch', 'matplotlib.pyplot'} & set(sys.modules); sys.exit(status)"
     )
     options = [

@@ -11,17 +11,18 @@ from typing import Any
 import msgspec
 import pytest
 
-from harness.cli import main
-from harness.errors import UserError
-from harness.protocol import PROTOCOLS
-from harness.provenance import CURRENT, OLDER, UNCOMMITTED, UNKNOWN, Code, Lineage
-from harness.report import benchmarks_markdown, command, publish
-from harness.report.benchmarks import page
+from harness.commands.cli import main
+from harness.core.errors import UserError
+from harness.engine.protocol import PROTOCOLS
+from harness.engine.provenance import CURRENT, OLDER, UNCOMMITTED, UNKNOWN, Code, Lineage
+from harness.engine.scales import SCALES
+from harness.report import publish
+from harness.report.benchmarks import benchmarks_markdown, page
 from harness.report.fidelity import Fidelity, load_fidelity
 from harness.report.filters import Filters
+from harness.report.publish import command
 from harness.report.speed import load_sheets
 from harness.report.standing import scored
-from harness.scales import SCALES
 
 
 def report(results: Path, **options: Any) -> int:

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 from contract_files import METHOD
 
-from harness.errors import UserError
-from harness.report import command
+from harness.core.errors import UserError
 from harness.report.fidelity import (
     Departures,
     Fidelity,
@@ -20,6 +19,7 @@ from harness.report.fidelity import (
     fidelity_markdown,
     load_fidelity,
 )
+from harness.report.publish import command
 
 OUTCOMES = {
     "net": {"*": Outcome(3, 0)},

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from harness.records import Record, Trial
-from harness.report import frame
-from harness.report.frames import collect, flatten
+from harness.engine.records import Record, Trial, collect
+from harness.report.frames import flatten, frame
 
 
 def test_one_row_for_each_record(make_record: Any, write_records: Any) -> None:
@@ -92,7 +91,7 @@ def test_two_thousand_records_report_quickly(make_record: Any, write_records: An
         )
     )
     code = (
-        "import sys; from pathlib import Path; from harness.report import command;"
+        "import sys; from pathlib import Path; from harness.report.publish import command;"
         "status = command(Path(sys.argv[1]), check=False, benchmarks=None, as_json=False);"
         "assert 'torch' not in sys.modules; sys.exit(status)"
     )

@@ -12,10 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from harness.data import ZCA, Normalization
-from harness.errors import UserError
+from harness.core.data import ZCA, Normalization
+from harness.core.distilled import FORMAT, Distilled
+from harness.core.errors import UserError
 from harness.report import gallery
-from methods.api import FORMAT, Distilled
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 

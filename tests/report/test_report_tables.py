@@ -9,11 +9,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from harness.provenance import CURRENT, OLDER, UNCOMMITTED, CodeState
-from harness.records import Submitted
+from harness.core.text import count, memory, table
+from harness.engine.provenance import CURRENT, OLDER, UNCOMMITTED, CodeState
+from harness.engine.records import Submitted
 from harness.report.cells import cells_csv
 from harness.report.formats import WRITERS
-from harness.report.markdown import count, memory, table
 from harness.report.reported import ReportedFigure, load_reported
 from harness.report.standing import scored
 from harness.report.tables import blocks_by_track, document, sections, summary_markdown

@@ -15,12 +15,14 @@ import msgspec
 import pytest
 import torch
 
-from harness import cli
-from harness.data import Normalization
-from harness.errors import UserError
-from harness.records import CurvePoint, Record, write_record
+from harness.commands import cli
+from harness.commands.arguments import options_from
+from harness.commands.cli import parse
+from harness.core.data import Normalization
+from harness.core.distilled import Distilled
+from harness.core.errors import UserError
+from harness.engine.records import CurvePoint, Record, write_record
 from harness.report.site import build, data, detail, pictures, vendor
-from methods.api import Distilled
 
 HOSTILE = "</script><script>alert(1)</script>"
 TRAVERSAL = "../../../escaped"
@@ -176,8 +178,8 @@ def test_the_command_repeats_the_trial(make_record: Any) -> None:
     )
     words = shlex.split(detail.command(record))
     assert words[:4] == ["python", "-m", "harness", "run"]
-    _, commands = cli.build_parser()
-    options = cli._options(commands["run"].parse_args(words[4:]))
+    _, typed = parse(words[3:])
+    options = options_from(typed)
     assert (options.methods, options.dataset, options.ipc) == (("dm",), ("digits",), (1,))
     assert (options.seeds, options.evals, options.precision) == ((3,), 3, "bf16")
     assert (options.arch, options.protocol, options.budget) == ("ConvNetW32", "dc-cpu", 2e16)

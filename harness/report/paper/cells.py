@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from harness.protocol import PROTOCOL_VERSION
-from harness.records import Record, Trial
-from harness.report.markdown import MISSING
+from harness.core.text import MISSING
+from harness.engine.protocol import PROTOCOL_VERSION
+from harness.engine.records import Record, Trial
+from harness.engine.scales import SCALES
 from harness.report.paper.figures import Figure, Key
 from harness.report.stats import Estimate, estimate
 from harness.report.tracks import data_of
-from harness.scales import SCALES
 
 SCALE = SCALES["paper"]
 DATASETS = ("svhn", "cifar10", "cifar100", "tinyimagenet", "mnist", "fashionmnist")

@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
-from harness.options import flag
-from harness.report.markdown import plural
+from harness.core.text import plural
+from harness.engine.options import flag
 from harness.report.paper.cells import SCALE, Cell, Spec, Wanted
 from harness.report.paper.hours import Evidence, Hours, TrialHours
 from harness.report.paper.tables import COMPARED, NAMES, Tables

@@ -7,11 +7,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
-from harness.records import Record
-from harness.report.markdown import MISSING, count, memory, seconds, table
+from harness.core.text import MISSING, count, memory, seconds, table
+from harness.engine.records import Record, hardware
+from harness.perf.steps import PLAIN, Sheet
 from harness.report.paper.cells import Cell
-from harness.report.tables import hardware
-from harness.steps import PLAIN, Sheet
 
 ALWAYS = "cifar10"  # the dataset whose cells are shown even when nothing was measured
 NOTE = (

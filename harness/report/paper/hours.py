@@ -25,14 +25,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import methods
-from harness.data.catalog import KNOWN
-from harness.nets.names import convnet_spec
-from harness.protocol import PROTOCOLS
-from harness.records import Cost, Record
-from harness.report.markdown import plural
+from harness.core.clock import Cost
+from harness.core.data.catalog import KNOWN
+from harness.core.nets.names import convnet_spec
+from harness.core.text import plural
+from harness.engine.protocol import PROTOCOLS
+from harness.engine.records import Record, hardware
+from harness.perf.steps import Sheet
 from harness.report.paper.cells import SCALE, Spec, copy_of, published
-from harness.report.tables import hardware
-from harness.steps import Sheet
 
 TOLERANCE = 0.02  # of FLOPs by formula against those that records counted
 STEP_CELL = ("cifar10", 10)  # at whose settings kept steps are measured

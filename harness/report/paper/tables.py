@@ -7,14 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.errors import UnknownNameError, UserError
-from harness.records import Record
-from harness.report.markdown import MISSING, table
+from harness.core.errors import UnknownNameError, UserError
+from harness.core.text import MISSING, table
+from harness.engine.records import Record
+from harness.perf.steps import Sheet
 from harness.report.paper.cells import DATASETS, IPCS, SCALE, Cell, Shelf, Spec
 from harness.report.paper.costs import cost_markdown, cost_rows
 from harness.report.paper.figures import OTHER, ZOO, Figure, Key, methods_of, sources
 from harness.report.reported import UNTRACED
-from harness.steps import Sheet
 
 NAMES = ("main", "cross", "terms", "lambda", "cost")
 TITLES = {

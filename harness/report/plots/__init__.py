@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from harness.data.catalog import default_data_dir
-from harness.errors import UnknownNameError, UserError
-from harness.report.frames import collect, print_problems
-from harness.report.markdown import plural, table
+from harness.core.data.catalog import default_data_dir
+from harness.core.errors import UnknownNameError, UserError
+from harness.core.text import plural, table
+from harness.engine.records import collect
+from harness.report.frames import print_problems
 from harness.report.plots import accuracy, cost, heat, images, style
 from harness.report.plots.scenes import (
     Absent,

@@ -8,13 +8,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from harness.records import Cost, Record
-from harness.report.markdown import MISSING
+from harness.core.clock import Cost
+from harness.core.text import MISSING
+from harness.engine.records import Record, hardware
 from harness.report.plots.axes import CostScale, cost_scale
 from harness.report.plots.labels import Name, beside_points
 from harness.report.plots.scenes import Absent, Drawn, Outcome, Scene, percent, safe
 from harness.report.plots.style import ACCENT, COLOURS, GREY, MARKERS, Sheet, figure_of, percent_axis
-from harness.report.tables import hardware
 from harness.report.tracks import Row
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from harness.errors import UserError
+from harness.core.errors import UserError
 from harness.report.plots.scenes import WHOLE, Absent, Drawn, Outcome, Scene, estimates_of
 from harness.report.plots.style import Sheet, figure_of
 from harness.report.tracks import Row, Track, by_track, grid_of

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from harness.errors import UserError
-from harness.records import Record
+from harness.core.errors import UserError
+from harness.engine.records import Record
 from harness.report import gallery as pictures
 from harness.report.plots.scenes import Absent, Drawn, Outcome, Scene, safe
 from harness.report.plots.style import Sheet, figure_of

@@ -11,8 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from harness.errors import UnknownNameError, UserError
-from harness.records import Record
+from harness.core.errors import UnknownNameError, UserError
+from harness.engine.records import Record
 from harness.report.reported import ALL_IMAGES, load_reported
 from harness.report.stats import Estimate, estimates
 from harness.report.tracks import Cell, Grid, Row, Track, by_track, grid_of

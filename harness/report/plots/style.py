@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import UserError
-from harness.records import write_atomically
+from harness.core.errors import UserError
+from harness.engine.records import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from harness.errors import UserError
-from harness.files import replacing
-from harness.packaged import packaged
-from harness.provenance import Lineage
-from harness.records import Record
+from harness.core.errors import UserError
+from harness.core.files import replacing
+from harness.core.packaged import packaged
+from harness.core.text import memory, plural
+from harness.engine.provenance import Lineage
+from harness.engine.records import Record, collect
+from harness.engine.scales import SCALES
 from harness.report.filters import Filters
-from harness.report.frames import collect, print_problems
-from harness.report.markdown import memory, plural
+from harness.report.frames import print_problems
 from harness.report.reported import ALL_IMAGES
 from harness.report.site import detail
 from harness.report.site.data import (
@@ -40,7 +41,6 @@ from harness.report.site.data import (
 from harness.report.site.pictures import Picture, picture_of
 from harness.report.site.plot import specification
 from harness.report.site.vendor import EXTRA, datatables_script, vega_script
-from harness.scales import SCALES
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -240,7 +240,7 @@ def _compute(environment: Environment, site: Site) -> bytes:
 
 
 def _how(environment: Environment, site: Site) -> bytes:
-    from harness.protocol import PROTOCOL_VERSION, PROTOCOLS
+    from harness.engine.protocol import PROTOCOL_VERSION, PROTOCOLS
     from harness.report.stats import FEW_SEEDS
 
     return _render(

@@ -11,14 +11,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from harness.provenance import CODE_WORDS, CodeState
-from harness.records import Record, Trial
+from harness.core.text import MISSING, count, memory, one_line, seconds
+from harness.engine.provenance import CODE_WORDS, CodeState
+from harness.engine.records import Record, Trial, hardware
 from harness.report.costs import costs_of
-from harness.report.markdown import MISSING, count, memory, one_line, seconds
 from harness.report.reported import ALL_IMAGES, PREFERRED, REPORTED_CSV, UNTRACED, ReportedFigure
 from harness.report.standing import CEILING, Scored, Standing, scored
 from harness.report.stats import Estimate, estimate
-from harness.report.tables import hardware
 from harness.report.tracks import Cell, Row, Track
 
 UNKNOWN = "not recorded"

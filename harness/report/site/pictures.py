@@ -6,8 +6,8 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from harness.errors import UserError
-from harness.records import Record
+from harness.core.errors import UserError
+from harness.engine.records import Record
 from harness.report.gallery import Sheet, load_sheet
 
 if TYPE_CHECKING:

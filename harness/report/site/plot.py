@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-from harness.errors import UserError
+from harness.core.errors import UserError
 from harness.report.site.vendor import EXTRA
 
 POINTS, CURVES, FLOORS = "points", "curves", "floors"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from importlib import resources
 
-from harness.errors import UserError
+from harness.core.errors import UserError
 
 EXTRA = 'the web leaderboard needs packages that are not installed; type: pip install ".[site]"'
 EXPORTS = re.compile(r"export\s*\{(?P<names>[^}]*)\}\s*;?")

@@ -1,0 +1,296 @@
+"""How long trials take: from earlier records of the same work, else measured here, within a minute.
+
+Without records, the FLOPs of a trial's steps are counted while nothing is computed (`core/hollow.py`). Where
+a few real steps are quick, they are timed; where they are not, a piece of work that is (a training step of
+the same network on a few images) tells how many FLOPs a second this machine makes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import methods
+from harness.core import clock
+from harness.core.data.catalog import parse
+from harness.core.text import plural
+from harness.engine.options import Options
+from harness.engine.plan import Plan
+from harness.engine.protocol import protocol_named
+from harness.engine.records import Record, Trial, hardware
+
+if TYPE_CHECKING:
+    from harness.core.context import Context
+    from harness.core.data import Dataset
+    from harness.core.distilled import Distilled
+
+LIMIT_SECONDS = 50.0  # for measuring, so that a plan, start included, takes a minute at most
+LEAST_SECONDS = 2.0  # for one cell; no other is begun when less is left
+FAIR_SHARES = 3  # of the seconds left that one cell may take: the first ones warm up for all
+STEPS = 3  # real steps timed: the first one warms up
+TIMED_SHARE = 0.3  # of a cell's seconds that its real steps may take
+PIECE_ROWS = 64  # images in the piece of work that tells the speed, at most
+PIECE_SECONDS = 1.0  # for which it is repeated
+# How far off a time may be: factors either way, found beside whole trials.
+TIMED_OFF_BY = 1.3
+COUNTED_OFF_BY = 2.0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds that one trial takes, without the start of its process, and where the figure comes from.
+
+    `places` names the hardware of earlier records; empty for what was measured here and now. `off_by` is the
+    factor by which the truth may lie above or below; None where nothing tells, as with a single record.
+    """
+
+    seconds: float
+    source: str
+    places: frozenset[str] = frozenset()
+    off_by: float | None = None
+
+
+def cell(trial: Trial) -> str:
+    """Identity of a trial but for its seed: trials of one cell take the same time."""
+    return trial.cell
+
+
+def from_records(records: Iterable[Record], device: str) -> dict[str, Estimate]:
+    """Mean cost of the finished trials of each cell that ran on such a device, by `cell`."""
+    costs: dict[str, list[float]] = defaultdict(list)
+    places: dict[str, set[str]] = defaultdict(set)
+    for record in records:
+        if record.distill is None or record.evaluate is None or record.provenance is None:
+            continue
+        if (record.provenance.device == "cpu") == (device == "cpu"):
+            key = cell(record.trial)
+            costs[key].append(record.distill.seconds + record.evaluate.seconds)
+            places[key].add(hardware(record.provenance))
+    return {
+        key: Estimate(
+            statistics.fmean(seconds),
+            plural(len(seconds), "record"),
+            frozenset(places[key]),
+            _spread(seconds),
+        )
+        for key, seconds in costs.items()
+    }
+
+
+def measure(
+    trials: Sequence[Trial], plan: Plan, options: Options, threads: int | None
+) -> dict[str, Estimate]:
+    """An estimate for each cell of these trials as far as `LIMIT_SECONDS` allow; stderr says what is done.
+
+    `threads` is the number of CPU threads that a trial will have; None leaves torch's own choice.
+    """
+    ends = time.perf_counter() + LIMIT_SECONDS
+    waiting = {cell(trial): trial for trial in trials}
+    _say(f"estimating the time of {plural(len(waiting), 'cell')}, in less than a minute ...")
+    import torch
+
+    from harness.core.data import load
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    estimates: dict[str, Estimate] = {}
+    for name, text in plan.datasets.items():
+        cells = {key: trial for key, trial in waiting.items() if trial.dataset == name}
+        if not cells:
+            continue
+        # Whitened or not, images take as long to train on, and the whitening itself takes long.
+        spec = parse(text, options.data_dir, next(iter(cells.values())).image_size, False)
+        bench = _Bench(load(spec, options.data_dir), options.device)
+        for key, trial in cells.items():
+            left = ends - time.perf_counter()
+            if left < LEAST_SECONDS:
+                _say(f"the minute is over: {plural(len(waiting), 'cell')} left without an estimate")
+                return estimates
+            _say(f"counting and timing pieces of {trial.label} ...")
+            estimate = bench.estimate(trial, min(left, max(LEAST_SECONDS, FAIR_SHARES * left / len(waiting))))
+            if estimate is not None:
+                estimates[key] = estimate
+            del waiting[key]
+    return estimates
+
+
+def roughly(seconds: float) -> str:
+    """Two significant parts: `45 s`, `12 min`, `3.5 h`, `2.1 days`."""
+    for unit, size in (("days", 86_400.0), ("h", 3600.0)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds / 60:.0f} min" if seconds >= 100 else f"{seconds:.3g} s"
+
+
+@dataclass(frozen=True)
+class _Phase:
+    """One loop of a trial to be estimated, made `repeats` times; `run` enters it in a context."""
+
+    run: Callable[[Context], object]
+    precision: str
+    repeats: int = 1
+
+
+@dataclass(frozen=True)
+class _Work:
+    """FLOPs of a phase in all and of one step of its loop; 0 for a step where there is no loop."""
+
+    flops: float
+    step_flops: float
+
+
+@dataclass
+class _Bench:
+    """Where the cells of one dataset are estimated; speeds, in FLOPs a second, are measured once each."""
+
+    data: Dataset  # on the CPU, where FLOPs are counted
+    device: str
+    speeds: dict[tuple[str, str], float] = field(default_factory=dict)
+
+    def estimate(self, trial: Trial, seconds: float) -> Estimate | None:
+        """Estimate a trial within about so many seconds; None if that is too short to count its steps."""
+        from harness.core.data import sealed
+        from harness.core.hollow import TooLongError
+
+        total, counted = 0.0, False
+        with sealed("estimating"):
+            for make_phase in (_distillation, _evaluation):
+                phase = make_phase(trial, self.data)
+                try:
+                    work = self._count(phase, trial, seconds)
+                except TooLongError:
+                    return None
+                if self._is_quick(work, trial, phase, seconds):
+                    total += phase.repeats * self._time(make_phase(trial, self._there()), trial)
+                else:
+                    total += phase.repeats * work.flops / self._speed(trial.arch, phase.precision)
+                    counted = True
+        if counted:
+            return Estimate(total, "FLOPs counted, a piece timed", off_by=COUNTED_OFF_BY)
+        return Estimate(total, f"{STEPS} steps timed", off_by=TIMED_OFF_BY)
+
+    def _there(self) -> Dataset:
+        return self.data.to(self.device)
+
+    def _context(self, trial: Trial, phase: _Phase, device: str, steps: int) -> Context:
+        from harness.core.context import Context
+
+        return Context(
+            trial.seed,
+            arch=trial.arch,
+            device=device,
+            precision=phase.precision,
+            budget_flops=trial.budget_flops,
+            stop_after=steps,
+            compile_loops=False,
+        )
+
+    def _count(self, phase: _Phase, trial: Trial, seconds: float) -> _Work:
+        from harness.core.hollow import Hollow
+        from harness.core.loop import StoppedEarly
+
+        context = self._context(trial, phase, "cpu", 1)
+        try:
+            with Hollow(seconds):
+                phase.run(context)
+        except StoppedEarly as stopped:
+            return _Work(stopped.flops, stopped.flops_per_step)
+        return _Work(context.cost().flops, 0.0)
+
+    def _is_quick(self, work: _Work, trial: Trial, phase: _Phase, seconds: float) -> bool:
+        """Whether real steps may be timed: they are short, and the trial makes them uncompiled as well."""
+        from harness.core.loop import COMPILE_PAYS_FLOPS
+
+        if work.flops > COMPILE_PAYS_FLOPS[self.device.partition(":")[0]]:
+            return False
+        steps_flops = STEPS * work.step_flops
+        return steps_flops / self._speed(trial.arch, phase.precision) < TIMED_SHARE * seconds
+
+    def _time(self, phase: _Phase, trial: Trial) -> float:
+        from harness.core.loop import StoppedEarly
+
+        started = clock.read(self.device)
+        try:
+            phase.run(self._context(trial, phase, self.device, STEPS))
+        except StoppedEarly as stopped:
+            return stopped.seconds
+        return clock.read(self.device) - started
+
+    def _speed(self, arch: str, precision: str) -> float:
+        if (arch, precision) not in self.speeds:
+            self.speeds[arch, precision] = _speed(arch, precision, self._there())
+        return self.speeds[arch, precision]
+
+
+def _speed(arch: str, precision: str, data: Dataset) -> float:
+    """FLOPs a second of a training step of that network on a few images of the data."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from harness.core.context import Context
+    from harness.core.passes import logits_forward, rows_per_piece, train_step
+
+    context = Context(arch=arch, device=data.device, precision=precision)
+    net = context.network(data)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+    rows = torch.arange(min(PIECE_ROWS, len(data)), device=data.device)
+    images, labels, at_once = data.batch(rows), data.labels[rows], rows_per_piece(net, data.shape)
+    forward = logits_forward(context)
+    with FlopCounterMode(display=False) as counter:
+        train_step(forward, net, optimizer, images, labels, at_once)
+    seconds: list[float] = []
+    while len(seconds) < STEPS or sum(seconds) < PIECE_SECONDS:
+        started = clock.read(data.device)
+        train_step(forward, net, optimizer, images, labels, at_once)
+        seconds.append(clock.read(data.device) - started)
+    return float(counter.get_total_flops()) / statistics.median(seconds)
+
+
+def _distillation(trial: Trial, data: Dataset) -> _Phase:
+    config = methods.config_from(trial.method, trial.config)
+    distill = methods.load(trial.method).distill
+    return _Phase(lambda context: distill(data, trial.ipc, config=config, context=context), trial.precision)
+
+
+def _evaluation(trial: Trial, data: Dataset) -> _Phase:
+    from harness.engine.evaluate import train_network, training_set_of
+
+    protocol = protocol_named(trial.protocol)
+    training_set = training_set_of(_stand_in(trial, data), protocol, data.device)
+    return _Phase(
+        lambda context: train_network(context.network(data), training_set, protocol, context),
+        "fp32",
+        trial.evals,
+    )
+
+
+def _stand_in(trial: Trial, data: Dataset) -> Distilled:
+    """Real images in the number and form that the method will leave: they take as long to train on."""
+    from harness.core.context import Context
+
+    context = Context(trial.seed, device=data.device)
+    distilled: Distilled = methods.load("random").distill(data, trial.ipc, context=context)
+    strategy = trial.config.get("strategy")
+    return dataclasses.replace(
+        distilled,
+        factor=trial.config.get("factor", distilled.factor),
+        augmentation=distilled.augmentation if strategy is None else strategy,
+    )
+
+
+def _spread(seconds: Sequence[float]) -> float | None:
+    """The factor between the mean and what is farthest from it; None for a single value."""
+    if len(seconds) < 2 or min(seconds) <= 0:
+        return None
+    mean = statistics.fmean(seconds)
+    return max(max(seconds) / mean, mean / min(seconds))
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,137 @@
+"""`--priority value`: the trials first that fill most of the BACON paper's tables an estimated hour.
+
+An entry of a table (`python -m harness paper`) is worth 1 to its first seed, 1/2 to the second, 1/k to the
+k-th. A trial is worth that for each entry that it stands in; what stands in none comes behind, in the plan's
+order. What a trial takes is the mean of the records of its cell on such a device, else an estimate by
+FLOPs:
+
+- distillation: those that the nearest record of its method counted at any scale, in proportion to the formula
+  of `paper --missing` (iterations, batches, images, network), or the formula alone where there is no record;
+- evaluation: networks × epochs × decoded images × a pass forwards and backwards;
+- divided by the FLOPs a second of all records at hand on such a device, or a nominal speed without any.
+
+Only the order comes of it, so a rough estimate does. Where not even that can be had (networks other than
+ConvNets), trials follow those that have one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from harness.commands.estimate import Estimate
+from harness.core.data.catalog import KNOWN
+from harness.engine.protocol import PROTOCOLS
+from harness.engine.provenance import ROOT
+from harness.engine.records import Record, Trial, collect
+from harness.report.paper.cells import SCALE, Cell, Spec, has_settings, published
+from harness.report.paper.figures import load_figures
+from harness.report.paper.hours import image_pass, original, step_flops
+from harness.report.paper.tables import Wish, make_tables
+
+NOMINAL_SPEED = {True: 1e13, False: 1e11}  # FLOPs a second of a GPU and of a CPU
+
+
+def by_value(
+    waiting: Sequence[Trial], estimates: Mapping[str, Estimate], results: Path, *, on_gpu: bool
+) -> list[Trial]:
+    """Those of the waiting trials that fill the paper's tables, best first; `estimates` are by cell."""
+    own = collect(results).records
+    costs = _Costs([*own, *_committed(results)], estimates, on_gpu)
+    worth = _worth(waiting, own)
+    rates = {
+        trial.id: 0.0 if (seconds := costs.seconds(trial)) is None else worth[trial.id] / max(seconds, 1.0)
+        for trial in waiting
+        if trial.id in worth
+    }
+    return sorted((trial for trial in waiting if trial.id in rates), key=lambda trial: -rates[trial.id])
+
+
+def _committed(results: Path) -> list[Record]:
+    """Records of this checkout, which tell of costs whatever folder is written to."""
+    folder = ROOT / "results"
+    return collect(folder).records if folder.resolve() != results.resolve() else []
+
+
+def _worth(waiting: Sequence[Trial], records: Sequence[Record]) -> dict[str, float]:
+    """What each trial adds to the tables, by id; trials that stand in none are left out."""
+    entries: dict[Spec, list[Cell]] = defaultdict(list)
+    for cells in make_tables(records, load_figures(), Wish()).cells.values():
+        for _, cell in cells:
+            entries[cell.spec].append(cell)
+    seeds: Counter[Spec] = Counter({spec: len(cells[0].done) for spec, cells in entries.items()})
+    worth: dict[str, float] = {}
+    for trial in waiting:
+        spec = next((spec for spec in entries if _stands_for(trial, spec)), None)
+        if spec is not None:
+            seeds[spec] += 1
+            worth[trial.id] = len(entries[spec]) / seeds[spec]
+    return worth
+
+
+def _stands_for(trial: Trial, spec: Spec) -> bool:
+    place = trial.method, trial.dataset, trial.ipc, trial.arch
+    return (
+        place == (spec.method, spec.dataset, spec.ipc, spec.arch)
+        and trial.scale == SCALE.name
+        and published(trial)
+        and has_settings(trial, spec)
+    )
+
+
+class _Costs:
+    """Seconds of trials by what records tell."""
+
+    def __init__(self, records: Iterable[Record], estimates: Mapping[str, Estimate], on_gpu: bool) -> None:
+        self._estimates = estimates
+        self._kin: dict[str, list[Record]] = defaultdict(list)
+        flops = seconds = 0.0
+        for record in records:
+            if record.status != "done" or record.distill is None or record.evaluate is None:
+                continue
+            self._kin[record.trial.method].append(record)
+            if record.provenance is not None and (record.provenance.device != "cpu") == on_gpu:
+                flops += record.distill.flops + record.evaluate.flops
+                seconds += record.distill.seconds + record.evaluate.seconds
+        self._speed = flops / seconds if flops and seconds else NOMINAL_SPEED[on_gpu]
+
+    def seconds(self, trial: Trial) -> float | None:
+        """What a trial takes, roughly; None for a network of which no formula is known."""
+        known = self._estimates.get(trial.cell)
+        if known is not None:
+            return known.seconds
+        formula, evaluation = _distillation(trial), _evaluation(trial)
+        if formula is None or evaluation is None:
+            return None
+        return (formula * self._correction(trial) + evaluation) / self._speed
+
+    def _correction(self, trial: Trial) -> float:
+        """What the method's nearest record counted over what the formula gives for it; 1 without any."""
+        near = min(
+            self._kin[trial.method], key=lambda record: abs(record.trial.ipc - trial.ipc), default=None
+        )
+        formula = None if near is None else _distillation(near.trial)
+        if near is None or near.distill is None or not formula:
+            return 1.0
+        return near.distill.flops / formula
+
+
+def _distillation(trial: Trial) -> float | None:
+    """FLOPs of a distillation by the formula of distribution matching."""
+    dataset = original(trial.dataset)
+    one = image_pass(dataset, trial.arch)
+    if one is None:
+        return None
+    return float(trial.config.get("iterations", 0) * step_flops(trial.config, dataset, trial.ipc, one))
+
+
+def _evaluation(trial: Trial) -> float | None:
+    """FLOPs of training a trial's networks, by the epochs of sets that call for augmentation."""
+    dataset = original(trial.dataset)
+    one = image_pass(dataset, trial.arch)
+    if one is None:
+        return None
+    images = KNOWN[dataset].classes * trial.ipc * trial.config.get("factor", 1) ** 2
+    epochs = PROTOCOLS[trial.protocol].schedule(augmented=True).epochs
+    return float(trial.evals * epochs * images * one.train)

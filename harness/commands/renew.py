@@ -1,0 +1,225 @@
+"""`python -m harness renew`: measure anew what is not of the present code; no finished record is lost.
+
+The trials of such records are run as they stand there, under `<results>/.work/renewed`. Once they are done,
+the old records and sets are moved to `<results>/superseded` and the new ones take their places, so that a
+renewal that is stopped, or fails, leaves no gap. The same command goes on with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import methods
+from harness.commands.arguments import (
+    add_options,
+    typed_options,
+)
+from harness.commands.run import carry_out, deadline_of
+from harness.core.data.catalog import FOLDER_PREFIX, parse
+from harness.core.errors import UserError
+from harness.core.text import plural
+from harness.engine import devices
+from harness.engine.options import Options, parse_options
+from harness.engine.plan import Plan, check_consistency, check_writable, dataset_facts, worker_text
+from harness.engine.provenance import CODE_WORDS, CURRENT, Lineage
+from harness.engine.records import (
+    DISTILLED_SUFFIX,
+    WORK_FOLDER,
+    Record,
+    Trial,
+    collect,
+    read_record,
+    record_files,
+)
+from harness.engine.trial import claimed
+from harness.launch.check import check_launch
+from harness.report.filters import FACTS
+from harness.report.frames import print_problems
+
+RENEWED = "renewed"  # under the work folder: results of trials that are measured anew
+SUPERSEDED = "superseded"
+FILTERS = ("methods", "dataset", "ipc", "scale", "arch")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which records are to be renewed: values by the names of `FILTERS` as typed, nothing for all of them."""
+
+    values: Mapping[str, Sequence[str]]
+
+    def takes(self, record: Record) -> bool:
+        """Whether a record is meant."""
+        return all(
+            str(FACTS[name](record)) in map(_dataset_name, values) for name, values in self.values.items()
+        )
+
+    @property
+    def folders(self) -> dict[str, str]:
+        """Datasets that were named with the place where they lie, by their names in results."""
+        typed = (text for text in self.values.get("dataset", ()) if text.lower().startswith(FOLDER_PREFIX))
+        return {_dataset_name(text): text for text in typed}
+
+
+def wanted_from(typed: Mapping[str, str | list[str]]) -> Wanted:
+    """From what was typed: `--methods dm,idm --dataset folder:cifar10-jpeg`."""
+    values = {}
+    for name in FILTERS:
+        if name in typed:
+            given = typed[name]
+            texts = ",".join(given if isinstance(given, list) else [given]).split(",")
+            values[name] = [text.strip() for text in texts if text.strip()]
+    return Wanted(values)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What can be typed after its name."""
+    recorded = ("seeds", "evals", "protocol", "budget", "set", "curve", "zca", "image_size", "precision")
+    only = "only records of"
+    filters = {
+        "methods": f"{only} these methods",
+        "dataset": f"{only} these datasets; folder:PATH says where one lies",
+        "ipc": f"{only} these images per class",
+        "arch": f"{only} this network",
+        "scale": f"{only} this scale",
+    }
+    add_options(parser, (*recorded, "json"), filters)
+
+
+def handle(arguments: argparse.Namespace) -> int:
+    """Do what was typed; returns the exit status."""
+    typed = typed_options(arguments)
+    placed = {name: value for name, value in typed.items() if name not in FILTERS}
+    return command(parse_options(placed), wanted_from(typed))
+
+
+def command(options: Options, wanted: Wanted) -> int:
+    """Renew what is wanted and not of the present code; returns 0 only if all of it is done."""
+    results = options.results
+    if not results.is_dir():
+        raise UserError(f"no results folder {results}; --results names another")
+    _say_moved(list(adopt(results)), results)  # what an earlier command could not move any more
+    records, problems = collect(results)
+    print_problems(problems)
+    due = list(_due(records, wanted, results))
+    if not due:
+        print("nothing to renew: all of these records are of the present code", file=sys.stderr)
+        return int(bool(problems))
+    plan = plan_of([record.trial for record in due], options, wanted.folders)
+    if not plan.trials:
+        return 1
+    aside = dataclasses.replace(options, results=results / WORK_FOLDER / RENEWED)
+    summary = carry_out(aside, deadline_of(options), plan).summary
+    _say_moved(list(adopt(results)), results)
+    print(f"tables: python -m harness report --results {results}", file=sys.stderr)
+    return max(summary.exit_status, int(len(plan.trials) < len(due)))
+
+
+def _due(records: Iterable[Record], wanted: Wanted, results: Path) -> Iterator[Record]:
+    """Finished records of other code that are wanted; says what they are."""
+    lineage = Lineage(results)
+    done = [record for record in records if record.status == "done" and wanted.takes(record)]
+    if not done:
+        raise UserError(f"no finished record under {results} fits; `status` lists what is there")
+    handed_in = [record for record in done if record.submission is not None]
+    states = lineage.states(record for record in done if record.submission is None)
+    counts = Counter(states.values())
+    for state, words in CODE_WORDS.items():
+        if counts[state]:
+            print(f"{plural(counts[state], 'record')} of {state}: {words}", file=sys.stderr)
+    if handed_in:
+        print(f"left out: {plural(len(handed_in), 'set')} from elsewhere; submit them again", file=sys.stderr)
+    yield from (record for record in done if states.get(record.id, CURRENT) != CURRENT)
+
+
+def plan_of(trials: Sequence[Trial], options: Options, folders: Mapping[str, str]) -> Plan:
+    """These trials as a plan; left out, and named, are those that the present code or data cannot repeat.
+
+    `folders` says where image folders lie, by their names; others are looked up as `run` does it.
+    """
+    check_launch(options)
+    check_consistency(options)
+    if options.launcher != "slurm":
+        devices.check_device(options.device)
+    check_writable(options.results)
+    groups: dict[tuple[str, str, str, int | None, bool], list[Trial]] = defaultdict(list)
+    for trial in trials:
+        data = (trial.dataset, trial.dataset_source, trial.listing, trial.image_size, trial.zca)
+        groups[data].append(trial)
+    kept: list[Trial] = []
+    datasets: dict[str, str] = {}
+    for (name, source, listing, size, zca), members in groups.items():
+        text = folders.get(name, f"{FOLDER_PREFIX}{name}" if source == "folder" else name)
+        spec = parse(text, options.data_dir, size, zca)
+        if (spec.source, spec.listing) != (source, listing):
+            _leave_out(members, f"their images were others than those that are now in {spec.path}")
+            continue
+        ipcs = tuple(sorted({trial.ipc for trial in members}))
+        dataset_facts(spec, dataclasses.replace(options, ipc=ipcs))
+        datasets[name] = worker_text(spec)
+        kept += _repeatable(members)
+    return Plan(tuple(kept), datasets)
+
+
+def _repeatable(trials: Sequence[Trial]) -> Iterator[Trial]:
+    for trial in trials:
+        try:
+            methods.config_from(trial.method, trial.config)
+        except UserError as error:
+            _leave_out([trial], str(error))
+        else:
+            yield trial
+
+
+def _leave_out(trials: Sequence[Trial], reason: str) -> None:
+    first, rest = trials[0].label, len(trials) - 1
+    print(f"left out: {first}{f' and {rest} more' if rest else ''}: {reason}", file=sys.stderr)
+
+
+def adopt(results: Path) -> Iterator[Record]:
+    """Put done records and sets in the place of those that they renew, which are moved aside; gives them."""
+    renewed = results / WORK_FOLDER / RENEWED
+    for path in list(record_files(renewed)):
+        record = read_record(path)
+        if record.status != "done":
+            continue
+        with claimed(record.trial, results):
+            supersede(record.trial, results)
+            target = record.trial.record_path(results)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            # The record last: where it lies, its set does too.
+            record.trial.distilled_path(renewed).replace(record.trial.distilled_path(results))
+            path.replace(target)
+        yield record
+
+
+def supersede(trial: Trial, results: Path) -> None:
+    """Move a trial's record and set to `<results>/superseded`, under a name that ends with its time."""
+    path = trial.record_path(results)
+    if not path.exists():
+        return
+    made = read_record(path).provenance
+    stamp = "".join(sign for sign in (made.finished_at if made else "") if sign.isalnum()) or "undated"
+    names = (f"{trial.place}-{stamp}{f'-{number}' if number else ''}" for number in count())
+    place = next(name for name in names if not (results / SUPERSEDED / f"{name}.json").exists())
+    for source, suffix in ((trial.distilled_path(results), DISTILLED_SUFFIX), (path, ".json")):
+        target = results / SUPERSEDED / f"{place}{suffix}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.exists():
+            source.replace(target)
+
+
+def _say_moved(records: Sequence[Record], results: Path) -> None:
+    if records:
+        old = results / SUPERSEDED
+        print(f"renewed: {plural(len(records), 'record')}; the old ones lie in {old}/", file=sys.stderr)
+
+
+def _dataset_name(text: str) -> str:
+    return Path(text[len(FOLDER_PREFIX) :]).name if text.lower().startswith(FOLDER_PREFIX) else text

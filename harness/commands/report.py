@@ -1,0 +1,67 @@
+"""`python -m harness report`: the tables of the records, BENCHMARKS.md, the web leaderboard."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from harness.commands.arguments import (
+    METAVARS,
+    add_json,
+    add_results,
+    names,
+)
+from harness.core.errors import UserError
+from harness.engine.options import flag
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What can be typed after its name."""
+    add_results(parser)
+    parser.add_argument("--check", action="store_true", help="fail unless BENCHMARKS.md fits the records")
+    parser.add_argument(
+        "--benchmarks",
+        type=Path,
+        metavar="FILE",
+        help="the page to write or check (beside the results folder)",
+    )
+    parser.add_argument(
+        "--site", type=Path, metavar="FOLDER", help="write the web leaderboard into this folder instead"
+    )
+    add_filters(parser)
+    add_json(parser)
+
+
+def handle(arguments: argparse.Namespace) -> int:
+    """Do what was typed; returns the exit status."""
+    from dataclasses import fields
+
+    from harness.report.filters import Filters
+    from harness.report.publish import command
+
+    filters = Filters(**{field.name: getattr(arguments, field.name) for field in fields(Filters)})
+    if arguments.site is not None:
+        from harness.report.site.build import command as build_site
+
+        if arguments.check or arguments.benchmarks is not None or arguments.json:
+            raise UserError("--site writes the web leaderboard only; leave out --check, --benchmarks, --json")
+        return build_site(arguments.results, arguments.site, filters)
+    return command(
+        arguments.results,
+        check=arguments.check,
+        benchmarks=arguments.benchmarks,
+        as_json=arguments.json,
+        filters=filters,
+    )
+
+
+def add_filters(parser: argparse.ArgumentParser) -> None:
+    """Options of reports on some of the records, which touch no page."""
+    for name in ("dataset", "ipc", "methods", "arch", "scale"):
+        parser.add_argument(
+            flag(name),
+            type=names,
+            default=(),
+            metavar=METAVARS.get(name, "A,B"),
+            help="only these: the tables go into report/filtered, and no page is touched",
+        )

@@ -1,0 +1,158 @@
+"""The distilled set that a method returns: what is stored, and all that is needed to train on it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils.data import TensorDataset
+
+from harness.core.data import Dataset, Transform, transform_from_state
+from harness.core.errors import DivergedError, UserError
+from harness.core.files import replacing
+from harness.core.formation import decode
+from harness.core.settings import values_of
+
+FORMAT = "distilled-set-1"
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """A distilled set: what is stored, and all that is needed to train on it.
+
+    images: (n, C, H, W) float32 in the space of `transform`, class after class.
+    labels: (n,) int64, or (n, classes) float32 rows of a soft label.
+    factor: multi-formation factor f; each stored image decodes to f * f training images.
+    augmentation: the DSA strategy that training on the set calls for; "" for none.
+    learned_lr: a learning rate that was distilled along; None if there is none.
+    method: the name that it was asked for by; the harness sets it, a direct call need not.
+    """
+
+    images: Tensor
+    labels: Tensor
+    ipc: int
+    dataset: str
+    class_names: tuple[str, ...]
+    transform: Transform
+    method: str = ""
+    config: dict[str, Any] = field(default_factory=dict)
+    factor: int = 1
+    augmentation: str = ""
+    learned_lr: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse images that are not finite numbers, and counts that do not match."""
+        if not bool(torch.isfinite(self.images).all()):
+            raise DivergedError(
+                f"{self.method or 'it'} ended with images that are not finite; lower the learning rate"
+            )
+        if len(self.images) != len(self.labels):
+            raise UserError(f"{len(self.images)} distilled images but {len(self.labels)} labels")
+
+    @classmethod
+    def of(
+        cls,
+        data: Dataset,
+        images: Tensor,
+        *,
+        config: Any,
+        method: str = "",
+        labels: Tensor | None = None,
+        **rest: Any,
+    ) -> Distilled:
+        """The set of class-major `images` (C * ipc, ...) distilled from `data`; hard labels unless given.
+
+        `config` is the method's Config, `method` its name where no harness gives one; `rest` are other
+        fields, such as `factor` and `augmentation`.
+        """
+        ipc = len(images) // data.num_classes
+        return cls(
+            images=images.detach(),
+            labels=class_labels(data.num_classes, ipc, data.device) if labels is None else labels.detach(),
+            ipc=ipc,
+            dataset=data.name,
+            class_names=data.class_names,
+            transform=data.transform,
+            method=method,
+            config=values_of(config),
+            **rest,
+        )
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the tensors that have to be kept."""
+        return self.images.nbytes + self.labels.nbytes
+
+    def decoded(self) -> tuple[Tensor, Tensor]:
+        """Training images (n * f^2, C, H, W) and their labels."""
+        repeats = (self.factor**2,) + (1,) * (self.labels.ndim - 1)
+        return decode(self.images, self.factor), self.labels.repeat(repeats)
+
+    def to_dataset(self) -> TensorDataset:
+        """An ordinary torch Dataset of (image, label) pairs, decoded, in the space of `transform`."""
+        return TensorDataset(*self.decoded())
+
+    def pixels(self) -> Tensor:
+        """Stored images (n, C, H, W) as pixels, clamped to [0, 1]."""
+        return self.transform.inverse(self.images).clamp(0, 1)
+
+    def digest(self) -> str:
+        """SHA-256 of images and labels, in hex."""
+        content = hashlib.sha256()
+        for tensor in (self.images, self.labels):
+            content.update(tensor.contiguous().cpu().numpy().tobytes())
+        return content.hexdigest()
+
+    def save(self, path: Path | str) -> None:
+        """Write as safetensors, aside and then moved; the same set gives the same bytes."""
+        tensors = {"images": self.images, "labels": self.labels}
+        tensors |= {f"transform.{name}": tensor for name, tensor in self.transform.state().items()}
+        about = {
+            "format": FORMAT,
+            "dataset": self.dataset,
+            "class_names": self.class_names,
+            "ipc": self.ipc,
+            "factor": self.factor,
+            "augmentation": self.augmentation,
+            "learned_lr": self.learned_lr,
+            "method": self.method,
+            "config": self.config,
+        }
+        # One key only: safetensors writes several in random order, and the bytes would differ.
+        metadata = {"distilled": msgspec.json.encode(about, order="sorted").decode()}
+        with replacing(Path(path)) as aside:
+            save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, aside, metadata)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Distilled:
+        """Read a saved set bit for bit; UserError if the file is damaged or not one of ours."""
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                about = msgspec.json.decode((file.metadata() or {})["distilled"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if about.pop("format") != FORMAT:
+                raise KeyError("format")
+            state = {
+                name.partition(".")[2]: tensors[name] for name in tensors if name.startswith("transform.")
+            }
+            transform = transform_from_state(state)
+            about["class_names"] = tuple(about["class_names"])
+            return cls(images=tensors["images"], labels=tensors["labels"], transform=transform, **about)
+        except FileNotFoundError:
+            raise UserError(f"no distilled set at {path}") from None
+        except SafetensorError as error:
+            raise UserError(f"{path} is damaged or no safetensors file ({error})") from None
+        except (KeyError, TypeError, ValueError, msgspec.DecodeError) as error:
+            raise UserError(f"{path} is not a distilled set of this harness ({error})") from None
+
+
+def class_labels(classes: int, ipc: int, device: torch.device) -> Tensor:
+    """Hard labels (C * ipc,) of class-major images."""
+    return torch.arange(classes, device=device).repeat_interleave(ipc)

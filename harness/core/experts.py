@@ -1,0 +1,361 @@
+"""Networks trained on the real images once and used by many runs: "experts", "buffers", "teachers".
+
+MTT and its kin match the trajectories of such networks, others their embeddings or logits. Expert k is drawn
+and trained from k alone and not from the seed of the run, so that runs with other seeds and ipcs use it
+again, as the authors' runs use their buffers again. A context with a `cache` keeps experts in
+
+    <cache>/experts/<key>/<k>.safetensors
+
+where the key stands for all that decides their weights. Runs side by side share the work: each expert is
+under a lock while it is trained, and goes on from its checkpoint if that was cut short. What an expert cost
+is kept with it and charged to every run that uses it, so that the cost of a run does not depend on what was
+in the cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import msgspec
+import torch
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from harness.core.augment import augment_batch
+from harness.core.clock import Cost
+from harness.core.context import Context
+from harness.core.data import Dataset, Normalization
+from harness.core.faults import passing
+from harness.core.files import replacing
+from harness.core.loop import State, StoppedEarly
+from harness.core.nets import Network, canonical
+from harness.core.passes import logits_forward, rows_per_piece, train_step
+from harness.core.seeds import seed_for
+
+# Part of the key; to be raised when a change of the code gives experts other weights.
+FORMAT = "experts-1"
+BASE_SEED = 0  # of all experts of all runs
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ExpertSettings:
+    """How experts are trained and which of their snapshots are kept.
+
+    Snapshots are numbered by the passes made: 0 is the fresh network, `epochs` the last one.
+    """
+
+    count: int  # networks
+    epochs: int  # passes over the training images
+    batch: int = 256  # images per SGD step; the last step of a pass gets what is left
+    lr: float = 0.01
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    decay_epochs: tuple[int, ...] = ()  # indices of the passes before which the rate is multiplied by `decay`
+    decay: float = 0.1
+    strategy: str = ""  # DSA, drawn plainly: one operation a batch, parameters for each image
+    align_corners: bool = False  # of the resampling in DSA
+    steps_per_epoch: int | None = None  # ends each pass early, for small scales; None: whole passes
+    snapshots: Literal["all", "ends", "last"] = "all"  # after each pass; first and last; last only
+    arch: str | None = None  # None: the context's
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """Numbers of the snapshots that are kept."""
+        if self.snapshots == "all":
+            return tuple(range(self.epochs + 1))
+        return (self.epochs,) if self.snapshots == "last" else (0, self.epochs)
+
+
+class Store(Protocol):
+    """Where an expert's tensors are, in memory or in a file."""
+
+    def get_tensor(self, name: str, /) -> Tensor:
+        """The tensor of that name, on the CPU."""
+
+
+class Experts:
+    """Trained networks, whose weights are read when they are asked for."""
+
+    def __init__(
+        self, settings: ExpertSettings, names: Sequence[str], stores: Sequence[Store], device: torch.device
+    ) -> None:
+        self.settings = settings
+        self._names = tuple(names)
+        self._stores = tuple(stores)
+        self._device = device
+
+    def __len__(self) -> int:
+        """Number of experts."""
+        return len(self._stores)
+
+    def parameters(self, expert: int, epoch: int) -> list[Tensor]:
+        """Copies of an expert's weights after `epoch` passes, in the order of `Network.parameters`."""
+        return [self._read(expert, epoch, name) for name in self._names]
+
+    @torch.no_grad()
+    def load_into(self, net: Network, expert: int, epoch: int) -> None:
+        """Set a network's weights and running statistics to an expert's after `epoch` passes."""
+        for name, target in net.state_dict().items():
+            target.copy_(self._read(expert, epoch, name))
+
+    def _read(self, expert: int, epoch: int, name: str) -> Tensor:
+        if epoch not in self.settings.kept:
+            raise ValueError(f"snapshot {epoch} was not kept, only {self.settings.kept}")
+        return self._stores[expert].get_tensor(_entry(epoch, name)).to(self._device, copy=True)
+
+
+def train_experts(context: Context, data: Dataset, settings: ExpertSettings) -> Experts:
+    """The experts of these settings: from the context's cache as far as they are there, else trained now.
+
+    Their cost is charged to the context, whoever trained them. Draws nothing from the context's generators.
+    """
+    settings = replace(settings, arch=canonical(settings.arch or context.arch))
+    with context.off_the_clock():
+        school = _School(context, data, settings)
+        if context.rehearsing:
+            experts = [_stand_in(school)] * settings.count
+        elif context.cache is None:
+            experts = [school.train(k, school.context_of(k)) for k in range(settings.count)]
+        else:
+            experts = _cached(school, context.cache / "experts" / school.key)
+        names = [name for name, _ in school.fresh(0).named_parameters()]
+    for expert in experts:
+        context.charge(expert.cost)
+    return Experts(settings, names, [expert.store for expert in experts], context.device)
+
+
+@dataclass(frozen=True)
+class _Expert:
+    """One expert's tensors and what training it cost, whenever that was."""
+
+    store: Store
+    cost: Cost
+
+
+class _Snapshots(dict[str, Tensor]):
+    """Weights and running statistics by `_entry`, on the CPU; a store and part of a loop's state."""
+
+    def take(self, epoch: int, net: Network) -> None:
+        """Copy what the network holds now."""
+        for name, tensor in net.state_dict().items():
+            self[_entry(epoch, name)] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+    def get_tensor(self, name: str) -> Tensor:
+        """The tensor of that name."""
+        return self[name]
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of them."""
+        return dict(self)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what a checkpoint holds."""
+        self.clear()
+        self.update(state)
+
+
+@dataclass(frozen=True)
+class _School:
+    """Trains any expert of the settings; knows nothing of where they are kept."""
+
+    context: Context
+    data: Dataset
+    settings: ExpertSettings
+
+    @property
+    def key(self) -> str:
+        """16 hex digits for all that decides an expert's weights, but for its number."""
+        settings = asdict(self.settings)
+        del settings["count"]
+        transform = self.data.transform
+        # A whitening follows from the images alone.
+        values = (
+            [transform.mean.tolist(), transform.std.tolist()] if isinstance(transform, Normalization) else []
+        )
+        identity = {
+            "format": FORMAT,
+            "dataset": self.data.fingerprint,
+            "transform": [type(transform).__name__, values],
+            "settings": settings,
+            "precision": self.context.precision,
+            **_circumstances(self.context.device),
+        }
+        return hashlib.sha256(msgspec.json.encode(identity, order="sorted")).hexdigest()[:16]
+
+    def fresh(self, k: int) -> Network:
+        """The network that expert k is before its training."""
+        return self.context_of(k).network(self.data, arch=self.settings.arch)
+
+    def context_of(self, k: int, work: Path | None = None) -> Context:
+        """The context that expert k is trained in; its checkpoint lies under `work`."""
+        return self.context.apart(seed_for(BASE_SEED, f"expert-{k}"), work)
+
+    def train(self, k: int, context: Context) -> _Expert:
+        """Train expert k in its own context."""
+        settings, data = self.settings, self.data
+        net = context.network(data, arch=settings.arch)
+        optimizer = torch.optim.SGD(
+            net.parameters(), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+        )
+        forward = context.accelerate(logits_forward(context))
+        distort, rows_at_once = self._augmenter(context), rows_per_piece(net, data.shape)
+        order = torch.arange(len(data), device=data.device)
+        snapshots = _Snapshots()
+        self._keep(snapshots, 0, net)
+
+        state: State = {"net": net, "optimizer": optimizer, "order": order, "snapshots": snapshots}
+        total = settings.epochs * self._pass
+        for step in context.steps(total, state, name=f"expert {k + 1}", budgeted=False):
+            epoch, position = divmod(step, self._pass)
+            if position == 0:
+                order.copy_(
+                    torch.randperm(len(data), generator=context.generator("order"), device=data.device)
+                )
+                self._set_rate(optimizer, epoch)
+            batch = order[position * settings.batch : (position + 1) * settings.batch]
+            images = distort(data.batch(batch))
+            loss, _ = train_step(forward, net, optimizer, images, data.labels[batch], rows_at_once)
+            context.log(loss)
+            if position == self._pass - 1:
+                self._keep(snapshots, epoch + 1, net)
+        return _Expert(snapshots, context.cost())
+
+    @property
+    def _pass(self) -> int:
+        """SGD steps of a pass."""
+        whole = math.ceil(len(self.data) / self.settings.batch)
+        return min(whole, self.settings.steps_per_epoch or whole)
+
+    def _keep(self, snapshots: _Snapshots, epoch: int, net: Network) -> None:
+        if epoch in self.settings.kept:
+            snapshots.take(epoch, net)
+
+    def _set_rate(self, optimizer: torch.optim.Optimizer, epoch: int) -> None:
+        falls = sum(decay_epoch <= epoch for decay_epoch in self.settings.decay_epochs)
+        for group in optimizer.param_groups:
+            group["lr"] = self.settings.lr * self.settings.decay**falls
+
+    def _augmenter(self, context: Context) -> Callable[[Tensor], Tensor]:
+        strategy, align_corners = self.settings.strategy, self.settings.align_corners
+
+        def distort(images: Tensor) -> Tensor:
+            generator = context.generator("augment", on_cpu=True)
+            return augment_batch(images, strategy, generator, align_corners=align_corners)
+
+        return distort
+
+
+def _cached(school: _School, folder: Path) -> list[_Expert]:
+    """All experts; first those that are there or that nobody else is training, then the others."""
+    folder.mkdir(parents=True, exist_ok=True)
+    found: dict[int, _Expert] = {}
+    for patience in (0, -1):
+        for k in range(school.settings.count):
+            expert = found.get(k) or _obtain(school, folder, k, patience)
+            if expert is not None:
+                found[k] = expert
+    return [found[k] for k in range(school.settings.count)]
+
+
+def _obtain(school: _School, folder: Path, k: int, patience: float) -> _Expert | None:
+    """Expert k from its file, or trained and written there.
+
+    None if another process trains it and does not finish within `patience` seconds; -1 waits for as long as
+    it lives.
+    """
+    path = folder / f"{k}.safetensors"
+    expert = _read(path)
+    if expert is not None:
+        return expert
+    lock = FileLock(folder / f"{k}.lock", timeout=patience)
+    try:
+        lock.acquire()
+    except Timeout:
+        return None
+    try:
+        expert = _read(path)
+        if expert is None:
+            work = folder / f"{k}.work"
+            expert = school.train(k, school.context_of(k, work))
+            _write(path, expert)
+            shutil.rmtree(work, ignore_errors=True)
+        return expert
+    finally:
+        lock.release()
+
+
+def _write(path: Path, expert: _Expert) -> None:
+    """Write an expert aside and move it to its place."""
+    assert isinstance(expert.store, _Snapshots)
+    about = {"format": FORMAT, "digest": _digest(expert.store), "cost": expert.cost}
+    with replacing(path) as aside:
+        save_file(dict(expert.store), aside, {"expert": msgspec.json.encode(about).decode()})
+
+
+def _read(path: Path) -> _Expert | None:
+    """The expert in a file that is whole; its tensors stay in the file until they are asked for."""
+    try:
+        store: Any = safe_open(str(path), framework="pt")
+        about = msgspec.json.decode((store.metadata() or {})["expert"])
+        digest = _digest({name: store.get_tensor(name) for name in store.keys()})  # noqa: SIM118
+        if (about["format"], about["digest"]) != (FORMAT, digest):
+            raise ValueError("it does not hold what was written")
+        return _Expert(store, msgspec.convert(about["cost"], Cost))
+    except FileNotFoundError:
+        return None
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, msgspec.DecodeError) as error:
+        if passing(error) is not None:
+            raise
+        logger.warning("expert %s is unreadable (%s); training it again", path, error)
+        return None
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    content = hashlib.sha256()
+    for name in sorted(tensors):
+        content.update(name.encode())
+        content.update(tensors[name].contiguous().numpy().data)
+    return content.hexdigest()
+
+
+def _circumstances(device: torch.device) -> dict[str, Any]:
+    """What decides the last digits of sums."""
+    threads = torch.get_num_threads() if device.type == "cpu" else None
+    return {"device": device.type, "threads": threads, "torch": str(torch.__version__)}
+
+
+def _stand_in(school: _School) -> _Expert:
+    """A few steps of an expert's training are timed; fresh networks stand in for its snapshots."""
+    snapshots = _Snapshots()
+    for epoch in school.settings.kept:
+        snapshots.take(epoch, school.fresh(epoch))
+    context = school.context_of(0)
+    try:
+        school.train(0, context)
+    except StoppedEarly as stopped:
+        whole = stopped.total / stopped.step
+        cost = msgspec.structs.replace(
+            context.cost(),
+            seconds=stopped.seconds,
+            steps=stopped.total,
+            flops=whole * context.cost().flops,
+            images_forwarded=round(whole * context.cost().images_forwarded),
+        )
+        return _Expert(snapshots, cost)
+    return _Expert(snapshots, context.cost())
+
+
+def _entry(epoch: int, name: str) -> str:
+    """Name of a tensor in a store."""
+    return f"{epoch:04d}.{name}"

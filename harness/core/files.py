@@ -1,0 +1,38 @@
+"""How files are written: aside and then moved, so that whoever reads meets the whole file or none."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from harness.core import faults
+
+
+@contextmanager
+def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """A place to write to, which is moved to `path` in the end; what was there before stays until then.
+
+    `durable`: it is on the disk before it is moved. If anything fails, nothing is left of it. A fault that
+    passes, such as a full disk, is raised as an OSError that names `path`, whatever library met with it.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield aside
+        if durable:
+            with aside.open("rb+") as file:
+                os.fsync(file.fileno())
+        aside.replace(path)
+    except Exception as error:
+        other = error.filename if isinstance(error, OSError) else None
+        fault = faults.passing(error)
+        if fault is None or other not in (None, str(aside)):
+            raise
+        number = faults.number_of(error)
+        said = fault if number is None else os.strerror(number)
+        raise OSError(number or errno.EIO, said, str(path)) from error
+    finally:
+        aside.unlink(missing_ok=True)

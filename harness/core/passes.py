@@ -1,0 +1,101 @@
+"""Passes of many images through a network, in pieces that stay in the processor's cache and in memory.
+
+A piece changes no result beyond float rounding: networks without batch statistics treat images one by one,
+and gradients of sums add up. Networks with batch statistics get everything in one pass.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from harness.core.hollow import is_hollow
+from harness.core.loop import Runtime
+from harness.core.nets import Network
+
+# Elements of the largest feature map of a piece: 8 MiB of float32 fit a CPU's cache and keep what backward
+# passes store small (16 MiB took a sixth more memory and were no faster); GPUs want large pieces.
+PIECE_ELEMENTS = {"cpu": 2**21, "cuda": 2**30}
+HOLLOW_PIECE_ELEMENTS = 2**27  # where nothing is computed, pieces would only be more to go through
+
+Forward = Callable[[Network, Tensor], Tensor]
+
+
+def rows_per_piece(net: Network, shape: tuple[int, int, int]) -> int | None:
+    """How many images of `shape` (C, H, W) go through `net` at once; None if all must."""
+    if any(isinstance(module, _BatchNorm) for module in net.modules()):
+        return None
+    device = next(net.parameters()).device
+    budget = PIECE_ELEMENTS.get(device.type, PIECE_ELEMENTS["cuda"])
+    if is_hollow():
+        budget = HOLLOW_PIECE_ELEMENTS
+    return max(8, budget // _largest_map(net, shape))
+
+
+def pieces(rows: int, rows_at_once: int | None) -> Iterator[slice]:
+    """Slices that cover `rows` rows, `rows_at_once` at a time."""
+    step = rows_at_once or max(1, rows)
+    for start in range(0, rows, step):
+        yield slice(start, min(start + step, rows))
+
+
+def train_step(
+    forward: Forward,
+    net: Network,
+    optimizer: torch.optim.Optimizer,
+    images: Tensor,
+    labels: Tensor,
+    rows_at_once: int | None,
+) -> tuple[Tensor, Tensor]:
+    """One optimiser step on the mean cross entropy of a batch (N, C, H, W); labels (N,) or soft (N, classes).
+
+    Returns the loss and the number of correct predictions before the step, as tensors.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    loss, hits = images.new_zeros(()), images.new_zeros((), dtype=torch.int64)
+    for piece in pieces(len(images), rows_at_once):
+        logits = forward(net, images[piece])
+        part = F.cross_entropy(logits, labels[piece], reduction="sum") / len(images)
+        part.backward()
+        loss += part.detach()
+        hits += (logits.detach().argmax(1) == hard(labels[piece])).sum()
+    optimizer.step()
+    return loss, hits
+
+
+def hard(labels: Tensor) -> Tensor:
+    """Class of each row, of hard labels (N,) or soft ones (N, classes)."""
+    return labels if labels.ndim == 1 else labels.argmax(dim=1)
+
+
+def _largest_map(net: Network, shape: tuple[int, int, int]) -> int:
+    """Elements per image of the largest output of any layer, found without computing (meta tensors)."""
+    largest = 1
+
+    def note(module: nn.Module, inputs: object, output: object) -> None:
+        nonlocal largest
+        if isinstance(output, Tensor):
+            largest = max(largest, output.numel())
+
+    ghost = copy.deepcopy(net).to("meta")
+    for module in ghost.modules():
+        module.register_forward_hook(note)
+    with torch.no_grad():
+        ghost(torch.empty(1, *shape, device="meta"))
+    return largest
+
+
+def logits_forward(context: Runtime) -> Forward:
+    """A forward pass to float32 logits in the context's precision."""
+
+    def forward(net: Network, images: Tensor) -> Tensor:
+        with context.autocast():
+            logits: Tensor = net(images)
+            return logits.float()
+
+    return forward

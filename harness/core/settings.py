@@ -1,0 +1,105 @@
+"""The settings of a method, each with its meaning where it is defined:
+
+    iterations: int = setting(20_000, "image updates", length=True)
+
+Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, TypeVar, cast
+
+import msgspec
+
+T = TypeVar("T")
+
+_KEY = "setting"  # of a setting's `About` in the metadata of its field
+
+
+@dataclass(frozen=True)
+class About:
+    """What a file says of a setting beside its type and default.
+
+    length: it is a number that the length of the method's loop is proportional to; a budget replaces it.
+    added: the setting came after records were made without it. While it has its default, which is what the
+        code did before, it is left out of the values of a trial, whose id stays as it was; its default must
+        never change.
+    """
+
+    meaning: str
+    length: bool = False
+    added: bool = False
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting as people see it; `type` as it is written, `default` as a plain value."""
+
+    name: str
+    type: str
+    default: Any
+    meaning: str
+    length: bool
+    added: bool
+
+
+def setting(default: T, meaning: str, *, length: bool = False, added: bool = False) -> T:
+    """A field of a Config with its default and its meaning in a line; for the flags see `About`."""
+    return dataclasses.field(default=default, metadata={_KEY: About(meaning, length, added)})
+
+
+def required(meaning: str) -> Any:
+    """A setting whose default each Config that has it must give; for settings that several methods share."""
+    return dataclasses.field(metadata={_KEY: About(meaning)})
+
+
+def settings_in(config_type: type) -> tuple[Setting, ...]:
+    """All settings of a Config, its own before those that it inherits."""
+    fields = {field.name: field for field in dataclasses.fields(config_type)}
+    own = (name for cls in config_type.__mro__ for name in vars(cls).get("__annotations__", ()))
+    return tuple(_setting(fields[name]) for name in dict.fromkeys(own) if name in fields)
+
+
+def _setting(field: dataclasses.Field[Any]) -> Setting:
+    about = about_of(field)
+    return Setting(
+        field.name,
+        str(field.type),
+        msgspec.to_builtins(field.default),
+        about.meaning,
+        about.length,
+        about.added,
+    )
+
+
+def about_of(field: dataclasses.Field[Any]) -> About:
+    return cast(About, field.metadata.get(_KEY, About("")))
+
+
+@cache
+def hints_of(config_type: type) -> Mapping[str, Any]:
+    """The type of each setting."""
+    return typing.get_type_hints(config_type)
+
+
+def lengths(config_type: type) -> tuple[str, ...]:
+    """Settings that the length of the method's loop is proportional to; none if it has no loop."""
+    return tuple(field.name for field in dataclasses.fields(config_type) if about_of(field).length)
+
+
+def values_of(config: Any) -> dict[str, Any]:
+    """A Config as the values that tell it from others: without added settings that have their default.
+
+    Records and distilled sets keep these, and `methods.config_from` makes the same Config of them.
+    """
+    added = {field.name for field in dataclasses.fields(config) if _untouched(field, config)}
+    return {name: value for name, value in dataclasses.asdict(config).items() if name not in added}
+
+
+def _untouched(field: dataclasses.Field[Any], config: Any) -> bool:
+    return about_of(field).added and getattr(config, field.name) == field.default

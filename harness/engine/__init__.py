@@ -1,0 +1,1 @@
+"""From what a user asks for to what is on record: options, plan, trial, worker, evaluation, record."""

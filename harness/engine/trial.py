@@ -1,0 +1,421 @@
+"""One trial from start to record: distil, save, evaluate what was saved, write down what happened.
+
+Importing this module does not import torch, so that launchers stay light.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shutil
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from filelock import FileLock, Timeout
+
+from harness.core import clock, faults
+from harness.core.clock import Cost
+from harness.core.errors import CircumstanceError, DataError, UserError
+from harness.core.seeds import seed_for
+from harness.engine import provenance as code
+from harness.engine.curve import HELD_OUT_SHARE, Judge, measure
+from harness.engine.protocol import protocol_named
+from harness.engine.records import (
+    WORK_FOLDER,
+    CurvePoint,
+    Provenance,
+    Record,
+    Status,
+    Trial,
+    read_record,
+    write_atomically,
+    write_record,
+)
+
+if TYPE_CHECKING:
+    from harness.core.context import Context
+    from harness.core.data import Dataset, HeldOut
+    from harness.core.distilled import Distilled
+    from harness.core.loop import Progress
+    from harness.engine.evaluate import Evaluation
+
+LOG_NAME = "log.txt"
+CACHE_NAME = "cache"  # beside the work folders: trained networks that trials share
+
+# How torch words the want of memory where it does not raise OutOfMemoryError.
+OUT_OF_MEMORY_SIGNS = (
+    "memory: you tried to allocate",  # "not enough ..." or "can't allocate ...", by platform
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where and how a trial runs: all that it needs and that does not decide its result.
+
+    dataset: what the user typed, "cifar10" or "folder:PATH".
+    threads: CPU threads of torch; None leaves torch's own choice.
+    checkpoint_seconds: least time between two checkpoints.
+    log: file for the traceback of a failure; None: `log.txt` in the trial's work folder.
+    """
+
+    results: Path
+    data_dir: Path
+    dataset: str
+    device: str = "cpu"
+    threads: int | None = None
+    checkpoint_seconds: float = 30.0
+    log: Path | None = None
+
+    def log_of(self, trial: Trial) -> Path:
+        """Where that trial's log lies."""
+        return self.log or trial.work_folder(self.results) / LOG_NAME
+
+
+class BusyError(Exception):
+    """Another process is working on the trial."""
+
+
+def log_name(trial: Trial) -> str:
+    """Name of a trial's log in a folder of logs: `dm-cifar10-ipc10-seed0-3f9a1c2b44.log`."""
+    name = f"{trial.method}-{trial.dataset}-ipc{trial.ipc}-seed{trial.seed}-{trial.id}.log"
+    return re.sub(r"[^A-Za-z0-9._@+-]", "_", name)
+
+
+def run_trial(
+    trial: Trial,
+    settings: Settings,
+    on_progress: Callable[[Progress], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Record:
+    """The record of a trial: the one that is there, done or failed, or else that of running it now.
+
+    An interrupted trial goes on from its checkpoints. What goes wrong in the trial becomes a failed record;
+    raised are BusyError, UserError for a file in the record's place that is none, OSError when the record
+    cannot be written, and `harness.core.loop.Stopped` when a loop obeyed `should_stop`.
+    """
+    with claimed(trial, settings.results):
+        path = trial.record_path(settings.results)
+        if path.exists():
+            record = read_record(path)
+        else:
+            _sweep(path)
+            record = _attempt(_Run(trial, settings, on_progress, should_stop))
+            write_record(record, settings.results)
+        if record.status == "done":
+            shutil.rmtree(trial.work_folder(settings.results), ignore_errors=True)
+        return record
+
+
+def refused(trial: Trial, settings: Settings, reason: str) -> Record:
+    """The record that is there, or else a failed one that says why the trial is not run as things are.
+
+    The same command goes on with it. Raises BusyError, UserError and OSError as `run_trial` does.
+    """
+    with claimed(trial, settings.results):
+        path = trial.record_path(settings.results)
+        if path.exists():
+            return read_record(path)
+        record = Record(id=trial.id, status="failed", reason=reason, resumable=True, trial=trial)
+        write_record(record, settings.results)
+        return record
+
+
+@contextmanager
+def claimed(trial: Trial, results: Path) -> Iterator[None]:
+    """Hold the trial's lock, which the kernel frees when the process dies; BusyError if another has it."""
+    folder = results / WORK_FOLDER / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / f"{trial.id}.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise BusyError(f"{trial.label} is being run by another process") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def failure(error: BaseException) -> tuple[Status, str, bool]:
+    """Status, reason in one line, and whether the same command should go on, for what ended a trial."""
+    text = " ".join(str(error).split())
+    out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if out_of_memory or any(sign in text for sign in OUT_OF_MEMORY_SIGNS):
+        return "oom", f"out of memory: {text}" if text else "out of memory", False
+    fault = faults.passing(error)
+    if isinstance(error, UserError):
+        return "failed", text, fault is not None or isinstance(error, CircumstanceError)
+    if fault is not None:
+        return "failed", fault, True
+    return "failed", f"{type(error).__name__}: {text}", False
+
+
+class _Start(msgspec.Struct, frozen=True):
+    """What a work folder was begun with; what another code or device began is not gone on with."""
+
+    started_at: str
+    code_digest: str
+    torch: str
+    device: str
+
+
+class _Distillation(msgspec.Struct, frozen=True):
+    """Written once the distilled set is in its place: this phase need not be run again."""
+
+    cost: Cost
+    resumed: int
+    images_digest: str
+    steps: int = 0  # of the loop that changes the set, without those before it
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A trial under way."""
+
+    trial: Trial
+    settings: Settings
+    on_progress: Callable[[Progress], None] | None
+    should_stop: Callable[[], bool] | None
+
+    @property
+    def work(self) -> Path:
+        return self.trial.work_folder(self.settings.results)
+
+    @property
+    def distilled_path(self) -> Path:
+        return self.trial.distilled_path(self.settings.results)
+
+    def context(self, phase: str, **changes: Any) -> Context:
+        """Context of one phase. Evaluation measures: its precision and length are the protocol's alone.
+
+        `changes` replace arguments of the context.
+        """
+        from harness.core.context import Context
+
+        distilling = phase == "distill"
+        arguments: dict[str, Any] = {
+            "arch": self.trial.arch,
+            "data_dir": self.settings.data_dir,
+            "cache": self.settings.results / WORK_FOLDER / CACHE_NAME,
+            "device": self.settings.device,
+            "precision": self.trial.precision if distilling else "fp32",
+            "budget_flops": self.trial.budget_flops if distilling else None,
+            "work": self.work / phase,
+            "checkpoint_seconds": self.settings.checkpoint_seconds,
+            "on_progress": self.on_progress,
+            "should_stop": self.should_stop,
+            "snapshots": self.trial.curve if distilling else 0,
+        }
+        return Context(seed_for(self.trial.seed, phase), **(arguments | changes))
+
+
+def _attempt(run: _Run) -> Record:
+    start = _fresh_start(run)
+    try:
+        _set_up(run.settings)
+        start = _begin(run, start)
+        return _measured(run, start)
+    except Exception as error:  # noqa: BLE001 - whatever a method raises costs this trial only
+        _log_traceback(run, error)
+        status, reason, resumable = failure(error)
+        return Record(
+            id=run.trial.id,
+            status=status,
+            reason=reason,
+            resumable=resumable,
+            trial=run.trial,
+            provenance=_provenance(run, start, resumed=0),
+        )
+
+
+def _measured(run: _Run, start: _Start) -> Record:
+    from harness.core.distilled import Distilled
+    from harness.engine.evaluate import evaluate
+
+    trial = run.trial
+    dataset, held_out = _dataset(run), None
+    if trial.curve:
+        dataset, held_out = dataset.hold_out(HELD_OUT_SHARE)
+    distillation = _distilled(run, dataset)
+    distilled = Distilled.load(run.distilled_path)
+    curve = [] if held_out is None else _curve(run, dataset, held_out, distillation)
+    context = run.context("evaluate")
+    protocol = protocol_named(trial.protocol)
+    evaluation = evaluate(distilled, dataset, protocol, evals=trial.evals, context=context)
+    return done_record(
+        trial,
+        distilled,
+        dataset,
+        evaluation,
+        curve=curve,
+        distill=distillation.cost,
+        evaluate=context.cost(),
+        provenance=_provenance(run, start, distillation.resumed + context.resumed),
+    )
+
+
+def done_record(
+    trial: Trial, distilled: Distilled, dataset: Dataset, evaluation: Evaluation, **rest: Any
+) -> Record:
+    """The record of an evaluated set; `rest` are the fields that tell of its making and of the costs."""
+    return Record(
+        id=trial.id,
+        status="done",
+        trial=trial,
+        accuracies=evaluation.accuracies,
+        class_accuracies=evaluation.class_accuracies,
+        train_losses=evaluation.train_losses,
+        test_looks=evaluation.test_looks,
+        stored_images=len(distilled.images),
+        stored_bytes=distilled.stored_bytes,
+        decoded_images=evaluation.decoded_images,
+        images_digest=distilled.digest(),
+        dataset_fingerprint=dataset.fingerprint,
+        test_fingerprint=evaluation.test_fingerprint,
+        **rest,
+    )
+
+
+def _curve(run: _Run, dataset: Dataset, held_out: HeldOut, distillation: _Distillation) -> list[CurvePoint]:
+    """How good the set was along the way and in the end, by images that it was not distilled from."""
+    from harness.core.data import sealed
+    from harness.core.distilled import Distilled
+
+    trial = run.trial
+
+    def context_of(step: int, k: int) -> Context:
+        return run.context(f"curve-{step}-{k}", work=None, on_progress=None, should_stop=None)
+
+    def distil_to(work: Path, step: int) -> tuple[Distilled, float]:
+        context = run.context("distill", work=work, limit_steps=step, on_progress=None, snapshots=0)
+        return distil(trial, dataset, context), context.cost().flops
+
+    judge = Judge(held_out, protocol_named(trial.protocol), trial.evals, context_of)
+    with sealed(f"watching {trial.method} distil"):
+        points = list(measure(run.work, judge, distil_to))
+        final = judge.accuracies(Distilled.load(run.distilled_path), distillation.steps)
+    return [*points, CurvePoint(distillation.steps, distillation.cost.flops, final)]
+
+
+def _distilled(run: _Run, dataset: Dataset) -> _Distillation:
+    """Run the method, or skip that if an earlier, killed run got past it; the set is in its place then."""
+    from harness.core.data import sealed
+
+    finished = _finished_distillation(run)
+    if finished is not None:
+        return finished
+    context = run.context("distill")
+    with sealed(f"distilling {run.trial.method}"):
+        distilled = distil(run.trial, dataset, context)
+    distilled.save(run.distilled_path)
+    finished = _Distillation(context.cost(), context.resumed, distilled.digest(), context.steps_of("distill"))
+    write_atomically(_distillation_path(run), msgspec.json.encode(finished))
+    return finished
+
+
+def distil(trial: Trial, dataset: Dataset, context: Context) -> Distilled:
+    """What the trial's method makes of the dataset, with the name and settings that it was asked for by.
+
+    A method need not know its name, which may be that of a variant.
+    """
+    from harness.core.settings import values_of
+    from methods import config_from, load
+
+    config = config_from(trial.method, trial.config)
+    distilled: Distilled = load(trial.method).distill(dataset, trial.ipc, config=config, context=context)
+    return dataclasses.replace(distilled, method=trial.method, config=values_of(config))
+
+
+def _finished_distillation(run: _Run) -> _Distillation | None:
+    """What an earlier run noted of its distilled set, if that still is the one it wrote."""
+    from harness.core.distilled import Distilled
+
+    try:
+        finished = msgspec.json.decode(_distillation_path(run).read_bytes(), type=_Distillation)
+        intact = Distilled.load(run.distilled_path).digest() == finished.images_digest
+    except (FileNotFoundError, msgspec.DecodeError, UserError):
+        return None
+    return finished if intact else None
+
+
+def _distillation_path(run: _Run) -> Path:
+    return run.work / "distillation.json"
+
+
+def _dataset(run: _Run) -> Dataset:
+    """The trial's dataset, which was there when the run was planned: what is wrong with it now may pass."""
+    from harness.core.data import load, parse
+
+    trial, settings = run.trial, run.settings
+    try:
+        spec = parse(settings.dataset, settings.data_dir, trial.image_size, trial.zca)
+        if (spec.name, spec.source, spec.listing) != (trial.dataset, trial.dataset_source, trial.listing):
+            raise DataError(f"{settings.dataset} changed since the run was planned; start the command again")
+        return load(spec, settings.data_dir, download=False, device=settings.device)
+    except DataError as error:
+        raise CircumstanceError(str(error)) from error
+
+
+def _fresh_start(run: _Run) -> _Start:
+    import torch
+
+    return _Start(clock.now(), code.code_digest(run.trial), str(torch.__version__), run.settings.device)
+
+
+def _set_up(settings: Settings) -> None:
+    """How torch computes in this process."""
+    import torch
+
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    if settings.device.startswith("cuda"):
+        # TF32, which convolutions have there by default, for products of matrices as well.
+        torch.backends.cuda.matmul.allow_tf32 = True
+
+
+def _begin(run: _Run, start: _Start) -> _Start:
+    """Open the work folder: an interrupted run's, or a fresh one where that ran other code or elsewhere."""
+    path = run.work / "start.json"
+    try:
+        earlier = msgspec.json.decode(path.read_bytes(), type=_Start)
+    except (FileNotFoundError, msgspec.DecodeError):
+        earlier = None
+    if earlier is not None and msgspec.structs.replace(earlier, started_at=start.started_at) == start:
+        return earlier
+    for leftover in ("distill", "evaluate"):
+        shutil.rmtree(run.work / leftover, ignore_errors=True)
+    _distillation_path(run).unlink(missing_ok=True)
+    write_atomically(path, msgspec.json.encode(start))
+    return start
+
+
+def _sweep(path: Path) -> None:
+    """Remove what a write that was killed midway left beside the record."""
+    for aside in path.parent.glob(f".{path.stem}.*.tmp"):
+        aside.unlink(missing_ok=True)
+
+
+def _provenance(run: _Run, start: _Start, resumed: int) -> Provenance:
+    """Facts about the run; its code is that which it began with, whatever lies on the disk by now."""
+    return code.provenance(
+        start.code_digest, device=run.settings.device, started_at=start.started_at, resumed=resumed
+    )
+
+
+def _log_traceback(run: _Run, error: Exception) -> None:
+    path = run.settings.log_of(run.trial)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as log:
+            log.writelines(traceback.format_exception(error))
+    except OSError:
+        # The disk is full or gone: the record's reason, or the launcher's, has to do.
+        return

@@ -1,0 +1,1 @@
+"""What several methods use: matching by class, gradients, trajectories, pools, coresets."""

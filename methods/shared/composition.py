@@ -1,0 +1,57 @@
+"""Compositions: the loop of one method with the distance of another, "dm+bacon", as a method like any other.
+
+A loop is a method file with
+
+    condense(data, ipc, config, context, criterion, method) -> Distilled
+
+and a distance one with `distance_to(weights) -> DistanceTo` and, if it has settings, a frozen dataclass
+`Weights`. A composition has the loop's settings, published and shortened ones included, and those weights;
+of the distance's variants it has those that change nothing but the weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+from harness.core.context import Context
+from harness.core.data import Dataset
+from harness.core.distilled import Distilled
+from methods import resolve
+from methods.shared.matching import Criterion
+
+
+@cache
+def compose(name: str, loop: ModuleType, distance: ModuleType) -> ModuleType:
+    """The composition as a module of the same shape as a method's file."""
+
+    def distill(
+        dataset: str | Dataset, ipc: int, *, config: Any = None, context: Context | None = None
+    ) -> Distilled:
+        context = context or Context()
+        data = context.dataset(dataset)
+        config = config or resolve(name, data.name, ipc).config
+        distilled: Distilled = loop.condense(
+            data, ipc, config, context, Criterion(distance.distance_to(config)), name
+        )
+        return distilled
+
+    weights = getattr(distance, "Weights", None)
+    bases = (loop.Config,) if weights is None else (loop.Config, weights)
+    config_type = dataclasses.make_dataclass(
+        "Config", (), bases=bases, frozen=True, namespace={"__doc__": f"Settings of {name}."}
+    )
+    changeable = {field.name for field in dataclasses.fields(weights)} if weights is not None else set()
+    variants = getattr(distance, "VARIANTS", {})
+    made = ModuleType(f"methods.{name}", f"{name}: the loop of one method, the distance of the other.")
+    vars(made).update(
+        distill=distill,
+        Config=config_type,
+        PAPER=getattr(loop, "PAPER", {}),
+        UNPUBLISHED=getattr(loop, "UNPUBLISHED", {}),
+        SCALED=getattr(loop, "SCALED", {}),
+        VARIANTS={key: values for key, values in variants.items() if set(values) <= changeable},
+    )
+    return made

@@ -1,0 +1,235 @@
+"""What the trajectory-matching methods share: students that follow experts, and the loop around them.
+
+A student starts at the weights of an expert after t passes over the real images and makes N SGD steps on
+synthetic minibatches at a learned rate alpha; it should end where the expert is after t + M passes.
+MTT differentiates through all N steps, TESLA step by step.
+
+On CIFAR-10 shapes (ConvNet, 100 images a step, one CPU thread) an unrolled step takes 4 times as long as
+one of ordinary training: 1.3 for a gradient that can be differentiated and 2.9 for going back through it. A
+third of all is the derivative of group norm's backward pass, which torch puts together from elementwise
+operations that wait for memory. The graph of a step holds six of the largest feature maps for each image, 1.8
+times what ordinary training keeps: 0.3 GiB, and 9 GiB for the 30 steps that are published at ipc 10. TESLA
+holds the graph of one step, and its first pass makes it 1.3 times as slow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.func import functional_call
+
+from harness.core.augment import Draws, augment, operations, sample_draws, usual_strategy
+from harness.core.context import Context
+from harness.core.data import Dataset
+from harness.core.distilled import Distilled, class_labels
+from harness.core.errors import UserError
+from harness.core.experts import Experts, ExpertSettings, train_experts
+from harness.core.loop import State
+from harness.core.nets import Network
+from harness.core.settings import setting
+
+Weights = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of trajectory matching; the defaults are those that MTT's commands share."""
+
+    iterations: int = setting(5000, "updates of the images and of alpha", length=True)
+    lr_img: float = setting(100.0, "learning rate of the images")
+    momentum: float = setting(0.5, "momentum of the images and of alpha")
+    alpha0: float = setting(0.01, "alpha, the students' learning rate, at the start")
+    lr_lr: float = setting(1e-5, "learning rate of alpha")
+    student_steps: int = setting(20, "N, SGD steps of a student")
+    match_epochs: int = setting(2, "M, passes of the expert that a student has to match")
+    max_start: int = setting(20, "T+, students start after fewer passes than this")
+    batch_syn: int | None = setting(None, "synthetic images per student step; None: all")
+    zca: bool = setting(False, "ZCA whitening in place of mean and standard deviation")
+    strategy: str | None = setting(
+        None, "DSA operations, also in evaluation; None: the usual ones of the dataset"
+    )
+    experts: int = setting(100, "networks trained on the real images")
+    expert_epochs: int = setting(50, "passes over the real images that an expert makes")
+    expert_batch: int = setting(256, "real images per SGD step of an expert")
+    expert_lr: float = setting(0.01, "learning rate of the experts")
+    expert_steps: int | None = setting(
+        None, "SGD steps at which a pass of an expert is cut off; None: whole passes"
+    )
+    expert_momentum: float = setting(0.0, "momentum of the experts' SGD", added=True)
+    expert_weight_decay: float = setting(0.0, "weight decay of the experts", added=True)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A student's step: rows of the synthetic set (b,) and their augmentation."""
+
+    rows: Tensor
+    draws: Draws | None
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of an expert's trajectory; `length` is the squared distance between its ends."""
+
+    start: Weights
+    target: Weights
+    length: Tensor
+
+
+@dataclass(frozen=True)
+class Student:
+    """A network without weights of its own, and what it learns from besides the synthetic images.
+
+    labels: (n,) classes or (n, classes) soft labels of the synthetic images.
+    """
+
+    context: Context
+    net: Network
+    labels: Tensor
+    strategy: str
+
+    def gradient(self, weights: Weights, batch: Tensor, step: Step, *, create_graph: bool = False) -> Weights:
+        """Gradient of the mean cross entropy of the step's images (b, ...) by the weights, at these weights.
+
+        With `create_graph` it can be differentiated by the images, and by the weights if they require it.
+        """
+        leaves = tuple(w if w.requires_grad else w.detach().requires_grad_() for w in weights)
+        if step.draws is not None:
+            batch = augment(batch, self.strategy, step.draws, align_corners=True)
+        named = {name: leaf for (name, _), leaf in zip(self.net.named_parameters(), leaves, strict=True)}
+        with self.context.autocast():
+            logits: Tensor = functional_call(self.net, named, (batch,))
+        loss = F.cross_entropy(logits.float(), self.labels[step.rows])
+        return torch.autograd.grad(loss, leaves, create_graph=create_graph)
+
+
+@dataclass(frozen=True)
+class Match:
+    """Normalised distance of a student's end from the target, and its gradients by images and alpha."""
+
+    loss: Tensor
+    by_images: Tensor
+    by_alpha: Tensor
+
+
+# Lets a student make its steps along a segment on images (n, ...) at rate alpha; how is the method's own.
+Matching = Callable[[Student, Segment, Tensor, Tensor, Sequence[Step]], Match]
+# Labels for initial images (n, ...) by the experts.
+Labelling = Callable[[Network, Experts, Tensor], Tensor]
+
+
+def condense(
+    data: Dataset,
+    ipc: int,
+    config: Config,
+    context: Context,
+    matching: Matching,
+    method: str,
+    *,
+    labelling: Labelling | None = None,
+) -> Distilled:
+    """Update images and alpha by a way to match trajectories; hard labels unless `labelling` gives others."""
+    strategy = usual_strategy(data.name) if config.strategy is None else config.strategy
+    experts = train_experts(context, data, expert_settings(config, strategy))
+    images = data.batch(data.index.balanced(ipc, context.generator("init"))).requires_grad_()
+    net = context.network(data)
+    labels = class_labels(data.num_classes, ipc, data.device)
+    if labelling is not None:
+        labels = labelling(net, experts, images.detach())
+    alpha = torch.tensor(config.alpha0, device=data.device, requires_grad=True)
+    optimizer = torch.optim.SGD(
+        [{"params": [images], "lr": config.lr_img}, {"params": [alpha], "lr": config.lr_lr}],
+        momentum=config.momentum,
+    )
+    student = Student(context, net, labels, strategy)
+
+    state: State = {"images": images, "alpha": alpha, "optimizer": optimizer}
+    for _ in context.steps(config.iterations, state):
+        segment = draw_segment(experts, config, context)
+        steps = draw_steps(images, strategy, config, context)
+        match = matching(student, segment, images, alpha, steps)
+        images.grad, alpha.grad = match.by_images, match.by_alpha
+        optimizer.step()
+        context.log(match.loss)
+
+    return Distilled.of(
+        data,
+        images,
+        labels=labels,
+        method=method,
+        config=config,
+        augmentation=strategy,
+        learned_lr=alpha.item(),
+    )
+
+
+def expert_settings(config: Config, strategy: str) -> ExpertSettings:
+    """The experts' part of the configuration."""
+    longest = config.max_start - 1 + config.match_epochs
+    if longest > config.expert_epochs:
+        raise UserError(
+            f"students are matched with experts after up to {longest} passes, but experts make "
+            f"{config.expert_epochs}; raise expert_epochs or lower max_start"
+        )
+    return ExpertSettings(
+        count=config.experts,
+        epochs=config.expert_epochs,
+        batch=config.expert_batch,
+        lr=config.expert_lr,
+        momentum=config.expert_momentum,
+        weight_decay=config.expert_weight_decay,
+        strategy=strategy,
+        align_corners=True,
+        steps_per_epoch=config.expert_steps,
+    )
+
+
+def draw_segment(experts: Experts, config: Config, context: Context) -> Segment:
+    """A stretch of `match_epochs` passes of a random expert from a random start."""
+    generator = context.generator("segment", on_cpu=True)
+    expert = int(torch.randint(len(experts), (), generator=generator))
+    begin = int(torch.randint(config.max_start, (), generator=generator))
+    start = tuple(experts.parameters(expert, begin))
+    target = tuple(experts.parameters(expert, begin + config.match_epochs))
+    return Segment(start, target, squared_distance(start, target))
+
+
+def draw_steps(images: Tensor, strategy: str, config: Config, context: Context) -> list[Step]:
+    """The minibatches of a student's steps, each with an augmentation drawn plainly.
+
+    A permutation of the set is cut into batches, which are used from the last (which may be smaller) to the
+    first; then comes another permutation.
+    """
+    size = config.batch_syn or len(images)
+    waiting: list[Tensor] = []
+    steps = []
+    for _ in range(config.student_steps):
+        if not waiting:
+            order = torch.randperm(len(images), generator=context.generator("order", on_cpu=True))
+            waiting = list(order.split(size))
+        rows, draws = waiting.pop(), None
+        if operations(strategy):
+            generator = context.generator("augment", on_cpu=True)
+            shape = (images.shape[2], images.shape[3])
+            draws = sample_draws(strategy, len(rows), shape, generator, one_operation=True)
+        steps.append(Step(rows.to(images.device), draws))
+    return steps
+
+
+def minus(a: Weights, b: Weights) -> Weights:
+    """Differences of the weights."""
+    return tuple(x - y for x, y in zip(a, b, strict=True))
+
+
+def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    """Inner product of all weights together."""
+    return torch.stack([(x * y).sum() for x, y in zip(a, b, strict=True)]).sum()
+
+
+def squared_distance(a: Weights, b: Weights) -> Tensor:
+    """Squared Euclidean distance of all weights together."""
+    return torch.stack([x.square().sum() for x in minus(a, b)]).sum()

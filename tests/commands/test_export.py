@@ -1,0 +1,246 @@
+"""`export`: each form is read back as the set that it was written from, and trains to the same accuracies."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from harness.commands.cli import main
+from harness.core.context import Context
+from harness.core.data import Dataset, load, parse
+from harness.core.distilled import Distilled
+from harness.engine.records import read_records
+from harness.submit import importers
+from harness.submit.importers.common import Imported
+from methods import random
+
+IPC = 2
+FILES = {"dc": "set.pt", "npz": "set.npz", "imagefolder": "set", "safetensors": "set.safetensors"}
+
+
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    return load(parse("digits", Path(".")), Path("."))
+
+
+@pytest.fixture(scope="module")
+def real() -> Distilled:
+    """Real images: whole numbers of grey levels, which also survive in a PNG."""
+    return random.distill("digits", IPC, context=Context(seed=4))
+
+
+@pytest.fixture(scope="module")
+def learned(real: Distilled) -> Distilled:
+    """As methods leave a set: any numbers, soft labels, a rate and an augmentation of its own."""
+    noise = torch.randn(real.images.shape, generator=torch.Generator().manual_seed(0))
+    rows = torch.nn.functional.one_hot(real.labels, 10) * 0.9 + 0.01
+    return replace(
+        real, images=real.images + 0.3 * noise, labels=rows, learned_lr=0.0123, augmentation="crop_scale"
+    )
+
+
+def saved(found: Distilled, folder: Path, name: str = "ours.safetensors") -> Path:
+    path = folder / name
+    found.save(path)
+    return path
+
+
+def export(path: Path, kind: str, output: Path, *more: str) -> int:
+    return main(["export", str(path), "--format", kind, "-o", str(output), *more])
+
+
+def read(path: Path, data: Dataset) -> Imported:
+    (found,) = importers.read(importers.find(path), data)
+    return found
+
+
+@pytest.mark.parametrize("kind", ["dc", "npz", "safetensors"])
+def test_everything_is_read_back_unchanged(
+    kind: str, learned: Distilled, digits: Dataset, tmp_path: Path
+) -> None:
+    output = tmp_path / FILES[kind]
+    assert export(saved(learned, tmp_path), kind, output) == 0
+    found = read(output, digits)
+    images = found.images.movedim(3, 1) if kind == "npz" else found.images
+    assert torch.equal(images, learned.images)
+    assert torch.equal(found.labels, learned.labels)
+    assert found.transform is not None
+    ours, theirs = learned.transform.state(), found.transform.state()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert found.class_names == learned.class_names
+    assert (found.learned_lr, found.augmentation, found.factor) == (0.0123, "crop_scale", 1)
+
+
+def test_folder_is_read_back_to_within_eight_bits(
+    learned: Distilled, digits: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "set"
+    assert export(saved(learned, tmp_path), "imagefolder", output, "--labels", "hard") == 0
+    found = read(output, digits)
+    assert torch.equal(found.labels, learned.labels.argmax(dim=1))
+    deviation = (found.images.float() / 255 - learned.pixels()).abs().max()
+    assert 0 < float(deviation) <= 0.5 / 255 + 1e-6
+    shown = capsys.readouterr().out
+    assert "8 bits a channel: pixels in [0, 1] are off by up to 0.00" in shown
+    assert "of the values lay outside and were clamped" in shown
+    assert "--raw --augmentation crop_scale --lr 0.0123" in shown
+    assert sorted(folder.name for folder in output.iterdir()) == [str(k) for k in range(10)]
+
+
+def test_folders_sort_as_their_labels_do(tmp_path: Path) -> None:
+    """Other evaluators number classes by the alphabet."""
+    data = load(parse("digits", Path(".")), Path("."))
+    images = data.batch(slice(12))
+    names = tuple(f"class {k}" for k in range(12))
+    found = Distilled(images, torch.arange(12), 1, "twelve", names, data.transform, "random")
+    assert export(saved(found, tmp_path), "imagefolder", tmp_path / "set") == 0
+    folders = sorted(folder.name for folder in (tmp_path / "set").iterdir())
+    assert list(map(int, folders)) == list(range(12))
+
+
+def test_whitened_sets_are_read_back(tmp_path: Path) -> None:
+    data = load(parse("digits", Path("."), zca=True), Path("."))
+    found = random.distill(data, IPC, context=Context(seed=4))
+    for kind in ("dc", "npz"):
+        output = tmp_path / FILES[kind]
+        assert export(saved(found, tmp_path), kind, output) == 0
+        again = read(output, data)
+        assert again.transform is not None
+        assert torch.equal(again.transform.state()["whiten"], found.transform.state()["whiten"])
+
+
+def test_other_readers_find_images_and_labels_where_they_look(real: Distilled, tmp_path: Path) -> None:
+    path = saved(real, tmp_path)
+    for kind, name in FILES.items():
+        assert export(path, kind, tmp_path / name) == 0
+    images, labels = torch.load(tmp_path / "set.pt", weights_only=True)["data"][-1]
+    assert torch.equal(images, real.images)
+    assert torch.equal(labels, real.labels)
+    with np.load(tmp_path / "set.npz", allow_pickle=False) as arrays:
+        assert arrays["images"].shape == (20, 8, 8, 1)
+        assert arrays["labels"].tolist() == real.labels.tolist()
+    from torchvision.datasets import ImageFolder
+
+    assert [label for _, label in ImageFolder(str(tmp_path / "set")).samples] == real.labels.tolist()
+
+
+def test_several_sets_are_the_repetitions_of_one_file(
+    real: Distilled, digits: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = saved(replace(real, learned_lr=0.1), tmp_path, "one.safetensors")
+    two = saved(replace(real, images=real.images + 1), tmp_path, "two.safetensors")
+    output = tmp_path / "both.pt"
+    words = ["export", str(one), str(two), "-o", str(output), "--format"]
+    assert main([*words, "npz"]) == 2
+    assert "npz holds one set, 2 were given" in capsys.readouterr().err
+    assert main([*words, "dc"]) == 0
+    first, second = importers.read(importers.find(output), digits)
+    assert torch.equal(second.images, first.images + 1)
+    assert [first.experiment, second.experiment] == [0, 1]
+    assert [first.learned_lr, second.learned_lr] == [0.1, None]
+    saved(replace(real, augmentation="flip"), tmp_path, "two.safetensors")
+    assert main([*words[:-2], str(tmp_path / "third.pt"), "--format", "dc"]) == 2
+    assert "differ in augmentation" in capsys.readouterr().err
+
+
+def test_grids_are_decoded_or_kept_as_asked(
+    real: Distilled, digits: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = saved(replace(real, factor=2), tmp_path)
+    for kind in ("dc", "npz", "imagefolder"):
+        assert export(path, kind, tmp_path / kind) == 2
+        assert "--tiles decode" in capsys.readouterr().err
+        assert not (tmp_path / kind).exists()
+    assert export(path, "dc", tmp_path / "decoded.pt", "--tiles", "decode") == 0
+    found = read(tmp_path / "decoded.pt", digits)
+    images, labels = replace(real, factor=2).decoded()
+    order = labels.argsort(stable=True)
+    assert torch.equal(found.images, images[order])
+    assert torch.equal(found.labels, labels[order])
+    assert found.factor == 1
+    assert export(path, "dc", tmp_path / "kept.pt", "--tiles", "keep") == 0
+    kept = read(tmp_path / "kept.pt", digits)
+    assert torch.equal(kept.images, real.images)
+    assert kept.factor == 2
+    assert export(path, "safetensors", tmp_path / "same.safetensors") == 0
+    assert (tmp_path / "same.safetensors").read_bytes() == path.read_bytes()
+
+
+def test_soft_labels_are_not_lost_unasked(
+    learned: Distilled, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert export(saved(learned, tmp_path), "imagefolder", tmp_path / "set") == 2
+    assert "--labels hard writes the highest of each row" in capsys.readouterr().err
+    assert not (tmp_path / "set").exists()
+
+
+def test_mistakes_are_one_line_and_nothing_is_overwritten(
+    real: Distilled, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = saved(real, tmp_path)
+    taken = tmp_path / "taken"
+    taken.write_text("mine")
+    foreign = tmp_path / "foreign.safetensors"
+    foreign.write_bytes(b"no set")
+    plain = tmp_path / "plain.safetensors"
+    from safetensors.torch import save_file
+
+    save_file({"images": real.images}, plain)
+    mistakes = {
+        ("dc", path, taken): "taken exists and is not overwritten",
+        ("dcc", path, tmp_path / "new"): "did you mean 'dc'",
+        ("dc", tmp_path / "absent", tmp_path / "new"): "no distilled set at",
+        ("dc", foreign, tmp_path / "new"): "is damaged or no safetensors file",
+        ("dc", plain, tmp_path / "new"): "is not a distilled set of this harness",
+    }
+    for (kind, source, output), complaint in mistakes.items():
+        assert export(source, kind, output) == 2
+        shown = capsys.readouterr()
+        assert complaint in shown.err
+        assert shown.err.count("\n") == 1
+    assert export(path, "dc", tmp_path / "new", "--labels", "harder") == 2
+    assert export(path, "dc", tmp_path / "new", "--tiles", "both") == 2
+    assert taken.read_text() == "mine"
+    assert not (tmp_path / "new").exists()
+    assert not [left for left in tmp_path.iterdir() if left.name.endswith(".tmp")]
+
+
+def harness(*words: str) -> subprocess.CompletedProcess[str]:
+    """The command line as a process of its own."""
+    command = [sys.executable, "-m", "harness", *words]
+    return subprocess.run(command, check=False, capture_output=True, text=True)
+
+
+SUBMIT = ("--dataset", "digits", "--scale", "smoke", "--arch", "ConvNetW8", "--evals", "1", "--force")
+
+
+@pytest.mark.slow
+def test_exported_sets_are_measured_as_the_original(real: Distilled, tmp_path: Path) -> None:
+    """The same seed and the same numbers: the same accuracies, whatever the form."""
+    path = saved(real, tmp_path)
+    names = {"original": path} | {kind: tmp_path / name for kind, name in FILES.items()}
+    for kind, output in names.items():
+        if kind != "original":
+            done = harness("export", str(path), "--format", kind, "-o", str(output))
+            assert done.returncode == 0, done.stderr
+            assert done.stdout.count("read back: python -m harness submit") == 1
+        augmentation = ["--augmentation", real.augmentation] if kind == "imagefolder" else []
+        words = ("--method", kind, "--results", str(tmp_path / "results"), *SUBMIT, *augmentation)
+        done = harness("submit", str(output), *words)
+        assert done.returncode == 0, done.stderr
+    records = {record.trial.method.partition("@")[0]: record for record in read_records(tmp_path / "results")}
+    assert set(records) == set(names)
+    facts = {(tuple(record.accuracies), tuple(record.train_losses)) for record in records.values()}
+    assert len(facts) == 1
+
+
+def test_command_stays_free_of_torch_until_it_writes() -> None:
+    code = "import sys, harness.commands.export; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,84 @@
+"""Normalisation and ZCA against the field's numbers, and back again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from harness.core.data import ZCA, Normalization, transform_from_state
+from harness.core.data import transforms as transforms_module
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "zca.npz"
+
+
+@pytest.fixture
+def golden() -> dict[str, torch.Tensor]:
+    with np.load(GOLDEN) as arrays:
+        return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+
+
+def _assert_close(got: torch.Tensor, expected: torch.Tensor) -> None:
+    assert got.dtype == torch.float32
+    assert float((got - expected).abs().max()) <= 2e-5 * float(expected.abs().max())
+
+
+@pytest.mark.golden("zca", "mtt", "tesla")
+@pytest.mark.parametrize("chunk", [7, 4096])
+def test_zca_as_the_authors_compute_it(golden, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transforms_module, "_CHUNK", chunk)
+    zca = ZCA.fit(golden["x"], eps=0.1)
+    _assert_close(zca.mean, golden["mean"][0])
+    _assert_close(zca.whiten, golden["T"])
+    _assert_close(zca.unwhiten, golden["T_inv"])
+    _assert_close(zca(golden["x"]), golden["out"])
+    _assert_close(zca(golden["xt"]), golden["out_t"])
+    _assert_close(zca.inverse(golden["out"]), golden["back"])
+
+
+@pytest.mark.golden("zca", "mtt", "tesla")
+def test_zca_with_fewer_images_than_pixels(golden) -> None:
+    _assert_close(ZCA.fit(golden["xt"])(golden["xt"]), golden["refit"])
+
+
+def test_zca_of_bytes_equals_zca_of_unit_floats() -> None:
+    images = torch.randint(0, 256, (30, 1, 3, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    by_bytes, by_floats = ZCA.fit(images), ZCA.fit(images.float() / 255)
+    assert torch.equal(by_bytes.whiten, by_floats.whiten)
+    assert torch.equal(by_bytes(images), by_floats(images.float() / 255))
+
+
+def test_normalization_of_bytes_and_unit_floats() -> None:
+    transform = Normalization.of((0.5, 0.25), (0.5, 0.125))
+    images = torch.tensor([0, 255], dtype=torch.uint8).view(1, 2, 1, 1)
+    assert transform(images).flatten().tolist() == [-1.0, 6.0]
+    assert torch.equal(transform(images / 255), transform(images))
+    assert torch.allclose(transform.inverse(transform(images)), images / 255)
+
+
+def test_normalization_of_a_channel_without_contrast() -> None:
+    fitted = Normalization.fit(torch.full((2, 1, 2, 2), 51, dtype=torch.uint8))
+    assert torch.allclose(fitted.mean, torch.tensor([0.2]))
+    assert torch.isfinite(fitted(torch.full((1, 1, 2, 2), 51, dtype=torch.uint8))).all()
+
+
+def test_statistics_that_cannot_be_applied() -> None:
+    with pytest.raises(ValueError, match="std must be positive"):
+        Normalization.of((0.5,), (0.0,))
+    with pytest.raises(ValueError, match=r"both be \(C,\), got \(2,\) and \(1,\)"):
+        Normalization.of((0.5, 0.5), (1.0,))
+
+
+@pytest.mark.parametrize("kind", [Normalization, ZCA])
+def test_state_rebuilds_and_gradients_flow(kind) -> None:
+    images = torch.randint(0, 256, (20, 3, 2, 2), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    transform = kind.fit(images)
+    for rebuilt in (transform_from_state(transform.state()), kind.from_state(transform.state())):
+        assert type(rebuilt) is kind
+        assert torch.equal(rebuilt(images), transform(images))
+    unit = (images / 255).requires_grad_()
+    transform.inverse(transform(unit)).sum().backward()
+    assert torch.allclose(unit.grad, torch.ones_like(unit), atol=1e-4)
+    assert {tensor.device.type for tensor in transform.to("meta").state().values()} == {"meta"}

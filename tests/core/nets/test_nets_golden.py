@@ -1,0 +1,145 @@
+"""Networks equal the authors': parameters, features, logits and gradients."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from support import assert_close, golden, tensor
+
+from harness.core.nets import Network, build
+
+CONV_BIASES = ("features.0.bias", "features.4.bias", "features.8.bias")
+VARIANTS = {
+    "base": "ConvNetW8",
+    "sigmoid": "ConvNetW8AS",
+    "leakyrelu": "ConvNetW8AL",
+    "swish": "ConvNetW8ASwish",
+    "nonorm": "ConvNetW8NN",
+    "bn": "ConvNetW8BN",
+    "ln": "ConvNetW8D2LN",
+    "gn": "ConvNetW8GN",
+    "maxpool": "ConvNetW8MP",
+    "nopool": "ConvNetW8D2NP",
+    "d1": "ConvNetW8D1",
+    "d2": "ConvNetW8D2",
+    "d4": "ConvNetW8D4",
+    "c1": "ConvNetW8",
+}
+ZOO = sorted(key.removesuffix("_count") for key in golden("net_zoo") if key.endswith("_count"))
+
+
+def network(arch: str, images: torch.Tensor, classes: int) -> Network:
+    return build(
+        arch,
+        channels=images.shape[1],
+        image_size=(images.shape[2], images.shape[3]),
+        classes=classes,
+        generator=torch.Generator().manual_seed(0),
+        device="cpu",
+    )
+
+
+def load(net: Network, arrays: dict[str, np.ndarray], prefix: str = "") -> None:
+    """Give `net` the golden weights, whose names and order must be its own."""
+    names = [str(name) for name in arrays[f"{prefix}wnames"]]
+    assert [name for name, _ in net.named_parameters()] == names
+    weights = {name: tensor(arrays[f"{prefix}w{k:02d}"]) for k, name in enumerate(names)}
+    rest = net.load_state_dict(weights, strict=False)
+    assert not rest.unexpected_keys
+
+
+@pytest.mark.parametrize(
+    "item",
+    [pytest.param(item, marks=pytest.mark.golden(item)) for item in ("net_convnet_c3", "net_convnet_c1")],
+)
+def test_features_logits_loss_and_gradients_equal_the_authors(item: str) -> None:
+    arrays = golden(item)
+    images = tensor(arrays["x"]).requires_grad_()
+    net = network("ConvNetW16", images, 10)
+    load(net, arrays)
+
+    embeddings, logits = net.embed_and_logits(images)
+    loss = F.cross_entropy(logits, tensor(arrays["y"]))
+    loss.backward()
+
+    assert_close(embeddings, arrays["features"])
+    assert_close(logits, arrays["logits"])
+    assert_close(loss, arrays["ce"])
+    assert_close(images.grad, arrays["grad_x"])
+    for k, (name, parameter) in enumerate(net.named_parameters()):
+        if name in CONV_BIASES:  # the instance norm behind them cancels them exactly
+            assert float(parameter.grad.abs().max()) <= 1e-6
+        else:
+            assert_close(parameter.grad, arrays[f"gw{k:02d}"])
+
+
+@pytest.mark.golden("net_convnet_variants")
+@pytest.mark.parametrize("variant", sorted(VARIANTS))
+def test_every_option_of_the_convnet_equals_the_authors(variant: str) -> None:
+    arrays = golden("net_convnet_variants")
+    images = tensor(arrays[f"{variant}_x"])
+    net = network(VARIANTS[variant], images, 5)
+    load(net, arrays, f"{variant}_")
+
+    assert_close(net(images), arrays[f"{variant}_logits"])
+    if variant == "bn":
+        buffers = dict(net.named_buffers())
+        golden_buffers = [key for key in arrays if key.startswith("bn_buf_")]
+        assert len(golden_buffers) == 6
+        for key in golden_buffers:
+            _, _, layer, index, statistic = key.split("_", 4)
+            assert_close(buffers[f"{layer}.{index}.{statistic}"], arrays[key])
+        net.eval()
+        assert_close(net(images), arrays["bn_logits_eval"])
+    assert_close(net.embed(images), arrays[f"{variant}_embed"])
+
+
+def test_all_golden_variants_are_tested() -> None:
+    assert sorted(VARIANTS) == sorted(
+        key.removesuffix("_depth") for key in golden("net_convnet_variants") if key.endswith("_depth")
+    )
+
+
+def uniforms(length: int, k: int, salt: int) -> np.ndarray:
+    """The golden README's integer hash of 0..length-1, as float64 in [0, 1)."""
+    h = np.arange(length, dtype=np.uint32) * np.uint32(2654435761)
+    h += np.uint32((k * 40503 + salt * 977 + 12345) % 2**32)
+    for shift, factor in ((16, 2246822507), (13, 3266489909)):
+        h ^= h >> np.uint32(shift)
+        h *= np.uint32(factor)
+    h ^= h >> np.uint32(16)
+    return h / 2.0**32
+
+
+def hashed(name: str, shape: tuple[int, ...], k: int, salt: int) -> torch.Tensor:
+    u = uniforms(int(np.prod(shape)), k, salt).reshape(shape)
+    if len(shape) > 1:
+        values = (2 * u - 1) * np.sqrt(6 / np.prod(shape[1:]))
+    else:
+        values = 0.75 + 0.5 * u if name.endswith("weight") else 0.2 * (u - 0.5)
+    return torch.from_numpy(values.astype(np.float32))
+
+
+@pytest.mark.golden("net_zoo")
+@pytest.mark.parametrize("model", ZOO)
+def test_zoo_has_the_authors_parameters_and_logits(model: str) -> None:
+    arrays = golden("net_zoo")
+    salt = int(arrays["salt"])
+    arch, channels = model[:-3], int(model[-1])
+    shape = (2, 3, 32, 32) if channels == 3 else (2, 1, 28, 28)
+    images = (4 * uniforms(int(np.prod(shape)), 1000 + channels, salt) - 2).astype(np.float32).reshape(shape)
+    net = network(arch, torch.from_numpy(images), 10)
+
+    shapes = [",".join(map(str, parameter.shape)) for parameter in net.parameters()]
+    assert [name for name, _ in net.named_parameters()] == list(arrays[f"{model}_names"])
+    assert shapes == list(arrays[f"{model}_shapes"])
+    assert sum(parameter.numel() for parameter in net.parameters()) == arrays[f"{model}_count"]
+
+    with torch.no_grad():
+        for k, (name, parameter) in enumerate(net.named_parameters()):
+            parameter.copy_(hashed(name, tuple(parameter.shape), k, salt))
+        if f"{model}_logits_eval" in arrays:  # before the train mode forward moves the running statistics
+            assert_close(net.eval()(torch.from_numpy(images)), arrays[f"{model}_logits_eval"])
+        assert_close(net.train()(torch.from_numpy(images)), arrays[f"{model}_logits_train"])

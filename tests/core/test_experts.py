@@ -1,0 +1,383 @@
+"""Experts: what they are, where they are kept, who shares them, and what they cost."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from filelock import FileLock
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from harness.core import experts as experts_module
+from harness.core.context import Context
+from harness.core.data import ZCA, Dataset
+from harness.core.data.toy import toy
+from harness.core.experts import BASE_SEED, Experts, ExpertSettings, train_experts
+from harness.core.loop import StoppedEarly
+from harness.core.seeds import seed_for
+
+ARCH = "ConvNetW4D2"
+SETTINGS = ExpertSettings(count=2, epochs=2, batch=8, lr=0.1, strategy="color_crop_scale")
+STEPS = 2 * 4  # of one expert: two passes over thirty images
+
+
+class Killed(Exception):
+    """Ends a run as a kill would."""
+
+
+class Steps:
+    """Counts the SGD steps of experts; `before` is called with the number of each."""
+
+    def __init__(self) -> None:
+        self.made = 0
+        self.before: Callable[[int], None] = lambda step: None
+
+    def kill_at(self, step: int) -> None:
+        """End the run before that step."""
+
+        def kill(now: int) -> None:
+            if now == step:
+                raise Killed
+
+        self.before = kill
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> Steps:
+    counter, original = Steps(), experts_module.train_step
+
+    def counted(*arguments: Any) -> Any:
+        counter.before(counter.made)
+        counter.made += 1
+        return original(*arguments)
+
+    monkeypatch.setattr(experts_module, "train_step", counted)
+    return counter
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    return toy(num_classes=3, shape=(3, 8, 8), per_class=10)
+
+
+def context(cache: Path | None = None, **named: Any) -> Context:
+    return Context(arch=named.pop("arch", ARCH), cache=cache, **named)
+
+
+def weights(experts: Experts) -> list[Tensor]:
+    """All weights of all kept snapshots, expert by expert."""
+    kept, count = experts.settings.kept, len(experts)
+    return [weight for k in range(count) for epoch in kept for weight in experts.parameters(k, epoch)]
+
+
+def same(a: Experts, b: Experts) -> bool:
+    """Whether all weights are equal to the last bit."""
+    pairs = zip(weights(a), weights(b), strict=True)
+    return all(torch.equal(x, y) for x, y in pairs)
+
+
+def files(cache: Path) -> list[Path]:
+    return sorted(cache.rglob("*.safetensors"))
+
+
+def test_an_expert_is_what_plain_sgd_makes_of_its_draws(data: Dataset) -> None:
+    settings = ExpertSettings(
+        count=1, epochs=3, batch=8, lr=0.1, momentum=0.9, weight_decay=1e-2, decay_epochs=(1, 2), decay=0.5
+    )
+    experts = train_experts(context(), data, settings)
+
+    plain = Context(seed_for(BASE_SEED, "expert-0"), arch=ARCH)
+    net = plain.network(data)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-2)
+    assert all(map(torch.equal, net.parameters(), experts.parameters(0, 0)))
+    for epoch, rate in enumerate((0.1, 0.05, 0.025)):
+        optimizer.param_groups[0]["lr"] = rate
+        order = torch.randperm(len(data), generator=plain.generator("order"))
+        for rows in order.split(8):
+            optimizer.zero_grad()
+            F.cross_entropy(net(data.batch(rows)), data.labels[rows]).backward()
+            optimizer.step()
+        for weight, kept in zip(net.parameters(), experts.parameters(0, epoch + 1), strict=True):
+            torch.testing.assert_close(weight.detach(), kept)
+
+
+def test_passes_may_be_cut_short(data: Dataset, steps: Steps) -> None:
+    settings = dataclasses.replace(SETTINGS, count=1, epochs=3, steps_per_epoch=2)
+    experts = train_experts(context(), data, settings)
+    assert steps.made == 3 * 2
+    assert settings.kept == (0, 1, 2, 3)
+    assert not torch.equal(experts.parameters(0, 2)[0], experts.parameters(0, 3)[0])
+
+
+@pytest.mark.parametrize(("snapshots", "kept"), [("all", (0, 1, 2)), ("ends", (0, 2)), ("last", (2,))])
+def test_only_the_snapshots_asked_for_are_kept(data: Dataset, snapshots: Any, kept: tuple[int, ...]) -> None:
+    experts = train_experts(context(), data, dataclasses.replace(SETTINGS, snapshots=snapshots))
+    every = train_experts(context(), data, SETTINGS)
+    for epoch in range(3):
+        if epoch in kept:
+            assert all(map(torch.equal, experts.parameters(1, epoch), every.parameters(1, epoch)))
+        else:
+            with pytest.raises(ValueError, match=f"snapshot {epoch} was not kept"):
+                experts.parameters(1, epoch)
+
+
+def test_a_network_gets_weights_and_running_statistics(data: Dataset) -> None:
+    settings = dataclasses.replace(SETTINGS, count=1, arch="ConvNetW4D2BN")
+    experts = train_experts(context(), data, settings)
+    net = context(arch="ConvNetW4D2BN", seed=9).network(data)
+    experts.load_into(net, 0, 2)
+    assert all(map(torch.equal, net.parameters(), experts.parameters(0, 2)))
+    statistics = [value for name, value in net.named_buffers() if name.endswith("running_mean")]
+    assert statistics
+    assert all(float(value.abs().sum()) > 0 for value in statistics)
+
+
+def test_weights_handed_out_are_copies(data: Dataset, tmp_path: Path) -> None:
+    for cache in (None, tmp_path):
+        experts = train_experts(context(cache), data, SETTINGS)
+        before = experts.parameters(0, 1)[0].clone()
+        experts.parameters(0, 1)[0].zero_()
+        assert torch.equal(experts.parameters(0, 1)[0], before)
+
+
+def test_runs_share_experts_whatever_their_seed(data: Dataset, steps: Steps, tmp_path: Path) -> None:
+    first = train_experts(context(tmp_path, seed=0), data, SETTINGS)
+    assert steps.made == 2 * STEPS
+    again = train_experts(context(tmp_path, seed=1), data, SETTINGS)
+    assert steps.made == 2 * STEPS, "read, not trained"
+    assert same(first, again)
+    assert same(first, train_experts(context(), data, SETTINGS)), "the same as without a cache"
+    assert [path.name for path in files(tmp_path)] == ["0.safetensors", "1.safetensors"]
+    assert not list(tmp_path.rglob("*.work")), "checkpoints are gone"
+
+
+def test_more_experts_are_added_to_those_that_are_there(data: Dataset, steps: Steps, tmp_path: Path) -> None:
+    train_experts(context(tmp_path), data, SETTINGS)
+    three = dataclasses.replace(SETTINGS, count=3)
+    more = train_experts(context(tmp_path), data, three)
+    assert steps.made == 3 * STEPS
+    assert same(more, train_experts(context(), data, three))
+    assert not torch.equal(more.parameters(0, 0)[0], more.parameters(1, 0)[0])
+    assert len(train_experts(context(tmp_path), data, SETTINGS)) == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"epochs": 3},
+        {"batch": 16},
+        {"lr": 0.2},
+        {"momentum": 0.9},
+        {"weight_decay": 0.1},
+        {"decay_epochs": (1,)},
+        {"strategy": "color"},
+        {"align_corners": True},
+        {"steps_per_epoch": 2},
+        {"snapshots": "last"},
+        {"arch": "ConvNetW8D2"},
+    ],
+)
+def test_other_settings_are_other_experts(data: Dataset, tmp_path: Path, change: dict[str, Any]) -> None:
+    few = dataclasses.replace(SETTINGS, count=1)
+    train_experts(context(tmp_path), data, few)
+    train_experts(context(tmp_path), data, dataclasses.replace(few, **change))
+    assert len({path.parent for path in files(tmp_path)}) == 2
+
+
+@pytest.mark.parametrize("what", ["precision", "threads", "images", "whitening", "architecture of the run"])
+def test_other_circumstances_are_other_experts(data: Dataset, tmp_path: Path, what: str) -> None:
+    few, named = dataclasses.replace(SETTINGS, count=1), {}
+    train_experts(context(tmp_path), data, few)
+    if what == "precision":
+        named["precision"] = "bf16"
+    elif what == "architecture of the run":
+        named["arch"] = "ConvNetW8D2"
+    elif what == "images":
+        data = toy(num_classes=3, shape=(3, 8, 8), per_class=10, seed=1)
+    elif what == "whitening":
+        data = copy.copy(data)
+        data.transform = ZCA.fit(data.images)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads + (what == "threads"))
+        train_experts(context(tmp_path, **named), data, few)
+    finally:
+        torch.set_num_threads(threads)
+    assert len({path.parent for path in files(tmp_path)}) == 2
+
+
+def test_names_of_one_network_are_one_expert(data: Dataset, steps: Steps, tmp_path: Path) -> None:
+    train_experts(context(tmp_path), data, SETTINGS)
+    for named in ({"arch": "convnetd2w4"}, {}):
+        train_experts(
+            context(tmp_path, **named), data, dataclasses.replace(SETTINGS, arch=named.get("arch") or ARCH)
+        )
+    assert steps.made == 2 * STEPS
+
+
+def test_training_draws_nothing_from_the_run(data: Dataset, tmp_path: Path) -> None:
+    run, untouched = context(tmp_path), context()
+    train_experts(run, data, SETTINGS)
+    for role in ("net", "order", "augment"):
+        pair = [one.generator(role, on_cpu=True).get_state() for one in (run, untouched)]
+        assert torch.equal(*pair)
+
+
+def test_cost_is_charged_whatever_the_cache_holds(data: Dataset, tmp_path: Path) -> None:
+    runs, costs = [], []
+    for seed in range(3):
+        runs.append(context(tmp_path, seed=seed))
+        train_experts(runs[-1], data, SETTINGS)
+        costs.append(runs[-1].cost())
+    assert {cost.steps for cost in costs} == {2 * STEPS}
+    assert costs[0].flops == costs[1].flops == costs[2].flops > 0
+    # Eight images in each counted step, and the pass that follows it.
+    assert {cost.images_forwarded for cost in costs} == {2 * STEPS * 8}
+    trained = sum(cost.seconds for cost in runs[0]._charged)
+    assert trained > 0
+    for run, cost in zip(runs, costs, strict=True):
+        assert sum(charged.seconds for charged in run._charged) == trained, "the seconds of whoever trained"
+        # The run's own clock stands still meanwhile.
+        assert trained <= cost.seconds < 1.5 * trained + 0.5
+
+
+def test_experts_spend_the_budget_but_have_none(data: Dataset, steps: Steps, tmp_path: Path) -> None:
+    run = context(tmp_path, budget_flops=1.0)
+    train_experts(run, data, SETTINGS)
+    assert steps.made == 2 * STEPS
+    assert run.cost().flops > 1.0
+
+
+@pytest.mark.parametrize("step", [1, STEPS // 2, STEPS - 1])
+def test_a_killed_expert_goes_on_and_ends_in_the_same_bytes(
+    data: Dataset, steps: Steps, tmp_path: Path, step: int
+) -> None:
+    undisturbed = train_experts(context(tmp_path / "whole"), data, SETTINGS)
+    steps.made = 0
+    steps.kill_at(STEPS + step)  # of the second expert
+    with pytest.raises(Killed):
+        train_experts(context(tmp_path / "cut", checkpoint_seconds=0.0), data, SETTINGS)
+    assert [path.name for path in files(tmp_path / "cut")] == ["0.safetensors"]
+    steps.before = lambda step: None
+    resumed = train_experts(context(tmp_path / "cut", seed=5, checkpoint_seconds=0.0), data, SETTINGS)
+    assert steps.made == 2 * STEPS, "no step was made twice"
+    assert same(resumed, undisturbed)
+    assert digests(tmp_path / "cut") == digests(tmp_path / "whole")
+    assert not list(tmp_path.rglob("*.work"))
+
+
+def digests(cache: Path) -> list[str]:
+    """What the files say of their tensors."""
+    return [experts_module._digest(tensors(path)) for path in files(cache)]
+
+
+def tensors(path: Path) -> dict[str, Tensor]:
+    with safe_open(str(path), framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def strip(path: Path) -> None:
+    save_file(tensors(path), path)
+
+
+@pytest.mark.parametrize("damage", [truncate, empty, flip_a_bit, strip])
+def test_a_damaged_file_is_trained_again_with_a_line(
+    data: Dataset,
+    steps: Steps,
+    tmp_path: Path,
+    damage: Callable[[Path], None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    sound = train_experts(context(), data, SETTINGS)
+    train_experts(context(tmp_path), data, SETTINGS)
+    assert not caplog.records, "files that are not there are nothing to warn of"
+    steps.made = 0
+    damage(files(tmp_path)[1])
+    with caplog.at_level(logging.WARNING):
+        mended = train_experts(context(tmp_path), data, SETTINGS)
+    assert steps.made == STEPS
+    assert same(mended, sound)
+    messages = {record.getMessage() for record in caplog.records}
+    assert len(messages) == 1
+    assert "1.safetensors is unreadable" in messages.pop()
+    train_experts(context(tmp_path), data, SETTINGS)
+    assert steps.made == STEPS, "mended for good"
+
+
+def test_runs_side_by_side_share_the_work(data: Dataset, steps: Steps, tmp_path: Path) -> None:
+    four = dataclasses.replace(SETTINGS, count=4)
+    results: list[Experts] = []
+    barrier = threading.Barrier(2)
+
+    def run(seed: int) -> None:
+        barrier.wait()
+        results.append(train_experts(context(tmp_path, seed=seed), data, four))
+
+    threads = [threading.Thread(target=run, args=(seed,)) for seed in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert steps.made == 4 * STEPS, "each expert was trained once"
+    assert same(*results)
+
+
+def test_an_expert_in_work_elsewhere_is_left_for_last(data: Dataset, steps: Steps, tmp_path: Path) -> None:
+    train_experts(context(tmp_path), data, SETTINGS)
+    first, second = files(tmp_path)
+    first.unlink(), second.unlink()
+    at_second = threading.Event()
+    steps.made, steps.before = 0, lambda step: at_second.set() if step == STEPS - 1 else None
+    elsewhere = FileLock(first.with_suffix(".lock"))
+    elsewhere.acquire()
+    thread = threading.Thread(target=train_experts, args=(context(tmp_path), data, SETTINGS))
+    thread.start()
+    assert at_second.wait(timeout=600)
+    assert not first.exists()
+    elsewhere.release()  # as the kernel does if that process dies
+    thread.join()
+    assert files(tmp_path) == [first, second]
+    assert steps.made == 2 * STEPS
+
+
+def test_a_rehearsal_keeps_nothing_and_knows_the_cost(data: Dataset, steps: Steps, tmp_path: Path) -> None:
+    whole = context()
+    train_experts(whole, data, SETTINGS)
+    steps.made = 0
+    run = context(tmp_path, stop_after=2)
+    experts = train_experts(run, data, SETTINGS)
+    assert steps.made == 2
+    assert files(tmp_path) == []
+    assert len(experts) == SETTINGS.count
+    assert not torch.equal(experts.parameters(0, 0)[0], experts.parameters(0, 1)[0]), "a segment has a length"
+    assert run.cost().steps == whole.cost().steps
+    assert run.cost().flops == whole.cost().flops
+    assert run.cost().seconds > 0
+    with pytest.raises(StoppedEarly) as stopped:
+        for _ in run.steps(10, {}):
+            pass
+    assert stopped.value.charged_seconds > 0

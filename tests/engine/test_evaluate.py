@@ -1,0 +1,262 @@
+"""Evaluation against the authors' schedule and loss trace, and its firewall."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from support import assert_close, golden, golden_network, tensor
+
+from harness.core.context import Context
+from harness.core.data import Normalization
+from harness.core.data.toy import toy
+from harness.core.distilled import Distilled
+from harness.core.errors import DivergedError, FirewallError, UnknownNameError, UserError
+from harness.core.loop import StoppedEarly
+from harness.engine import evaluate as evaluation
+from harness.engine.evaluate import TrainingSet, evaluate, train_network, training_set_of
+from harness.engine.protocol import IDC, PROTOCOLS, Protocol
+from methods import random
+
+SHORT = Protocol("short", "for tests", epochs=3)
+
+
+@pytest.mark.golden("eval_synset")
+@pytest.mark.parametrize("case", ["e4", "e10"])
+def test_training_matches_authors(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    arrays = golden("eval_synset")
+    net = golden_network(arrays, "w", "wnames", "ConvNet")
+    protocol = Protocol("golden", "", epochs=int(arrays[f"{case}_E"]), lr=float(arrays[f"{case}_lr_net"]))
+    losses: list[float] = []
+    train_step = evaluation.train_step
+
+    def spy(*arguments: object) -> tuple[torch.Tensor, torch.Tensor]:
+        loss, hits = train_step(*arguments)
+        losses.append(float(loss))
+        return loss, hits
+
+    monkeypatch.setattr(evaluation, "train_step", spy)
+    training_set = TrainingSet(tensor(arrays["x"]), tensor(arrays["y"]).long())
+    in_order = lambda: torch.arange(12).split(5)  # noqa: E731
+    last = train_network(net, training_set, protocol, Context(), batches=in_order)
+    torch.testing.assert_close(
+        torch.tensor(losses), tensor(arrays[f"{case}_batch_loss"]).flatten().float(), rtol=1e-4, atol=1e-6
+    )
+    torch.testing.assert_close(last, float(arrays[f"{case}_loss"][-1]), rtol=1e-4, atol=0)
+    for k, value in enumerate(net.parameters()):
+        assert_close(value, arrays[f"{case}_wf{k:02d}"], relative=1e-4)
+    with torch.no_grad():
+        hits = net.eval()(tensor(arrays["x_test"])).argmax(1) == tensor(arrays["y_test"])
+    assert float(hits.float().mean()) == pytest.approx(float(arrays[f"{case}_test"][1]))
+
+
+def test_networks_learn_and_are_scored_apart() -> None:
+    data = toy(num_classes=3, shape=(3, 16, 16))
+    distilled = random.distill(data, 5, context=Context(arch="ConvNetW8"))
+    plain = dataclasses.replace(distilled, augmentation="")
+    result = evaluate(plain, data, Protocol("t", "", epochs=30), evals=3, context=Context(arch="ConvNetW8"))
+    assert len(result.accuracies) == len(set(result.train_losses)) == 3
+    assert min(result.accuracies) > 0.8
+    assert result.decoded_images == 15
+
+
+def test_same_seed_same_numbers_and_another_seed_others() -> None:
+    data = toy(shape=(3, 16, 16))
+    distilled = random.distill(data, 2, context=Context(arch="ConvNetW8"))
+    runs = [
+        evaluate(distilled, data, SHORT, evals=2, context=Context(seed, arch="ConvNetW8")).train_losses
+        for seed in (5, 5, 6)
+    ]
+    assert runs[0] == runs[1] != runs[2]
+
+
+def test_test_split_is_opened_once_and_only_after_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = toy()
+    distilled = random.distill(data, 1, context=Context(arch="ConvNetW8"))
+    looks_while_training = []
+    train = evaluation.train_network
+
+    def spy(*arguments: object, **named: object) -> float:
+        looks_while_training.append(data.test_looks)
+        return train(*arguments, **named)
+
+    monkeypatch.setattr(evaluation, "train_network", spy)
+    result = evaluate(distilled, data, SHORT, evals=3, context=Context(arch="ConvNetW8"))
+    assert looks_while_training == [0, 0, 0]
+    assert result.test_looks == data.test_looks == 1
+
+
+def test_a_training_loop_that_touches_the_test_split_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = toy()
+    distilled = random.distill(data, 1, context=Context(arch="ConvNetW8"))
+
+    def cheat(*arguments: object, **named: object) -> float:
+        return float(data.test().labels.sum())
+
+    monkeypatch.setattr(evaluation, "train_network", cheat)
+    with pytest.raises(FirewallError):
+        evaluate(distilled, data, SHORT, evals=1, context=Context(arch="ConvNetW8"))
+
+
+def test_a_set_of_another_shape_or_normalisation_is_refused() -> None:
+    data = toy(shape=(3, 8, 8))
+    distilled = random.distill(data, 1, context=Context(arch="ConvNetW8"))
+    other = dataclasses.replace(distilled, transform=Normalization.of([0.0] * 3, [1.0] * 3))
+    with pytest.raises(UserError, match="normalised otherwise"):
+        evaluate(other, data, SHORT, evals=1, context=Context(arch="ConvNetW8"))
+    with pytest.raises(UserError, match="the distilled set is for 3 classes"):
+        evaluate(distilled, toy(shape=(1, 8, 8)), SHORT, evals=1, context=Context(arch="ConvNetW8"))
+
+
+def test_pieces_change_nothing_but_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = toy(shape=(3, 16, 16))
+    distilled = random.distill(data, 6, context=Context(arch="ConvNetW8"))
+    losses = []
+    for rows in (None, 5):
+        monkeypatch.setattr(evaluation, "rows_per_piece", lambda net, shape, rows=rows: rows)
+        result = evaluate(distilled, data, SHORT, evals=1, context=Context(arch="ConvNetW8"))
+        losses.append(result.train_losses[0])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def small_set(**changed: object) -> Distilled:
+    """Two images of each of three classes, without augmentation unless asked for."""
+    distilled = random.distill(toy(shape=(3, 16, 16)), 2, context=Context(arch="ConvNetW8"))
+    return dataclasses.replace(distilled, **({"augmentation": ""} | changed))
+
+
+def losses_of(distilled: Distilled, protocol: Protocol = SHORT) -> list[float]:
+    """Last losses of two networks."""
+    context = Context(3, arch="ConvNetW8")
+    return evaluate(distilled, toy(shape=(3, 16, 16)), protocol, evals=2, context=context).train_losses
+
+
+@pytest.mark.parametrize("protocol", [SHORT, dataclasses.replace(SHORT, cutmix=1.0)])
+def test_soft_labels_that_are_certain_train_as_hard_ones_do(protocol: Protocol) -> None:
+    hard = small_set()
+    certain = small_set(labels=F.one_hot(hard.labels, 3).float())
+    assert losses_of(certain, protocol) == pytest.approx(losses_of(hard, protocol), rel=1e-5)
+    unsure = small_set(labels=certain.labels * 0.7 + 0.1)
+    assert losses_of(unsure, protocol) != pytest.approx(losses_of(hard, protocol), rel=1e-2)
+
+
+def test_the_soft_labels_of_an_image_are_those_of_its_tiles() -> None:
+    """Each image has one colour, which tells in what row of the labels to look."""
+    labels = torch.rand(6, 3, generator=torch.Generator().manual_seed(0)).softmax(dim=1)
+    images = torch.arange(6.0)[:, None, None, None].expand(-1, 3, 16, 16)
+    packed = small_set(images=images, labels=labels, factor=2)
+    training_set = training_set_of(packed, SHORT, torch.device("cpu"))
+    assert len(training_set.images) == 24
+    assert torch.equal(training_set.labels, labels[training_set.images[:, 0, 0, 0].round().long()])
+
+
+@pytest.mark.parametrize(
+    ("strategy", "epochs"),
+    [("", 3), ("none", 3), ("color", 6), ("flip>crop", 6), ("dc:crop_noise", 6)],
+)
+def test_sets_without_augmentation_are_trained_on_for_fewer_epochs(strategy: str, epochs: int) -> None:
+    context = Context(arch="ConvNetW8")
+    protocol = Protocol("t", "", epochs=5, plain_epochs=2)
+    training_set = training_set_of(small_set(augmentation=strategy), protocol, context.device)
+    train_network(context.network(toy(shape=(3, 16, 16))), training_set, protocol, context)
+    assert context.cost().steps == epochs
+
+
+def test_each_kind_of_augmentation_is_obeyed() -> None:
+    losses = [
+        losses_of(small_set(augmentation=strategy))
+        for strategy in ("", "dc:crop_scale_rotate", "dc:crop", "crop", "color_crop")
+    ]
+    assert len({tuple(pair) for pair in losses}) == 5
+    assert losses_of(small_set(augmentation="dc:crop_scale_rotate")) == losses[1]
+
+
+@pytest.mark.parametrize("strategy", ["colour", "dc:blur", "dc:", "crop>dc:crop", "color_"])
+def test_an_unknown_augmentation_is_refused(strategy: str) -> None:
+    with pytest.raises(UnknownNameError, match="unknown augmentation"):
+        losses_of(small_set(augmentation=strategy))
+
+
+def test_a_distilled_learning_rate_replaces_the_protocols() -> None:
+    faster = dataclasses.replace(SHORT, lr=0.03)
+    assert losses_of(small_set(learned_lr=0.03)) == losses_of(small_set(), faster)
+    assert losses_of(small_set(learned_lr=0.03)) != losses_of(small_set())
+    assert losses_of(small_set(learned_lr=SHORT.lr)) == losses_of(small_set())
+
+
+@pytest.mark.parametrize("rate", [0.0, -0.01, float("nan"), float("inf")])
+def test_a_distilled_learning_rate_that_cannot_be_is_refused(rate: float) -> None:
+    with pytest.raises(DivergedError, match=r"learning rate .* that was distilled along"):
+        losses_of(small_set(learned_lr=rate))
+
+
+def test_idcs_rate_falls_without_a_restart_of_the_momentum() -> None:
+    data, distilled = toy(shape=(3, 16, 16)), small_set()
+    protocol = Protocol("t", "", epochs=6, batch=4, decline=IDC)
+    context = Context(arch="ConvNetW8")
+    net, twin = context.network(data), Context(arch="ConvNetW8").network(data)
+    optimizer = torch.optim.SGD(twin.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [4, 5], gamma=0.2)
+    in_order = lambda: torch.arange(6).split(4)  # noqa: E731
+    train_network(net, TrainingSet(*distilled.decoded()), protocol, context, batches=in_order)
+    for _ in range(6):
+        for batch in in_order():
+            optimizer.zero_grad()
+            F.cross_entropy(twin(distilled.images[batch]), distilled.labels[batch]).backward()
+            optimizer.step()
+        scheduler.step()
+    for ours, theirs in zip(net.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_a_protocol_may_bring_its_own_augmentation() -> None:
+    protocol, device = PROTOCOLS["idc-1000"], torch.device("cpu")
+    strategies = [
+        training_set_of(small_set(augmentation="color", dataset=name), protocol, device).strategy
+        for name in ("cifar10", "svhn")
+    ]
+    assert strategies == ["flip>color>crop_scale_rotate", "color>crop_scale_rotate"]
+
+
+def test_cutmix_mixes_images_and_labels_by_the_same_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each class has a colour of its own, so that the labels can be read off the images."""
+    data = toy(shape=(3, 16, 16))
+    images = torch.eye(3).repeat_interleave(2, dim=0)[:, :, None, None].expand(-1, -1, 16, 16)
+    training_set = TrainingSet(images.contiguous(), torch.arange(3).repeat_interleave(2))
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    train_step = evaluation.train_step
+
+    def spy(forward: object, net: object, optimizer: object, images: torch.Tensor, *rest: object) -> object:
+        seen.append((images, rest[0]))
+        return train_step(forward, net, optimizer, images, *rest)
+
+    monkeypatch.setattr(evaluation, "train_step", spy)
+    protocol = Protocol("t", "", epochs=200, decline=IDC, cutmix=0.5)
+    context = Context(arch="ConvNetW8")
+    train_network(context.network(data), training_set, protocol, context)
+    mixed = [(images, labels) for images, labels in seen if labels.ndim == 2]
+    assert len(seen) == 200
+    assert 70 <= len(mixed) <= 130
+    for images, labels in mixed:
+        torch.testing.assert_close(images.mean(dim=(2, 3)), labels)
+    shares = torch.stack([labels.amax(dim=1).mean() for _, labels in mixed])
+    assert shares.min() < 0.7
+    assert shares.max() == 1
+
+
+def test_training_with_cutmix_goes_on_where_it_was_killed(tmp_path: Path) -> None:
+    data = toy(shape=(3, 16, 16))
+    protocol = dataclasses.replace(PROTOCOLS["idc-1000"], epochs=12, batch=4)
+
+    def train(**settings: object) -> float:
+        context = Context(arch="ConvNetW8", **settings)
+        training_set = training_set_of(small_set(), protocol, context.device)
+        return train_network(context.network(data), training_set, protocol, context)
+
+    work = {"work": tmp_path, "checkpoint_seconds": 0.0}
+    with pytest.raises(StoppedEarly):
+        train(stop_after=10, **work)
+    assert train(**work) == train()

@@ -1,0 +1,373 @@
+"""One trial from start to record, and all that may go wrong on the way."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import hashlib
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+from trials import digits_trial, dm_trial
+
+import methods
+from harness.core.context import Context
+from harness.core.distilled import Distilled
+from harness.core.errors import UserError
+from harness.core.loop import Stopped
+from harness.core.seeds import seed_for
+from harness.core.settings import values_of
+from harness.engine import provenance
+from harness.engine.evaluate import evaluate
+from harness.engine.protocol import protocol_named
+from harness.engine.records import Record, Trial, read_record, write_record
+from harness.engine.trial import LOG_NAME, BusyError, Settings, claimed, failure, log_name, refused, run_trial
+
+Distill = Callable[..., Distilled]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(results=tmp_path / "results", data_dir=tmp_path / "data", dataset="digits")
+
+
+@pytest.fixture
+def replace_distill(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Distill], Distill]], None]:
+    """Wrap `distill` of the random method in a function of the real one."""
+
+    def replace(wrap: Callable[[Distill], Distill]) -> None:
+        module: ModuleType = methods.load("random")
+        monkeypatch.setattr(module, "distill", wrap(module.distill))
+
+    return replace
+
+
+def raising(error: BaseException) -> Callable[[Distill], Distill]:
+    def distill(*_: Any, **__: Any) -> Distilled:
+        raise error
+
+    return lambda _: distill
+
+
+def test_done_trial_leaves_record_and_set_and_no_work(settings: Settings) -> None:
+    trial = digits_trial(evals=2)
+    record = run_trial(trial, settings)
+    assert record.status == "done"
+    assert read_record(trial.record_path(settings.results)) == record
+    distilled = Distilled.load(trial.distilled_path(settings.results))
+    assert record.images_digest == distilled.digest()
+    assert (record.stored_images, record.stored_bytes) == (10, 10 * 64 * 4 + 10 * 8)
+    assert len(record.accuracies) == len(record.train_losses) == 2
+    assert record.test_looks == 1
+    assert record.distill is not None
+    assert record.evaluate is not None
+    assert record.evaluate.steps == 2 * 21
+    assert not trial.work_folder(settings.results).exists()
+
+
+@pytest.mark.parametrize("name", ["kcenter@deepcore", "forgetting@original", "dm+m3d"])
+def test_the_set_has_the_name_that_was_asked_for(name: str, settings: Settings) -> None:
+    resolved = methods.resolve(name, "digits", 1, "smoke")
+    trial = digits_trial(method=name, config=values_of(resolved.config))
+    run_trial(trial, settings)
+    saved = Distilled.load(trial.distilled_path(settings.results))
+    assert saved.method == name
+    assert saved.config == trial.config
+
+
+def test_a_method_need_not_name_itself(
+    settings: Settings, replace_distill: Callable[[Callable[[Distill], Distill]], None]
+) -> None:
+    def nameless(distill: Distill) -> Distill:
+        return lambda *args, **kwargs: dataclasses.replace(distill(*args, **kwargs), method="", config={})
+
+    trial = digits_trial()
+    run_trial(trial, settings)
+    named = trial.distilled_path(settings.results).read_bytes()
+    replace_distill(nameless)
+    elsewhere = dataclasses.replace(settings, results=settings.results.parent / "other")
+    run_trial(trial, elsewhere)
+    assert trial.distilled_path(elsewhere.results).read_bytes() == named
+
+
+@pytest.mark.parametrize(
+    ("method", "digest"),
+    [
+        ("random", "5136438b95087767eb42829d988a22a61abdebcf5b96bc86dfa3bccef0e3b4f9"),
+        ("random_packed", "35cfcb94ec106994340c7c3a5ba80ca1f8af6f74bc4f59aef05d0b1bad130492"),
+    ],
+)
+def test_saved_files_are_the_bytes_that_they_were(method: str, digest: str, settings: Settings) -> None:
+    """Those of methods that compute nothing, from before the harness wrote names and settings into sets."""
+    resolved = methods.resolve(method, "digits", 1, "smoke")
+    trial = digits_trial(method=method, config=values_of(resolved.config))
+    run_trial(trial, settings)
+    saved = trial.distilled_path(settings.results).read_bytes()
+    assert hashlib.sha256(saved).hexdigest() == digest
+
+
+def test_accuracies_are_those_of_the_saved_file(settings: Settings) -> None:
+    trial = digits_trial()
+    record = run_trial(trial, settings)
+    context = Context(seed_for(trial.seed, "evaluate"), arch=trial.arch)
+    saved = Distilled.load(trial.distilled_path(settings.results))
+    again = evaluate(
+        saved, context.dataset("digits"), protocol_named("dc-smoke"), evals=trial.evals, context=context
+    )
+    assert again.accuracies == record.accuracies
+
+
+def test_finished_record_is_returned_and_nothing_runs(
+    settings: Settings, replace_distill: Callable[..., None]
+) -> None:
+    record = run_trial(digits_trial(), settings)
+    replace_distill(raising(AssertionError("ran again")))
+    assert run_trial(digits_trial(), settings) == record
+
+
+def test_failed_record_never_replaces_a_done_one(settings: Settings) -> None:
+    done = run_trial(digits_trial(), settings)
+    failed = msgspec.structs.replace(done, status="failed", accuracies=[])
+    write_record(failed, settings.results)
+    assert read_record(done.trial.record_path(settings.results)) == done
+
+
+def test_method_that_looks_at_the_test_split_fails(
+    settings: Settings, replace_distill: Callable[..., None]
+) -> None:
+    def cheating(real: Distill) -> Distill:
+        def distill(dataset: Any, ipc: int, **keywords: Any) -> Distilled:
+            dataset.test()
+            return real(dataset, ipc, **keywords)
+
+        return distill
+
+    replace_distill(cheating)
+    record = run_trial(digits_trial(), settings)
+    assert record.status == "failed"
+    assert record.reason is not None
+    assert record.reason.startswith("FirewallError: ")
+    assert "distilling random" in record.reason
+
+
+def test_diverged_trial_says_so_in_one_line(settings: Settings) -> None:
+    record = run_trial(dm_trial(20, config={"lr_img": 1e38}), settings)
+    assert record.status == "failed"
+    assert record.reason is not None
+    assert "nan" in record.reason or "not finite" in record.reason
+    assert "\n" not in record.reason
+    assert not record.resumable
+    assert not record.trial.distilled_path(settings.results).exists()
+
+
+def test_traceback_goes_to_the_log_only(settings: Settings, replace_distill: Callable[..., None]) -> None:
+    replace_distill(raising(ValueError("two\nlines")))
+    record = run_trial(digits_trial(), settings)
+    assert record.reason == "ValueError: two lines"
+    log = (record.trial.work_folder(settings.results) / LOG_NAME).read_text()
+    assert "Traceback" in log
+    assert "ValueError: two" in log
+
+
+def test_traceback_goes_to_the_log_that_is_asked_for(
+    settings: Settings, replace_distill: Callable[..., None], tmp_path: Path
+) -> None:
+    replace_distill(raising(ValueError("no")))
+    log = tmp_path / "logs" / "trial.log"
+    record = run_trial(digits_trial(), dataclasses.replace(settings, log=log))
+    assert log.read_text().endswith("ValueError: no\n")
+    assert not (record.trial.work_folder(settings.results) / LOG_NAME).exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "dataset", "name"),
+    [
+        ("dm", "cifar10", "dm-cifar10-ipc1-seed0-{}.log"),
+        ("dm+bacon", "cifar10-jpeg", "dm+bacon-cifar10-jpeg-ipc1-seed0-{}.log"),
+        ("cafe@dsa", "my photos/ümläut", "cafe@dsa-my_photos__ml_ut-ipc1-seed0-{}.log"),
+    ],
+)
+def test_names_of_logs(method: str, dataset: str, name: str) -> None:
+    trial = digits_trial(method=method, dataset=dataset)
+    assert log_name(trial) == name.format(trial.id)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "reason", "resumable"),
+    [
+        (MemoryError(), "oom", "out of memory", False),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried"),
+            "oom",
+            "out of memory: CUDA out of memory.",
+            False,
+        ),
+        (
+            RuntimeError("not enough memory: you tried to allocate 8 bytes"),
+            "oom",
+            "out of memory: not",
+            False,
+        ),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "failed", "No space left on device", True),
+        (OSError(errno.ENOENT, "No such file", "x"), "failed", "FileNotFoundError: ", False),
+        (UserError("type this"), "failed", "type this", False),
+        (RuntimeError("shapes differ"), "failed", "RuntimeError: shapes differ", False),
+    ],
+)
+def test_errors_become_statuses(error: Exception, status: str, reason: str, resumable: bool) -> None:
+    got_status, got_reason, got_resumable = failure(error)
+    assert (got_status, got_resumable) == (status, resumable)
+    assert got_reason.startswith(reason)
+
+
+def test_real_want_of_memory_is_told_as_such(
+    settings: Settings, replace_distill: Callable[..., None]
+) -> None:
+    def greedy(_: Distill) -> Distill:
+        return lambda *_, **__: torch.empty(2**60)
+
+    replace_distill(greedy)
+    assert run_trial(digits_trial(), settings).status == "oom"
+
+
+def test_interrupted_trial_keeps_no_record(settings: Settings, replace_distill: Callable[..., None]) -> None:
+    replace_distill(raising(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        run_trial(digits_trial(), settings)
+    assert not digits_trial().record_path(settings.results).exists()
+
+
+def test_trial_that_is_asked_to_stop_goes_on_in_either_phase(settings: Settings, tmp_path: Path) -> None:
+    trial = dm_trial(4)
+    undisturbed = run_trial(trial, dataclasses.replace(settings, results=tmp_path / "undisturbed"))
+    settings = dataclasses.replace(settings, checkpoint_seconds=1000.0)
+    # The second run is asked after steps 2 and 3 of distillation, then after step 1 of the evaluation.
+    for answers, where in (([], "step 1 of 4 of distill"), ([False, False], "step 1 of 21 of network 1")):
+        with pytest.raises(Stopped, match=where):
+            run_trial(trial, settings, should_stop=partial(next, iter(answers), True))
+        assert not trial.record_path(settings.results).exists()
+    record = run_trial(trial, settings)
+    assert facts(record) == facts(undisturbed)
+    assert record.provenance is not None
+    assert record.provenance.resumed == 2
+
+
+def test_refused_trial_is_gone_on_with_by_the_same_command(settings: Settings) -> None:
+    record = refused(digits_trial(), settings, "other code")
+    assert (record.status, record.reason, record.resumable) == ("failed", "other code", True)
+    assert read_record(digits_trial().record_path(settings.results)) == record
+    assert refused(digits_trial(), settings, "another reason") == record
+    with claimed(digits_trial(seed=1), settings.results), pytest.raises(BusyError):
+        refused(digits_trial(seed=1), settings, "other code")
+
+
+def interrupt_evaluation(trial: Trial, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a trial up to the end of its distillation."""
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "harness.engine.evaluate.evaluate", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
+        with pytest.raises(KeyboardInterrupt):
+            run_trial(trial, settings)
+
+
+def test_resumed_trial_does_not_distil_twice(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, replace_distill: Callable[..., None]
+) -> None:
+    interrupt_evaluation(digits_trial(), settings, monkeypatch)
+    replace_distill(raising(AssertionError("distilled twice")))
+    assert run_trial(digits_trial(), settings).status == "done"
+
+
+def test_damaged_distilled_set_is_made_again(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = digits_trial()
+    interrupt_evaluation(trial, settings, monkeypatch)
+    path = trial.distilled_path(settings.results)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    assert run_trial(trial, settings).status == "done"
+    assert path.read_bytes() == whole
+
+
+def test_changed_code_starts_afresh(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = digits_trial()
+    interrupt_evaluation(trial, settings, monkeypatch)
+    calls: list[int] = []
+    module = methods.load("random")
+    real = module.distill
+    monkeypatch.setattr(module, "distill", lambda *a, **k: (calls.append(1), real(*a, **k))[1])
+    monkeypatch.setattr(provenance, "code_digest", lambda _: "0" * 12)
+    assert run_trial(trial, settings).status == "done"
+    assert calls == [1]
+
+
+def test_trial_of_another_process_is_left_alone(settings: Settings) -> None:
+    with claimed(digits_trial(), settings.results), pytest.raises(BusyError, match="another process"):
+        run_trial(digits_trial(), settings)
+
+
+def test_foreign_file_in_the_records_place_is_left_alone(settings: Settings) -> None:
+    path = digits_trial().record_path(settings.results)
+    path.parent.mkdir(parents=True)
+    path.write_text("{not json")
+    with pytest.raises(UserError, match="is not a record"):
+        run_trial(digits_trial(), settings)
+    assert path.read_text() == "{not json"
+
+
+def test_leftovers_of_a_killed_write_are_swept(settings: Settings) -> None:
+    path = digits_trial().record_path(settings.results)
+    path.parent.mkdir(parents=True)
+    leftover = path.with_name(f".{path.name}.4711.tmp")
+    leftover.write_text("half")
+    run_trial(digits_trial(), settings)
+    assert not leftover.exists()
+
+
+def test_changed_folder_is_refused(settings: Settings) -> None:
+    record = run_trial(digits_trial(listing="0123456789abcdef"), settings)
+    assert record.status == "failed"
+    assert record.reason is not None
+    assert "changed since the run was planned" in record.reason
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_full_disk_while_the_set_is_noted(settings: Settings) -> None:
+    trial = digits_trial()
+    work = trial.work_folder(settings.results)
+    work.mkdir(parents=True)
+    # The note that distillation is finished is written here first.
+    (work / f".distillation.json.{os.getpid()}.tmp").symlink_to("/dev/full")
+    record = run_trial(trial, settings)
+    reason = f"No space left on device: {work / 'distillation.json'}"
+    assert (record.status, record.reason, record.resumable) == ("failed", reason, True)
+
+
+def test_record_of_a_failure_is_honest_about_what_is_not_known(
+    settings: Settings, replace_distill: Callable[..., None]
+) -> None:
+    replace_distill(raising(UserError("no")))
+    record = run_trial(digits_trial(), settings)
+    unknown = (record.distill, record.evaluate, record.images_digest, record.stored_bytes)
+    assert unknown == (None, None, None, None)
+    assert record.accuracies == []
+
+
+def test_same_trial_elsewhere_gives_the_same_bytes(settings: Settings, tmp_path: Path) -> None:
+    trial = dm_trial(3)
+    elsewhere = dataclasses.replace(settings, results=tmp_path / "elsewhere")
+    one, two = run_trial(trial, settings), run_trial(trial, elsewhere)
+    assert facts(one) == facts(two)
+    paths = [trial.distilled_path(place.results) for place in (settings, elsewhere)]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def facts(record: Record) -> tuple[Any, ...]:
+    return record.status, record.images_digest, record.accuracies, record.train_losses
