@@ -19,19 +19,24 @@ CLIP prior with weight 0.2 on the softmax distributions of single images, for wh
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from harness.core.augment import FULL_STRATEGY
+from harness.core.augment import FULL_STRATEGY, usual_strategy
 from harness.core.context import Context
 from harness.core.data import Dataset
 from harness.core.distilled import Distilled
 from harness.core.settings import setting
+from harness.core.siamese import Siamese
 from methods import idm, resolve
 from methods.shared import kernels
-from methods.shared.matching import Criterion, Distance, DistanceTo
+from methods.shared.classwise_sgd import ClasswiseSGD
+from methods.shared.matching import ClassMatcher, DistanceTo, Seen, class_entropy
+from methods.shared.pool import NetworkPool
+from methods.shared.starts import initial_images
 
 
 @dataclass(frozen=True)
@@ -82,38 +87,75 @@ def distill(
     context = context or Context()
     data = context.dataset(dataset)
     config = config or resolve("bacon", data.name, ipc).config
+    strategy = usual_strategy(data.name) if config.strategy is None else config.strategy
+    images = initial_images(data, ipc, config.factor, context).requires_grad_()
+    optimizer = ClasswiseSGD(images, data.num_classes, config.lr_img, config.momentum)
+    pool = NetworkPool(context, data, config)
+    net = pool.members[0].net
+    ce_weight = config.ce_weight_for(net.feature_dim)
+    matcher = ClassMatcher(context, data, net, config.factor)
 
-    return idm.condense(data, ipc, config, context, Criterion(distance_to(config)), "bacon")
+    for step in context.steps(config.iterations, {"images": optimizer, "pool": pool}):
+        member = pool.draw(step, config.meter_reset_every)
+        batch = data.index.draw(config.batch_real, context.generator("real"))
+        siamese = Siamese.draw(strategy, data, context)
+        real = matcher.real_features(member.net, batch, siamese)
+        posterior = Posterior.of(config, real, batch.sizes)
+        loss = partial(energy, posterior, ce_weight * member.accuracy_percent)
+        losses = matcher.descend(member.net, images, siamese, loss)
+        optimizer.step()
+        pool.train()
+        context.log(losses.sum())
+
+    images = optimizer.as_stopped()
+    return Distilled.of(
+        data, images, method="bacon", config=config, factor=config.factor, augmentation=strategy
+    )
+
+
+def energy(posterior: Posterior, ce_weight: float, seen: Seen) -> Tensor:
+    """What each class seen is to minimise, (k,): likelihood and prior, and weighted cross entropy."""
+    return posterior(seen) + ce_weight * class_entropy(seen)
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """BACON's distance to real embeddings (N, D), class after class: their sizes and moments (C, D)."""
+
+    weights: Weights
+    real: Tensor
+    sizes: tuple[int, ...]
+    means: Tensor
+    stds: Tensor
+
+    @classmethod
+    def of(cls, weights: Weights, real: Tensor, sizes: tuple[int, ...]) -> Posterior:
+        """Given these real embeddings."""
+        return cls(weights, real, sizes, *kernels.class_moments(real, sizes))
+
+    def __call__(self, seen: Seen) -> Tensor:
+        """Negative log posterior of the mean embedding of each class seen, (k,)."""
+        means, stds = self.means[seen.classes], self.stds[seen.classes]
+        synthetic = seen.embeddings.mean(dim=1)
+        likelihood = kernels.gaussian_nll(means, stds, synthetic)
+        total_variation = self.weights.tv_weight * kernels.half_total_variation(means, synthetic)
+        return likelihood + total_variation + self.clip(seen)
+
+    def clip(self, seen: Seen) -> Tensor | float:
+        """The CLIP prior of each class, (k,), weighted; 0 with the weight of the authors' code.
+
+        It measures gaps in standard deviations, which a lone real image does not have: there it is left out.
+        """
+        if self.weights.clip_weight == 0:
+            return 0.0
+        parts = self.real.split(list(self.sizes))[seen.classes]
+        priors = [
+            kernels.clip_prior(real, synthetic) if len(real) > 1 else synthetic.new_zeros(())
+            for real, synthetic in zip(parts, seen.embeddings, strict=True)
+        ]
+        return self.weights.clip_weight * torch.stack(priors)
 
 
 def distance_to(weights: Weights) -> DistanceTo:
     """BACON's distance, for any loop of distribution matching."""
-
-    def prepare(real: Tensor, sizes: tuple[int, ...]) -> Distance:
-        real_mean, real_std = kernels.class_moments(real, sizes)
-
-        def distance(synthetic: Tensor, classes: slice) -> Tensor:
-            mean = synthetic.mean(dim=1)
-            likelihood_and_tv = kernels.bacon_distance(
-                real_mean[classes], real_std[classes], mean, weights.tv_weight
-            )
-            if weights.clip_weight == 0:
-                return likelihood_and_tv
-            return likelihood_and_tv + weights.clip_weight * clip_prior(real, sizes, synthetic, classes)
-
-        return distance
-
-    return prepare
-
-
-def clip_prior(real: Tensor, sizes: tuple[int, ...], synthetic: Tensor, classes: slice) -> Tensor:
-    """CLIP prior of each class of a slice, (k,), whose real embeddings may differ in number.
-
-    It measures gaps in standard deviations, which a lone real image does not have: there it is left out.
-    """
-    parts = real.split(list(sizes))[classes]
-    priors = [
-        kernels.clip_prior(r, s) if len(r) > 1 else s.new_zeros(())
-        for r, s in zip(parts, synthetic, strict=True)
-    ]
-    return torch.stack(priors)
+    return partial(Posterior.of, weights)

@@ -41,9 +41,11 @@ from harness.core.distilled import Distilled
 from harness.core.nets import Network
 from harness.core.passes import pieces
 from harness.core.settings import setting
+from harness.core.siamese import Siamese
 from methods import resolve
 from methods.shared.layers import ClassMeans, Layers, gap_of_means
-from methods.shared.matching import ClassLoss, ClassMatcher, Siamese, View, starting_images
+from methods.shared.matching import ClassLoss, ClassMatcher, Seen, View
+from methods.shared.starts import starting_images
 from methods.shared.students import Student
 
 
@@ -234,7 +236,9 @@ class Aligner:
         self.strategy = strategy
         self.context = context
         layers = Layers(net)
-        self._matcher = ClassMatcher(context, data, net, view=layers, real_view=with_logits(layers))
+        self._matcher = ClassMatcher(
+            context, data, net, view=maps_of(layers), real_view=maps_and_logits(layers)
+        )
 
     def descend(self, images: Tensor) -> Tensor:
         """Put the gradient of the loss into `images.grad`; returns the losses (C,), which sum to it."""
@@ -249,7 +253,7 @@ class Aligner:
         parts = []
         for group in self._matcher.groups(ipc):
             rows = slice(group.start * ipc, group.stop * ipc)
-            *_, final = self._matcher.synthetic(self.net, images.detach()[rows], siamese, group)
+            *_, final = self._matcher.synthetic(self.net, images.detach()[rows], siamese, group).extra
             parts.append(final.mean(dim=1).flatten(1))
         return torch.cat(parts)
 
@@ -261,29 +265,41 @@ class Aligner:
         means = ClassMeans(batch.sizes)
         constant, discrimination = centres.new_zeros(classes), centres.new_zeros(classes)
         slope = torch.zeros_like(centres)
-        for of_class, (*maps, logits) in self._matcher.real_pieces(self.net, batch, siamese):
-            means.add(of_class, tuple(maps))
-            labels, embedding = of_class.to(centres.device), maps[-1].flatten(1)
+        for of_class, seen in self._matcher.real_pieces(self.net, batch, siamese):
+            assert seen.logits is not None
+            means.add(of_class, seen.extra)
+            labels, embedding = of_class.to(centres.device), seen.embeddings
             members = F.one_hot(labels, classes).to(centres.dtype)
             scores = embedding @ centres.T
-            constant += members.T @ F.cross_entropy(logits, labels, reduction="none")
+            constant += members.T @ F.cross_entropy(seen.logits, labels, reduction="none")
             discrimination += members.T @ F.cross_entropy(scores, labels, reduction="none")
             slope += (scores.softmax(dim=1) - members).T @ embedding
         return RealSide(means.result(), constant / sum(batch.sizes), centres, discrimination, slope)
 
 
-def with_logits(layers: Layers) -> View:
-    """The layers' maps and the logits."""
+def maps_of(layers: Layers) -> View:
+    """The layers' maps as extra, of which the last is the embedding."""
 
-    def view(net: Network, images: Tensor) -> tuple[Tensor, ...]:
+    def view(net: Network, images: Tensor) -> Seen:
         maps = layers(net, images)
-        return (*maps, net.classifier(maps[-1].flatten(1)))
+        return Seen(maps[-1].flatten(1), extra=maps)
+
+    return view
+
+
+def maps_and_logits(layers: Layers) -> View:
+    """The same with the logits."""
+
+    def view(net: Network, images: Tensor) -> Seen:
+        maps = layers(net, images)
+        embeddings = maps[-1].flatten(1)
+        return Seen(embeddings, net.classifier(embeddings), maps)
 
     return view
 
 
 def class_loss(real: RealSide, config: Config) -> ClassLoss:
-    """Loss of some classes, (k,), from maps (k, m, ...) of their synthetic images and the class slice.
+    """Loss of some classes, (k,), from the maps of their synthetic images.
 
     The discrimination is taken to first order in the centres: value and gradient at the centres are those of
     the whole, although each class sees only its own.
@@ -291,8 +307,8 @@ def class_loss(real: RealSide, config: Config) -> ClassLoss:
     before_last = len(real.means) - 2
     weights = [config.shallow_weight] * before_last + [config.deep_weight, config.embedding_weight]
 
-    def loss(*maps_and_classes: Any) -> Tensor:
-        *maps, classes = maps_and_classes
+    def loss(seen: Seen) -> Tensor:
+        maps, classes = seen.extra, seen.classes
         alignment = gap_of_means([mean[classes] for mean in real.means], maps, weights)
         moved = maps[-1].mean(dim=1).flatten(1) - real.centres[classes]
         discrimination = real.discrimination[classes] + (real.slope[classes] * moved).sum(dim=1)

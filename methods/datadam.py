@@ -22,7 +22,6 @@ iterations, with 256 real images; its lambda for images of high resolution, 0.02
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -34,9 +33,11 @@ from harness.core.data import Dataset
 from harness.core.distilled import Distilled
 from harness.core.nets import Network, reinitialise
 from harness.core.settings import setting
+from harness.core.siamese import Siamese
 from methods import resolve
 from methods.shared.layers import Layers, class_means, gap_of_means
-from methods.shared.matching import ClassLoss, ClassMatcher, Siamese, View, initial_images
+from methods.shared.matching import ClassLoss, ClassMatcher, Seen, View
+from methods.shared.starts import initial_images
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ def distill(
         reinitialise(net, context.generator("net"))
         siamese = Siamese.draw(strategy, data, context)
         batch = data.index.draw(config.batch_real, context.generator("real"))
-        real_means = class_means(matcher.real_pieces(net, batch, siamese), batch.sizes)
+        pieces = matcher.real_pieces(net, batch, siamese)
+        real_means = class_means(((of, (*seen.extra, seen.embeddings)) for of, seen in pieces), batch.sizes)
         losses = matcher.descend(net, images, siamese, attention_distance_to(real_means, config))
         optimizer.step()
         context.log(losses.sum())
@@ -95,11 +97,12 @@ def distill(
 
 
 def attention_view(layers: Layers, power: float) -> View:
-    """Attention (N, positions) of every activation but the last, then the embedding (N, D)."""
+    """The embedding (N, D), and as extra the attention (N, positions) of every activation but the last."""
 
-    def view(net: Network, images: Tensor) -> tuple[Tensor, ...]:
+    def view(net: Network, images: Tensor) -> Seen:
         *maps, _, final = layers(net, images)
-        return (*(attention(map_, power) for map_ in maps if map_.ndim == 4), final.flatten(1))
+        looks = tuple(attention(map_, power) for map_ in maps if map_.ndim == 4)
+        return Seen(final.flatten(1), extra=looks)
 
     return view
 
@@ -119,8 +122,8 @@ def attention_distance_to(real_means: tuple[Tensor, ...], config: Config) -> Cla
     """Loss of some classes, (k,), from class means (C, ...) of the real attention vectors and embeddings."""
     weights = [config.scale] * (len(real_means) - 1) + [config.scale * config.task_balance]
 
-    def loss(*views_and_classes: Any) -> Tensor:
-        *views, classes = views_and_classes
-        return gap_of_means([mean[classes] for mean in real_means], views, weights)
+    def loss(seen: Seen) -> Tensor:
+        real = [mean[seen.classes] for mean in real_means]
+        return gap_of_means(real, [*seen.extra, seen.embeddings], weights)
 
     return loss

@@ -30,9 +30,10 @@ from harness.core.data import Dataset
 from harness.core.distilled import Distilled
 from harness.core.nets import Network
 from harness.core.settings import setting
+from harness.core.siamese import Siamese
 from methods import resolve
 from methods.shared.gradients import GradientMatcher, Gradients, matched_parameters
-from methods.shared.matching import Siamese, starting_images
+from methods.shared.starts import starting_images
 from methods.shared.students import Student
 
 

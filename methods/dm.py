@@ -15,10 +15,8 @@ taken from the clock; all classes pass the network together, which changes nothi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from harness.core.augment import usual_strategy
 from harness.core.context import Context
@@ -26,16 +24,11 @@ from harness.core.data import Dataset
 from harness.core.distilled import Distilled
 from harness.core.nets import reinitialise
 from harness.core.settings import setting
+from harness.core.siamese import Siamese
 from methods import resolve
-from methods.shared.matching import (
-    ClassLoss,
-    ClassMatcher,
-    Criterion,
-    Distance,
-    Siamese,
-    initial_images,
-    mean_distance_to,
-)
+from methods.shared.composition import Criterion
+from methods.shared.matching import ClassMatcher, MeanDistance
+from methods.shared.starts import initial_images
 
 
 @dataclass(frozen=True)
@@ -68,7 +61,7 @@ def distill(
     context = context or Context()
     data = context.dataset(dataset)
     config = config or resolve("dm", data.name, ipc).config
-    return condense(data, ipc, config, context, Criterion(mean_distance_to), "dm")
+    return condense(data, ipc, config, context, Criterion(MeanDistance.to), "dm")
 
 
 def condense(
@@ -93,18 +86,8 @@ def condense(
         siamese = Siamese.draw(strategy, data, context)
         batch = data.index.draw(config.batch_real, context.generator("real"))
         distance = criterion.distance_to(matcher.real_features(net, batch, siamese), batch.sizes)
-        losses = matcher.descend(net, images, siamese, class_loss(distance))
+        losses = matcher.descend(net, images, siamese, distance)
         optimizer.step()
         context.log(losses.sum())
 
     return Distilled.of(data, images, method=method, config=config, factor=factor, augmentation=strategy)
-
-
-def class_loss(distance: Distance) -> ClassLoss:
-    """The distance as the loss of each class: DM has no use for the logits."""
-
-    def loss(synthetic: Tensor, logits: Tensor, *rest: Any) -> Tensor:
-        *extra, classes = rest
-        return distance(synthetic, classes, *extra)
-
-    return loss

@@ -32,9 +32,10 @@ from harness.core.data import ClassBatch, Dataset
 from harness.core.distilled import Distilled
 from harness.core.nets import Network
 from harness.core.settings import setting
+from harness.core.siamese import Siamese
 from methods import idc, resolve
 from methods.shared.clusters import centroids, nearest_samples
-from methods.shared.matching import ClassMatcher, Siamese
+from methods.shared.matching import ClassMatcher
 
 
 @dataclass(frozen=True)

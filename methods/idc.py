@@ -42,11 +42,13 @@ from harness.core.loop import State
 from harness.core.nets import Network, reinitialise
 from harness.core.passes import logits_forward, rows_per_piece, train_step
 from harness.core.settings import setting
+from harness.core.siamese import Siamese
 from methods import resolve
 from methods.shared import kernels
+from methods.shared.classwise_sgd import ClasswiseSGD
 from methods.shared.gradients import GradientMatcher, matched_parameters
 from methods.shared.layers import class_means
-from methods.shared.matching import ClassMatcher, ClasswiseSGD, Siamese
+from methods.shared.matching import ClassMatcher, Seen
 
 
 @dataclass(frozen=True)
@@ -298,13 +300,13 @@ def feature_match(data: Dataset, net: Network, config: Config, context: Context)
     distance = FEATURE_DISTANCES[config.metric]
 
     def match(tiles: Tensor, batch: ClassBatch, siamese: Siamese) -> Tensor:
-        means = class_means(matcher.real_pieces(net, batch, siamese), batch.sizes)
+        real = ((of, seen.extra) for of, seen in matcher.real_pieces(net, batch, siamese))
+        means = class_means(real, batch.sizes)
 
-        def loss(*views_and_classes: Any) -> Tensor:
-            *views, classes = views_and_classes
-            pairs = zip(means, views, strict=True)
+        def loss(seen: Seen) -> Tensor:
+            pairs = zip(means, seen.extra, strict=True)
             return torch.stack(
-                [distance(mean[classes], view.mean(dim=1).flatten(1)) for mean, view in pairs]
+                [distance(mean[seen.classes], view.mean(dim=1).flatten(1)) for mean, view in pairs]
             ).sum(dim=0)
 
         return matcher.descend(net, tiles, siamese, loss)
@@ -339,13 +341,13 @@ class Blocks:
         for layer in matched:
             layer.register_forward_hook(self._note)
 
-    def __call__(self, net: Network, images: Tensor) -> tuple[Tensor, ...]:
-        """Maps (N, ...) of each block."""
+    def __call__(self, net: Network, images: Tensor) -> Seen:
+        """Embeddings, and as extra the maps (N, ...) of each block."""
         noted: list[Tensor] = []
         self._noted = noted
-        net.features(images)
+        embeddings = net.features(images).flatten(1)
         self._noted = None
-        return tuple(noted)
+        return Seen(embeddings, extra=tuple(noted))
 
     def _note(self, module: torch.nn.Module, inputs: object, output: Tensor) -> None:
         if self._noted is not None:

@@ -18,10 +18,9 @@ images by an inverted condition, here TinyImageNet starts from tiles like the ot
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from harness.core.augment import FULL_STRATEGY, usual_strategy
@@ -29,18 +28,13 @@ from harness.core.context import Context
 from harness.core.data import Dataset
 from harness.core.distilled import Distilled
 from harness.core.settings import setting
+from harness.core.siamese import Siamese
 from methods import resolve
-from methods.shared.matching import (
-    ClassLoss,
-    ClassMatcher,
-    ClasswiseSGD,
-    Criterion,
-    Distance,
-    Siamese,
-    initial_images,
-    mean_distance_to,
-)
+from methods.shared.classwise_sgd import ClasswiseSGD
+from methods.shared.composition import Criterion
+from methods.shared.matching import ClassLoss, ClassMatcher, MeanDistance, Seen, class_entropy
 from methods.shared.pool import NetworkPool, PoolSettings
+from methods.shared.starts import initial_images
 
 
 @dataclass(frozen=True)
@@ -60,6 +54,10 @@ class Config(PoolSettings):
     strategy: str | None = setting(
         None, "DSA operations, also in evaluation; None: the usual ones of the dataset"
     )
+
+    def ce_weight_for(self, features: int) -> float:
+        """Weight of the cross entropy for networks with so many features."""
+        return self.ce_weight * features / (self.ce_reference or features)
 
 
 _IPC1: dict[str, Any] = {"batch_real": 5000, "push_every": 5}
@@ -98,7 +96,7 @@ def distill(
     context = context or Context()
     data = context.dataset(dataset)
     config = config or resolve("idm", data.name, ipc).config
-    return condense(data, ipc, config, context, Criterion(mean_distance_to), "idm")
+    return condense(data, ipc, config, context, Criterion(MeanDistance.to), "idm")
 
 
 def condense(
@@ -109,47 +107,28 @@ def condense(
     images = initial_images(data, ipc, config.factor, context).requires_grad_()
     optimizer = ClasswiseSGD(images, data.num_classes, config.lr_img, config.momentum)
     pool = NetworkPool(context, data, config)
-    matcher = ClassMatcher(context, data, pool.members[0].net, config.factor, view=criterion.view)
+    net = pool.members[0].net
+    ce_weight = config.ce_weight_for(net.feature_dim)
+    matcher = ClassMatcher(context, data, net, config.factor, view=criterion.view)
 
     for step in context.steps(config.iterations, {"images": optimizer, "pool": pool}):
         criterion.refresh()
-        if config.meter_reset_every and step > 0 and step % config.meter_reset_every == 0:
-            pool.reset_meters()
-        if step % config.push_every == 0:
-            pool.grow()
-        member = pool.pick()
-        siamese = Siamese.draw(strategy, data, context)
+        member = pool.draw(step, config.meter_reset_every)
         batch = data.index.draw(config.batch_real, context.generator("real"))
+        siamese = Siamese.draw(strategy, data, context)
         distance = criterion.distance_to(matcher.real_features(member.net, batch, siamese), batch.sizes)
-        ce_weight = cross_entropy_weight(config, member.net.feature_dim) * member.accuracy_percent
-        losses = matcher.descend(member.net, images, siamese, class_loss(distance, ce_weight))
+        loss = partial(objective, distance, ce_weight * member.accuracy_percent)
+        losses = matcher.descend(member.net, images, siamese, loss)
         optimizer.step()
         pool.train()
         context.log(losses.sum())
 
+    images = optimizer.as_stopped()
     return Distilled.of(
-        data,
-        optimizer.as_stopped(),
-        method=method,
-        config=config,
-        factor=config.factor,
-        augmentation=strategy,
+        data, images, method=method, config=config, factor=config.factor, augmentation=strategy
     )
 
 
-def cross_entropy_weight(config: Config, features: int) -> float:
-    """Weight of the cross entropy for a network with so many features."""
-    return config.ce_weight * features / (config.ce_reference or features)
-
-
-def class_loss(distance: Distance, ce_weight: float) -> ClassLoss:
-    """Distance plus weighted cross entropy of each class: from embeddings, logits and the class slice."""
-
-    def loss(synthetic: Tensor, logits: Tensor, *rest: Any) -> Tensor:
-        *extra, classes = rest
-        k, m, _ = logits.shape
-        labels = torch.arange(classes.start, classes.stop, device=logits.device).repeat_interleave(m)
-        entropy = F.cross_entropy(logits.flatten(0, 1), labels, reduction="none").view(k, m)
-        return distance(synthetic, classes, *extra) + ce_weight * entropy.mean(dim=1)
-
-    return loss
+def objective(distance: ClassLoss, ce_weight: float, seen: Seen) -> Tensor:
+    """Distance plus weighted cross entropy of each class seen, (k,)."""
+    return distance(seen) + ce_weight * class_entropy(seen)

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -37,7 +38,8 @@ from harness.core.distilled import Distilled
 from harness.core.passes import pieces
 from harness.core.settings import setting
 from methods import dm, resolve
-from methods.shared.matching import Criterion, Distance, DistanceTo
+from methods.shared.composition import Criterion
+from methods.shared.matching import DistanceTo, Seen
 
 # Similarities of real images, which need no gradient, that are in memory at once.
 PAIRS_AT_ONCE = 2**22
@@ -89,21 +91,35 @@ def distill(
 
 def distance_to(weights: Weights) -> DistanceTo:
     """M3D's distance, for any loop of distribution matching."""
+    return partial(Discrepancy.of, weights)
 
-    def prepare(real: Tensor, sizes: tuple[int, ...]) -> Distance:
+
+@dataclass(frozen=True)
+class Discrepancy:
+    """M3D's distance to real embeddings (C, n, D), padded, with shares (C, n) in their classes.
+
+    scale: v, a scalar. among_real: mean similarity of two of them, (C,).
+    """
+
+    real: Tensor
+    shares: Tensor
+    scale: Tensor
+    among_real: Tensor
+
+    @classmethod
+    def of(cls, weights: Weights, real: Tensor, sizes: tuple[int, ...]) -> Discrepancy:
+        """To these embeddings (N, D), class after class."""
         scale = weights.bandwidth * mean_squared_distance(real)
         padded, shares = by_class(real, sizes)
-        among_real = similarity_within(padded, shares, scale)
+        return cls(padded, shares, scale, similarity_within(padded, shares, scale))
 
-        def distance(synthetic: Tensor, classes: slice) -> Tensor:
-            of_class, share = padded[classes], shares[classes]
-            across = (share[:, :, None] * kernel(of_class, synthetic, scale)).sum(dim=1).mean(dim=1)
-            within = kernel(synthetic, synthetic, scale).mean(dim=(1, 2))
-            return scale / 2 * (among_real[classes] + within - 2 * across)
-
-        return distance
-
-    return prepare
+    def __call__(self, seen: Seen) -> Tensor:
+        """Of each class seen, (k,)."""
+        synthetic, classes = seen.embeddings, seen.classes
+        of_class, share = self.real[classes], self.shares[classes]
+        across = (share[:, :, None] * kernel(of_class, synthetic, self.scale)).sum(dim=1).mean(dim=1)
+        within = kernel(synthetic, synthetic, self.scale).mean(dim=(1, 2))
+        return self.scale / 2 * (self.among_real[classes] + within - 2 * across)
 
 
 def mean_squared_distance(features: Tensor) -> Tensor:

@@ -47,9 +47,10 @@ from harness.core.formation import compose
 from harness.core.loop import State
 from harness.core.nets import Network, reinitialise
 from harness.core.settings import setting
+from harness.core.siamese import Siamese
 from methods import resolve
 from methods.shared.classwise import AdamWTurns, ClassTurns, Plateau, SGDTurns
-from methods.shared.matching import ClassLoss, ClassMatcher, Siamese
+from methods.shared.matching import ClassLoss, ClassMatcher, Seen, class_entropy, embedding_and_logits
 
 LOSS_SCALE = 300.0  # of the matching loss; with AdamW it decides only its weight beside weight decay
 SMALLEST_PHASE = 1e-12
@@ -133,7 +134,7 @@ def distill(
     matcher = ClassMatcher(
         context, data, pair.blend, config.factor, view=unit_embedding, real_view=unit_embedding
     )
-    calibrator = ClassMatcher(context, data, pair.trained, config.factor, view=logits)
+    calibrator = ClassMatcher(context, data, pair.trained, config.factor, view=embedding_and_logits)
 
     state: State = {"images": optimizer, "plateau": plateau, "frequencies": frequencies}
     for _ in context.steps(config.iterations, state):
@@ -194,8 +195,9 @@ def matching_loss(
         frequencies.ascend(others)
         return loss.detach(), gradient
 
-    def loss(synthetic: Tensor, classes: slice) -> Tensor:
-        found = [of_class(r, s) for r, s in zip(real[classes], synthetic, strict=True)]
+    def loss(seen: Seen) -> Tensor:
+        synthetic = seen.embeddings
+        found = [of_class(r, s) for r, s in zip(real[seen.classes], synthetic, strict=True)]
         losses, gradients = (torch.stack(parts) for parts in zip(*found, strict=True))
         # Values as found, with the gradients as found: the product is zero.
         return losses + ((synthetic - synthetic.detach()) * gradients).sum(dim=(1, 2))
@@ -204,14 +206,8 @@ def matching_loss(
 
 
 def calibration_loss(weight: float) -> ClassLoss:
-    """Weighted cross entropy of each class, from logits (k, m, C) and the class slice."""
-
-    def loss(logits: Tensor, classes: slice) -> Tensor:
-        k, m, _ = logits.shape
-        labels = torch.arange(classes.start, classes.stop, device=logits.device).repeat_interleave(m)
-        return weight * F.cross_entropy(logits.flatten(0, 1), labels, reduction="none").view(k, m).mean(dim=1)
-
-    return loss
+    """Weighted cross entropy of each class."""
+    return lambda seen: weight * class_entropy(seen)
 
 
 def take_turns(
@@ -352,11 +348,6 @@ def expert_settings(config: Config) -> ExpertSettings:
     )
 
 
-def unit_embedding(net: Network, images: Tensor) -> tuple[Tensor, ...]:
-    """The embedding (N, D), of unit length."""
-    return (F.normalize(net.embed(images)),)
-
-
-def logits(net: Network, images: Tensor) -> tuple[Tensor, ...]:
-    """The logits (N, C)."""
-    return (net(images),)
+def unit_embedding(net: Network, images: Tensor) -> Seen:
+    """Embeddings of unit length."""
+    return Seen(F.normalize(net.embed(images)))

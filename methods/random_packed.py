@@ -16,7 +16,7 @@ from harness.core.data import Dataset
 from harness.core.distilled import Distilled
 from harness.core.settings import setting
 from methods import resolve
-from methods.shared.matching import initial_images
+from methods.shared.starts import initial_images
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,39 @@ of the distance's variants it has those that change nothing but the weights.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
 from typing import Any
 
+from torch import Tensor
+
 from harness.core.context import Context
 from harness.core.data import Dataset
 from harness.core.distilled import Distilled
+from harness.core.nets import Network
 from methods import resolve
-from methods.shared.matching import Criterion
+from methods.shared.matching import DistanceTo, Seen, embedding_and_logits
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """What a loop takes in place of its own distance: LOOP+DISTANCE, and loops with constraints.
+
+    distance_to: prepares the distance to a batch of real images. extra_view: what it sees of the synthetic
+    images besides embeddings and logits. refresh: called at the start of every iteration, for what is drawn
+    anew.
+    """
+
+    distance_to: DistanceTo
+    extra_view: Callable[[Network, Tensor], tuple[Tensor, ...]] | None = None
+    refresh: Callable[[], None] = lambda: None
+
+    def view(self, net: Network, images: Tensor) -> Seen:
+        """All that the loop and the distance see of synthetic images."""
+        seen = embedding_and_logits(net, images)
+        return seen if self.extra_view is None else seen._replace(extra=self.extra_view(net, images))
 
 
 @cache

@@ -25,7 +25,7 @@ from harness.core.data import ClassBatch, Dataset
 from harness.core.errors import UnknownNameError
 from harness.core.nets import Network
 from harness.core.passes import logits_forward, pieces, rows_per_piece
-from methods.shared.matching import Siamese
+from harness.core.siamese import Siamese
 
 # Gradients of a loss with respect to some parameters of a network, in their order and shapes.
 Gradients = tuple[Tensor, ...]

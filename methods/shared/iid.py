@@ -14,6 +14,7 @@ itself has neither a covariance nor a distance to its mean: without multi-format
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -23,7 +24,8 @@ from harness.core.data import Dataset
 from harness.core.experts import ExpertSettings, train_experts
 from harness.core.nets import Network, build
 from harness.core.settings import required, setting
-from methods.shared.matching import Criterion, Distance, DistanceTo, mean_distance_to
+from methods.shared.composition import Criterion
+from methods.shared.matching import MeanDistance, Seen
 
 
 @dataclass(frozen=True)
@@ -74,28 +76,35 @@ def constrained(constraints: Constraints, data: Dataset, context: Context) -> Cr
     def embed_by_trained(net: Network, images: Tensor) -> tuple[Tensor, ...]:
         return (trained.embed(images),)
 
-    distance_to = constrained_distance_to(constraints, final_channels(context, data))
+    distance_to = partial(ConstrainedDistance.to, constraints, final_channels(context, data))
     return Criterion(distance_to, embed_by_trained, draw_trained)
 
 
-def constrained_distance_to(constraints: Constraints, channels: int) -> DistanceTo:
-    """The distance of means with both constraints, for embeddings of so many channels."""
+@dataclass(frozen=True)
+class ConstrainedDistance:
+    """The distance of means with both constraints, to real embeddings whose covariances are (C, ch, ch)."""
 
-    def prepare(real: Tensor, sizes: tuple[int, ...]) -> Distance:
-        mean_distance = mean_distance_to(real, sizes)
-        real_covariances = class_covariances(real, sizes, channels)
+    constraints: Constraints
+    means: MeanDistance
+    real_covariances: Tensor
 
-        def distance(synthetic: Tensor, classes: slice, trained: Tensor) -> Tensor:
-            gap = (real_covariances[classes] - covariances(synthetic, channels)).square().sum(dim=(1, 2))
-            return (
-                mean_distance(synthetic, classes)
-                + constraints.covariance_weight * gap
-                + constraints.centralisation_weight * scatter(trained)
-            )
+    @classmethod
+    def to(
+        cls, constraints: Constraints, channels: int, real: Tensor, sizes: tuple[int, ...]
+    ) -> ConstrainedDistance:
+        """The distance to real embeddings (N, D) of so many channels, class after class."""
+        return cls(constraints, MeanDistance.to(real, sizes), class_covariances(real, sizes, channels))
 
-        return distance
-
-    return prepare
+    def __call__(self, seen: Seen) -> Tensor:
+        """Of each class seen, (k,); `seen.extra` holds embeddings by a trained network."""
+        (trained,) = seen.extra
+        real = self.real_covariances[seen.classes]
+        gap = (real - covariances(seen.embeddings, real.shape[1])).square().sum(dim=(1, 2))
+        return (
+            self.means(seen)
+            + self.constraints.covariance_weight * gap
+            + self.constraints.centralisation_weight * scatter(trained)
+        )
 
 
 def covariances(features: Tensor, channels: int) -> Tensor:

@@ -63,14 +63,6 @@ def clip_prior(real: Tensor, synthetic: Tensor) -> Tensor:
     return (gap - gap.clamp(0, 1)).square().mean(dim=-1)
 
 
-def bacon_distance(
-    real_mean: Tensor, real_std: Tensor, synthetic_mean: Tensor, tv_weight: float = 0.8
-) -> Tensor:
-    """BACON's distribution term: likelihood plus weighted total variation (its CLIP term is zero in code)."""
-    nll = gaussian_nll(real_mean, real_std, synthetic_mean)
-    return nll + tv_weight * half_total_variation(real_mean, synthetic_mean)
-
-
 def _variance(features: Tensor, mean: Tensor) -> Tensor:
     if len(features) < 2:
         return torch.zeros_like(mean)

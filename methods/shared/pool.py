@@ -70,6 +70,14 @@ class NetworkPool:
         self._forward = context.accelerate(logits_forward(context))
         self._rows_at_once = rows_per_piece(self.members[0].net, data.shape)
 
+    def draw(self, step: int, meter_reset_every: int) -> Member:
+        """The network of an iteration; before, meters are reset and fresh networks pushed when it is time."""
+        if meter_reset_every and step > 0 and step % meter_reset_every == 0:
+            self.reset_meters()
+        if step % self.settings.push_every == 0:
+            self.grow()
+        return self.pick()
+
     def grow(self) -> None:
         """Push fresh networks at the end, dropping the oldest when the pool is full."""
         for _ in range(self.settings.push):

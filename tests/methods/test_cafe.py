@@ -18,10 +18,10 @@ from harness.core.augment import FULL_STRATEGY
 from harness.core.context import Context
 from harness.core.data import Dataset
 from harness.core.data.toy import toy
+from harness.core.siamese import Siamese
 from methods import cafe, resolve
 from methods.shared import students
 from methods.shared.layers import Layers, class_means, gap_of_means
-from methods.shared.matching import Siamese
 
 ARCH = "ConvNetW8"
 

@@ -64,10 +64,10 @@ def test_any_network_is_looked_at_in_all_layers_but_the_last(arch: str) -> None:
     context = Context(arch=arch)
     data = toy(shape=(3, 32, 32))
     net = context.network(data)
-    views = datadam.attention_view(Layers(net), 1.0)(net, data.batch(torch.arange(4)))
+    seen = datadam.attention_view(Layers(net), 1.0)(net, data.batch(torch.arange(4)))
     attentions = {"ConvNetW8": 2, "ConvNetW8D1": 0, "MLP": 0, "ResNet18": 16}[arch]
-    assert len(views) == attentions + 1
-    torch.testing.assert_close(views[-1], net.embed(data.batch(torch.arange(4))))
+    assert len(seen.extra) == attentions
+    torch.testing.assert_close(seen.embeddings, net.embed(data.batch(torch.arange(4))))
 
 
 def test_pieces_change_nothing(watch: list, monkeypatch: pytest.MonkeyPatch) -> None:

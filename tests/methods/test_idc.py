@@ -20,9 +20,10 @@ from harness.core.data.toy import toy
 from harness.core.errors import UserError
 from harness.core.formation import decode
 from harness.core.nets import Network, build
+from harness.core.siamese import Siamese
 from methods import dream, idc, resolve
+from methods.shared.classwise_sgd import ClasswiseSGD
 from methods.shared.gradients import GradientMatcher, matched_parameters
-from methods.shared.matching import ClasswiseSGD, Siamese
 
 UNCHANGED = Siamese("", None)
 QUICK = {"outer": 2, "inner": 3, "batch_real": 8, "n_data": 40, "train_batch": 16}

@@ -13,7 +13,7 @@ from harness.core.augment import FULL_STRATEGY
 from harness.core.context import Context
 from harness.core.data.toy import toy
 from methods import dm, load, m3d, resolve
-from methods.shared.matching import ClassMatcher, mean_distance_to
+from methods.shared.matching import ClassMatcher, MeanDistance, Seen
 
 ARCH = "ConvNetW8D2"
 SIZES = (5, 5, 5)
@@ -49,9 +49,12 @@ def test_distance_is_the_double_sum(
     monkeypatch.setattr(m3d, "PAIRS_AT_ONCE", at_once)
     real, synthetic = embeddings(sum(sizes), 0), embeddings(3, 1, 4).requires_grad_()
     distance = m3d.distance_to(m3d.Weights(bandwidth))(real, sizes)
-    got, wanted = distance(synthetic, slice(0, 3)), double_sums(list(real.split(sizes)), synthetic, bandwidth)
+    got, wanted = (
+        distance(Seen(synthetic, classes=slice(0, 3))),
+        double_sums(list(real.split(sizes)), synthetic, bandwidth),
+    )
     torch.testing.assert_close(got, wanted)
-    torch.testing.assert_close(distance(synthetic[1:], slice(1, 3)), wanted[1:])
+    torch.testing.assert_close(distance(Seen(synthetic[1:], classes=slice(1, 3))), wanted[1:])
     gradients = [torch.autograd.grad(loss.sum(), synthetic)[0] for loss in (got, wanted)]
     torch.testing.assert_close(*gradients)
 
@@ -59,8 +62,10 @@ def test_distance_is_the_double_sum(
 @pytest.mark.parametrize("sizes", [SIZES, UNEQUAL], ids=["equal", "unequal"])
 def test_wide_kernels_give_the_distance_of_dm(sizes: tuple[int, ...]) -> None:
     real, synthetic = embeddings(sum(sizes), 0), embeddings(3, 1, 4)
-    wide = m3d.distance_to(m3d.Weights(1e5))(real, sizes)(synthetic, slice(0, 3))
-    torch.testing.assert_close(wide, mean_distance_to(real, sizes)(synthetic, slice(0, 3)), rtol=1e-3, atol=0)
+    wide = m3d.distance_to(m3d.Weights(1e5))(real, sizes)(Seen(synthetic, classes=slice(0, 3)))
+    torch.testing.assert_close(
+        wide, MeanDistance.to(real, sizes)(Seen(synthetic, classes=slice(0, 3))), rtol=1e-3, atol=0
+    )
 
 
 def test_it_sees_what_means_do_not() -> None:
@@ -68,23 +73,25 @@ def test_it_sees_what_means_do_not() -> None:
     real = torch.cat([real, -real])
     copies, spread = real[None].clone(), 3 * real[None]
     distance = m3d.distance_to(m3d.Weights())(real, (16,))
-    means = mean_distance_to(real, (16,))
-    assert float(means(spread, slice(0, 1))) < 1e-12
-    assert float(distance(spread, slice(0, 1))) > 0.1
-    assert abs(float(distance(copies, slice(0, 1)))) < 1e-9
+    means = MeanDistance.to(real, (16,))
+    assert float(means(Seen(spread, classes=slice(0, 1)))) < 1e-12
+    assert float(distance(Seen(spread, classes=slice(0, 1)))) > 0.1
+    assert abs(float(distance(Seen(copies, classes=slice(0, 1))))) < 1e-9
 
 
 def test_embeddings_that_are_all_alike_do_no_harm() -> None:
     real, synthetic = torch.ones(3, 6), torch.full((3, 2, 6), 1.5, requires_grad=True)
-    loss = m3d.distance_to(m3d.Weights())(real, (1, 1, 1))(synthetic, slice(0, 3))
+    loss = m3d.distance_to(m3d.Weights())(real, (1, 1, 1))(Seen(synthetic, classes=slice(0, 3)))
     (gradient,) = torch.autograd.grad(loss.sum(), synthetic)
     assert bool(torch.isfinite(loss).all() and torch.isfinite(gradient).all())
 
 
 def test_float32_holds_for_large_embeddings() -> None:
     real, synthetic = 100 + 10 * embeddings(15, 0), 100 + 10 * embeddings(3, 1, 4)
-    exact = m3d.distance_to(m3d.Weights())(real, SIZES)(synthetic, slice(0, 3))
-    rounded = m3d.distance_to(m3d.Weights())(real.float(), SIZES)(synthetic.float(), slice(0, 3))
+    exact = m3d.distance_to(m3d.Weights())(real, SIZES)(Seen(synthetic, classes=slice(0, 3)))
+    rounded = m3d.distance_to(m3d.Weights())(real.float(), SIZES)(
+        Seen(synthetic.float(), classes=slice(0, 3))
+    )
     torch.testing.assert_close(rounded.double(), exact, rtol=1e-3, atol=0)
 
 

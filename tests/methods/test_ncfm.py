@@ -18,8 +18,9 @@ from harness.core.data.toy import toy
 from harness.core.experts import ExpertSettings
 from harness.core.formation import decode
 from harness.core.nets import Network
+from harness.core.siamese import Siamese
 from methods import ncfm, resolve
-from methods.shared.matching import ClassMatcher, Siamese
+from methods.shared.matching import ClassMatcher
 
 ARCH = "ConvNetW8D2"
 SMALL: dict[str, Any] = {

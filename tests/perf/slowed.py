@@ -15,7 +15,7 @@ from torch import Tensor
 
 from methods import bacon
 from methods.shared import matching, pool
-from methods.shared.matching import Distance, DistanceTo
+from methods.shared.matching import ClassLoss, DistanceTo, Seen
 
 EXTRA = 0.3
 
@@ -49,15 +49,15 @@ def spin(start: float) -> None:
 def slow_distance_to(distance_to: DistanceTo) -> DistanceTo:
     """The same distance, prepared, called and differentiated 1.3 times as slowly."""
 
-    def prepare(real: Tensor, sizes: tuple[int, ...]) -> Distance:
+    def prepare(real: Tensor, sizes: tuple[int, ...]) -> ClassLoss:
         with stretching():
             distance = distance_to(real, sizes)
 
-        def slow(synthetic: Tensor, classes: slice) -> Tensor:
+        def slow(seen: Seen) -> Tensor:
             started: list[float] = []
-            inner = synthetic.view_as(synthetic)
+            inner = seen.embeddings.view_as(seen.embeddings)
             with stretching():
-                value = distance(inner, classes)
+                value = distance(seen._replace(embeddings=inner))
             value.register_hook(lambda gradient: started.append(time.perf_counter()))
             inner.register_hook(lambda gradient: spin(started.pop()))
             return value
@@ -67,7 +67,7 @@ def slow_distance_to(distance_to: DistanceTo) -> DistanceTo:
     return prepare
 
 
-matching.mean_distance_to = slow_distance_to(matching.mean_distance_to)
+matching.MeanDistance.to = slow_distance_to(matching.MeanDistance.to)  # type: ignore[method-assign, assignment]
 _bacon_distance_to = bacon.distance_to
 bacon.distance_to = lambda weights: slow_distance_to(_bacon_distance_to(weights))
 pool.NetworkPool.train_member = stretched(pool.NetworkPool.train_member)  # type: ignore[method-assign]

@@ -27,10 +27,11 @@ from harness.core.context import Context
 from harness.core.data.toy import toy
 from harness.core.formation import decode
 from harness.core.nets import Network
+from harness.core.siamese import Siamese
 from harness.engine.evaluate import TrainingSet, train_network
 from harness.engine.protocol import protocol_named
-from methods import bacon, dm, idm
-from methods.shared.matching import ClassLoss, ClassMatcher, DistanceTo, Siamese, mean_distance_to
+from methods import bacon, idm
+from methods.shared.matching import ClassLoss, ClassMatcher, DistanceTo, MeanDistance, Seen
 from methods.shared.pool import NetworkPool, PoolSettings
 
 SHAPE = (3, 32, 32)
@@ -41,13 +42,7 @@ NETWORK_CLASSES, NETWORK_IPC = 10, 1
 POOL_BATCH = 64  # of 256: four of sixteen equal pieces
 EVALUATED = 40  # images that BACON has at ipc 1 of ten classes
 
-DISTANCES: dict[str, DistanceTo] = {"dm": mean_distance_to, "bacon": bacon.distance_to(bacon.Weights())}
-# The distance and the loss that a method makes of it.
-LOSSES: dict[str, tuple[str, Callable[..., ClassLoss]]] = {
-    "dm": ("dm", dm.class_loss),
-    "idm": ("dm", partial(idm.class_loss, ce_weight=CE_WEIGHT)),
-    "bacon": ("bacon", partial(idm.class_loss, ce_weight=CE_WEIGHT)),
-}
+DISTANCES: dict[str, DistanceTo] = {"dm": MeanDistance.to, "bacon": bacon.distance_to(bacon.Weights())}
 # Means (D,) and, for BACON, standard deviations of the embeddings of the real images of a class.
 Statistics = tuple[Tensor, ...]
 
@@ -80,10 +75,19 @@ def runtime() -> Context:
     return Context(count=False, compile_loops=False)
 
 
-def embedding_and_slice(net: Network, images: Tensor) -> tuple[Tensor, Tensor]:
+def loss_of(method: str, classes: int) -> ClassLoss:
+    """What a method minimises, given real embeddings."""
+    real, sizes = real_embeddings(classes), (BATCH_REAL,) * classes
+    if method == "bacon":
+        return partial(bacon.energy, bacon.Posterior.of(bacon.Weights(), real, sizes), CE_WEIGHT)
+    distance = MeanDistance.to(real, sizes)
+    return distance if method == "dm" else partial(idm.objective, distance, CE_WEIGHT)
+
+
+def embedding_and_slice(net: Network, images: Tensor) -> Seen:
     """Images as their own embeddings (n, D), and some of the features as logits (n, C)."""
     features = images.flatten(1)
-    return features, features[:, : net.classifier.out_features]
+    return Seen(features, features[:, : net.classifier.out_features])
 
 
 def stand_in(classes: int) -> tuple[ClassMatcher, Network]:
@@ -117,16 +121,16 @@ def call_distance(distance: str, ipc: int, classes: int = 10) -> Callable[[], Te
     groups = [(group, synthetic[group].clone().requires_grad_()) for group in matcher.groups(ipc)]
 
     def forward_and_backward() -> Tensor:
-        return torch.cat([torch.autograd.grad(measure(leaf, group).sum(), leaf)[0] for group, leaf in groups])
+        losses = [(measure(Seen(leaf, classes=group)).sum(), leaf) for group, leaf in groups]
+        return torch.cat([torch.autograd.grad(loss, leaf)[0] for loss, leaf in losses])
 
     return forward_and_backward
 
 
 def descend(method: str, classes: int, ipc: int) -> Callable[[], Tensor]:
     """The gradient of a method's class losses."""
-    distance, loss_of = LOSSES[method]
     (matcher, net), images = stand_in(classes), synthetic_images(classes, ipc)
-    loss = loss_of(prepare(distance, classes)())
+    loss = loss_of(method, classes)
 
     def gradient() -> Tensor:
         matcher.descend(net, images, Siamese("", None), loss)
@@ -137,7 +141,7 @@ def descend(method: str, classes: int, ipc: int) -> Callable[[], Tensor]:
 
 def plain_descend(method: str, classes: int, ipc: int) -> Callable[[], Tensor]:
     """The same, a backward pass for each class, which fills a gradient of all images each time."""
-    distance, _ = LOSSES[method]
+    distance = "bacon" if method == "bacon" else "dm"
     images, known = synthetic_images(classes, ipc), plain_prepare(distance, classes)()
 
     def gradient() -> Tensor:
@@ -170,7 +174,7 @@ def network() -> Callable[[], Tensor]:
     net = context.network(data)
     matcher, images = ClassMatcher(context, data, net, factor=2), network_images()
     siamese = Siamese.draw(FULL_STRATEGY, data, context)
-    loss = idm.class_loss(prepare("bacon", NETWORK_CLASSES)(), CE_WEIGHT)
+    loss = loss_of("bacon", NETWORK_CLASSES)
 
     def gradient() -> Tensor:
         matcher.descend(net, images, siamese, loss)
@@ -290,7 +294,7 @@ def _all_cases() -> dict[str, Case]:
             cases[f"prepare-{distance}-{classes}"] = Case(*sides)
         for ipc in (1, 10, 50):
             cases[f"distance-{distance}-{ipc}"] = Case(partial(call_distance, distance, ipc))
-    for method in LOSSES:
+    for method in ("dm", "idm", "bacon"):
         for classes in (10, 100):
             for ipc in (1, 10, 50):
                 plain = partial(plain_descend, method, classes, ipc) if classes * ipc < 5000 else None

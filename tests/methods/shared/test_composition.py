@@ -20,7 +20,8 @@ from harness.core.errors import UnknownNameError, UserError
 from harness.engine.options import parse_options
 from harness.engine.plan import DatasetFacts, check_methods, expand, settings_by_method
 from methods import bacon, dm, idm, resolve
-from methods.shared.matching import Criterion, mean_distance_to
+from methods.shared.composition import Criterion
+from methods.shared.matching import ClassLoss, MeanDistance, Seen
 
 ARCH = "ConvNetW16D2"
 
@@ -62,7 +63,7 @@ def test_it_has_the_settings_of_the_loop_and_the_weights_of_the_distance() -> No
 def test_multi_formation_is_a_choice_of_dms_loop() -> None:
     data = toy(num_classes=3, shape=(3, 8, 8))
     config = dm.Config(iterations=2, batch_real=8)
-    criterion = Criterion(mean_distance_to)
+    criterion = Criterion(MeanDistance.to)
     tiled = dm.condense(data, 2, config, Context(arch=ARCH), criterion, "tiled", factor=2)
     assert (len(tiled.images), tiled.factor, tiled.method) == (6, 2, "tiled")
     assert len(tiled.to_dataset()) == 24
@@ -73,12 +74,13 @@ def test_a_criterion_may_see_more_and_draw_anew() -> None:
     refreshed: list[int] = []
     seen: list[tuple[int, ...]] = []
 
-    def distance_to(real: torch.Tensor, sizes: tuple[int, ...]) -> object:
-        plain = mean_distance_to(real, sizes)
+    def distance_to(real: torch.Tensor, sizes: tuple[int, ...]) -> ClassLoss:
+        plain = MeanDistance.to(real, sizes)
 
-        def distance(synthetic: torch.Tensor, classes: slice, pixels: torch.Tensor) -> torch.Tensor:
+        def distance(of: Seen) -> torch.Tensor:
+            (pixels,) = of.extra
             seen.append(tuple(pixels.shape))
-            return plain(synthetic, classes) + pixels.square().sum(dim=(1, 2, 3, 4))
+            return plain(of) + pixels.square().sum(dim=(1, 2, 3, 4))
 
         return distance
 

@@ -15,6 +15,7 @@ from harness.core.context import Context
 from harness.core.data.toy import toy
 from harness.core.errors import UnknownNameError
 from harness.core.nets import Network
+from harness.core.siamese import Siamese
 from methods.shared.gradients import (
     DISTANCES,
     GradientMatcher,
@@ -24,7 +25,6 @@ from methods.shared.gradients import (
     matched_parameters,
     mean_gradients,
 )
-from methods.shared.matching import Siamese
 
 METHODS = ("dc", "dsa", "dcc")
 NOT_AUGMENTED = Siamese("", None)

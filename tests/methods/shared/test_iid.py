@@ -17,7 +17,7 @@ from harness.core.experts import ExpertSettings
 from harness.core.nets import Network
 from methods import dm, idm, iid_dm, iid_idm, resolve
 from methods.shared import iid
-from methods.shared.matching import ClassMatcher
+from methods.shared.matching import ClassMatcher, Seen
 
 ARCH = "ConvNetW16D2"
 FEW = {"pretrained": 2, "pretrained_arch": None, "pretrained_epochs": 1, "pretrained_steps": 2}
@@ -78,8 +78,8 @@ def test_the_terms_of_the_authors() -> None:
         (0.0, 0.05, arrays["dm"] + arrays["cent"]),
     ):
         weights = iid.Constraints(covariance, centralisation)
-        distance = iid.constrained_distance_to(weights, channels=8)(real, (6, 6, 6))
-        got = float(distance(synthetic, slice(0, 3), seen_by_trained).sum())
+        distance = iid.ConstrainedDistance.to(weights, 8, real, (6, 6, 6))
+        got = float(distance(Seen(synthetic, extra=(seen_by_trained,), classes=slice(0, 3))).sum())
         torch.testing.assert_close(got, float(wanted), rtol=2e-5, atol=0)
     gap = iid.class_covariances(real, (6, 6, 6), 8) - iid.covariances(synthetic, 8)
     torch.testing.assert_close(float(0.01 * gap.square().sum()), float(arrays["cov"]), rtol=2e-5, atol=0)
@@ -198,10 +198,10 @@ def test_the_trained_network_is_not_changed() -> None:
     criterion.refresh()
     net = context.network(data)
     images = data.batch(torch.arange(6)).requires_grad_()
-    *_, before = criterion.view(net, images)
+    (before,) = criterion.view(net, images).extra
     (gradient,) = torch.autograd.grad(before.sum(), images)
     assert gradient.abs().max() > 0
-    *_, after = criterion.view(net, images)
+    (after,) = criterion.view(net, images).extra
     assert torch.equal(before, after)
 
 

@@ -11,7 +11,7 @@ from support import assert_close, golden, golden_network, tensor
 from harness.core.formation import decode
 from methods import bacon, idm
 from methods.shared import kernels
-from methods.shared.matching import mean_distance_to
+from methods.shared.matching import MeanDistance, Seen
 
 ONLY_CLASS = slice(0, 1)
 
@@ -36,7 +36,8 @@ def test_bacon_terms_match_authors(case: str, precision: int) -> None:
         (gradient,) = torch.autograd.grad(value.sum(), synthetic, retain_graph=True)
         key = f"{case}_{name}_grad{suffix}"
         assert_close(gradient, arrays[key])
-    total = kernels.bacon_distance(mean, std, synthetic.mean(0, keepdim=True))
+    distance = bacon.distance_to(bacon.Weights())(real, (len(real),))
+    total = distance(Seen(synthetic[None], classes=ONLY_CLASS))
     assert_close(total[0], arrays[f"{case}_total{suffix}"])
 
 
@@ -48,7 +49,7 @@ def test_bacon_gradient_through_network_matches_authors() -> None:
     real = net.embed(tensor(arrays["x_real"])).detach()
     assert_close(real, arrays["feat_real"])
     distance = bacon.distance_to(bacon.Weights())(real, (len(real),))
-    loss = distance(net.embed(images)[None], ONLY_CLASS)
+    loss = distance(Seen(net.embed(images)[None], classes=ONLY_CLASS))
     assert_close(loss[0], arrays["total"])
     (gradient,) = torch.autograd.grad(loss.sum(), images)
     assert_close(gradient, arrays["grad"])
@@ -65,10 +66,11 @@ def test_idm_gradient_through_network_matches_authors(suffix: str) -> None:
     label, real = int(arrays["label"]), net.embed(tensor(arrays["x_real"])).detach()
     # The label's place among the classes is the class's: those before it have an image each, of no account.
     sizes = (1,) * label + (len(real),)
-    distance = mean_distance_to(torch.cat([torch.zeros(label, real.shape[1]), real]), sizes)
+    distance = MeanDistance.to(torch.cat([torch.zeros(label, real.shape[1]), real]), sizes)
     own, weight = slice(label, label + 1), float(arrays["ce_weight"]) * float(arrays["acc_percent"])
-    assert_close(distance(features[None], own)[0], arrays[f"match{suffix}"])
-    loss = idm.class_loss(distance, weight)(features[None], logits[None], own)
+    seen_by_net = Seen(features[None], logits[None], classes=own)
+    assert_close(distance(seen_by_net)[0], arrays[f"match{suffix}"])
+    loss = idm.objective(distance, weight, seen_by_net)
     assert_close(loss[0], arrays[f"total{suffix}"])
     (gradient,) = torch.autograd.grad(loss.sum(), images)
     assert_close(gradient, arrays[f"grad_total{suffix}"])
@@ -107,8 +109,8 @@ def test_classes_do_not_touch_each_other() -> None:
     real, synthetic = torch.randn(4, 6, 8, generator=generator), torch.randn(4, 2, 8, generator=generator)
     prepare = bacon.distance_to(bacon.Weights(clip_weight=0.2))
     distance = prepare(real.flatten(0, 1), (6,) * 4)
-    together = distance(synthetic, slice(0, 4))
+    together = distance(Seen(synthetic, classes=slice(0, 4)))
     for c in range(4):
-        alone = prepare(real[c], (6,))(synthetic[c : c + 1], ONLY_CLASS)
+        alone = prepare(real[c], (6,))(Seen(synthetic[c : c + 1], classes=ONLY_CLASS))
         torch.testing.assert_close(together[c : c + 1], alone)
-        torch.testing.assert_close(distance(synthetic[c : c + 1], slice(c, c + 1)), alone)
+        torch.testing.assert_close(distance(Seen(synthetic[c : c + 1], classes=slice(c, c + 1))), alone)

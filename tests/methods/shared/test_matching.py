@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,9 +15,12 @@ from harness.core.augment import FULL_STRATEGY, augment
 from harness.core.context import Context
 from harness.core.data.toy import toy
 from harness.core.formation import decode
+from harness.core.siamese import Siamese
 from methods import bacon, idm
 from methods.shared import kernels
-from methods.shared.matching import ClassMatcher, ClasswiseSGD, Siamese
+from methods.shared.classwise_sgd import ClasswiseSGD
+from methods.shared.matching import ClassMatcher, MeanDistance, Seen
+from methods.shared.starts import initial_images
 
 
 @settings(deadline=None, max_examples=30)
@@ -85,21 +90,19 @@ def test_all_classes_at_once_equal_the_loop(strategy: str, bayesian: bool, rows_
     context = Context(arch="ConvNetW8")
     data = toy(num_classes=4, shape=(3, 16, 16), per_class=12)
     net = context.network(data)
-    images = idm.initial_images(data, 2, 2, context).requires_grad_()
+    images = initial_images(data, 2, 2, context).requires_grad_()
     siamese = Siamese.draw(strategy, data, context)
     batch = data.index.draw(9, context.generator("real"))
 
     matcher = ClassMatcher(context, data, net, factor=2)
     matcher.rows_at_once = rows_at_once
     real = matcher.real_features(net, batch, siamese)
-    if bayesian:
-        mean, std = kernels.class_moments(real, batch.sizes)
-
-        def distance(synthetic: Tensor, classes: slice) -> Tensor:
-            return kernels.bacon_distance(mean[classes], std[classes], synthetic.mean(1))
-    else:
-        distance = idm.mean_distance_to(real, batch.sizes)
-    losses = matcher.descend(net, images, siamese, idm.class_loss(distance, 7.0))
+    loss = (
+        partial(bacon.energy, bacon.Posterior.of(bacon.Weights(), real, batch.sizes), 7.0)
+        if bayesian
+        else partial(idm.objective, MeanDistance.to(real, batch.sizes), 7.0)
+    )
+    losses = matcher.descend(net, images, siamese, loss)
 
     parts = list(data.batch(batch.indices).split(list(batch.sizes)))
     plain_losses, plain_gradient = looped_distances(net, images, parts, siamese, bayesian)
@@ -129,7 +132,7 @@ def test_clip_prior_is_what_the_paper_variant_adds() -> None:
     assert losses["paper"] > losses["code"]
     assert not torch.equal(images["code"], images["paper"])
     real, synthetic = torch.randn(2, 5, 4), torch.randn(2, 3, 4)
+    posterior = bacon.Posterior.of(bacon.Weights(clip_weight=0.5), real.flatten(0, 1), (5, 5))
     torch.testing.assert_close(
-        bacon.clip_prior(real.flatten(0, 1), (5, 5), synthetic, slice(0, 2)),
-        kernels.clip_prior(real, synthetic),
+        posterior.clip(Seen(synthetic, classes=slice(0, 2))), 0.5 * kernels.clip_prior(real, synthetic)
     )
