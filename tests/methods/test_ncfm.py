@@ -20,7 +20,7 @@ from harness.core.formation import decode
 from harness.core.nets import Network
 from harness.core.siamese import Siamese
 from methods import ncfm, resolve
-from methods.shared.matching import ClassMatcher
+from methods.shared.matching import ClassMatcher, Seen, embedding_and_logits
 
 ARCH = "ConvNetW8D2"
 SMALL: dict[str, Any] = {
@@ -67,7 +67,7 @@ def test_matching_through_a_network() -> None:
     data = toy(num_classes=1, shape=(3, 16, 16))
     siamese = Siamese("", None)
     matcher = ClassMatcher(Context(), data, net, view=ncfm.unit_embedding, real_view=ncfm.unit_embedding)
-    (real,) = ncfm.unit_embedding(net, tensor(arrays["x_real"]))
+    real = ncfm.unit_embedding(net, tensor(arrays["x_real"])).embeddings
     frequencies: Any = Given(tensor(arrays["t_img"]))
     loss = ncfm.matching_loss([real.detach()], frequencies, ncfm.characteristic_gap, ncfm.Config())
     images = tensor(arrays["x_syn"]).requires_grad_()
@@ -82,12 +82,12 @@ def test_calibration_through_a_network() -> None:
     arrays = golden("match_ncfm")
     net = golden_net(arrays)
     images = tensor(arrays["x_syn"]).requires_grad_()
-    (logits,) = ncfm.logits(net, images)
+    seen = embedding_and_logits(net, images).each(lambda part: part[:, None])
     classes = slice(int(arrays["y"][0]), int(arrays["y"][-1]) + 1)
-    losses = ncfm.calibration_loss(1.0)(logits[:, None], classes)
+    losses = ncfm.calibration_loss(1.0)(seen._replace(classes=classes))
     torch.testing.assert_close(float(losses.detach().mean()), float(arrays["calib"]), rtol=2e-5, atol=0)
     assert_close(*torch.autograd.grad(losses.mean(), images), arrays["calib_grad"])
-    torch.testing.assert_close(ncfm.calibration_loss(2.5)(logits[:, None], classes), 2.5 * losses)
+    torch.testing.assert_close(ncfm.calibration_loss(2.5)(seen._replace(classes=classes)), 2.5 * losses)
 
 
 def golden_net(arrays: dict[str, np.ndarray]) -> Network:
@@ -183,7 +183,7 @@ def test_frequencies_are_learnt_uphill_from_no_change() -> None:
     generator = torch.Generator().manual_seed(0)
     real, own = torch.randn(9, 6, generator=generator), torch.randn(4, 6, generator=generator)
     loss = ncfm.matching_loss([real], source, ncfm.characteristic_gap, config)
-    gaps = [float(loss(own[None], slice(0, 1))) for _ in range(300)]
+    gaps = [float(loss(Seen(own[None], classes=slice(0, 1)))) for _ in range(300)]
     assert np.mean(gaps[-20:]) > 1.05 * np.mean(gaps[:20])
 
 
