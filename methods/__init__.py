@@ -3,18 +3,9 @@
 Nothing is registered. Files are listed by their syntax alone, without importing torch; a method's module is
 imported when it is used. A file whose loop takes any criterion also defines `condense`, and one whose
 distance fits such loops `distance_to`: "dm+bacon" is DM's loop with BACON's distance, a method without a file
-of its own. A method file may besides define
+of its own.
 
-    VARIANTS = {"paper": {...}}       named variants: `--methods bacon@paper`; values override the Config's
-    PAPER = {("cifar10", 10): {...}}  published settings; ("*", ipc) stands for unpublished datasets,
-    UNPUBLISHED = {"digits": {...}}   which may need changes of their own
-    BORROWED = {("cifar10", 10): "mtt"}   rows of PAPER that are published for another method only
-    SCALED = {"cpu": {...}}           shortened settings of the scales other than "paper": must for loops
-    IGNORES_IPC = True                one set, however many images a class is to have: run once, at ipc 1
-    RESOURCES = {"paper": {"mem": "48G"}}   what its jobs on a cluster need at least, by scale: see
-                                      `run --help` for partition, time, gpus, cpus, mem
-
-`contract.py` says what is held against such a file. One that breaks the contract is listed as broken and
+`contract.Method` says what else a file may define. One that breaks the contract is listed as broken and
 refused, and costs no other method anything.
 """
 
@@ -23,7 +14,6 @@ from __future__ import annotations
 import ast
 import dataclasses
 import importlib
-import math
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -35,8 +25,9 @@ from typing import Any
 import msgspec
 
 from harness.core.errors import UnknownNameError, UserError
-from harness.core.settings import hints_of, lengths
+from harness.core.settings import Steps, hints_of
 from methods import contract
+from methods.contract import Method, Row
 from methods.source import Kind, SettingsSource
 
 FOLDER = Path(__file__).parent
@@ -146,16 +137,17 @@ def composable(known: Iterable[MethodInfo]) -> tuple[list[str], list[str]]:
     return loops, [info.name for info in known if info.distance]
 
 
-def load(name: str) -> ModuleType:
-    """Import a method or variant, or make a composition; UserError if it is unknown or broken."""
+def load(name: str) -> Method:
+    """A method or variant, imported, or a composition, made; UserError if it is unknown or broken."""
     info = find(name)
     if info.breaches:
         raise ContractError(name, info.breaches)
     if not info.parts:
-        return _checked(name, info.module)
+        return contract.complete(_checked(name, info.module))
     from methods.shared.composition import compose
 
-    composition = compose(name.partition("@")[0], *(_checked(name, part) for part in info.parts))
+    parts = (_checked(name, part) for part in info.parts)
+    composition = contract.complete(compose(name.partition("@")[0], *parts))
     variant = name.partition("@")[2]
     if variant and variant not in composition.VARIANTS:
         raise UserError(f"{name}: the variant changes more than the distance; compose without @{variant}")
@@ -191,12 +183,12 @@ def resolve(
 
     Each overrides the ones before. `overrides` may hold strings as typed on a command line.
     """
-    module = load(name)
-    row, source = _published(name, module, dataset, ipc)
-    values = {**row, **getattr(module, "UNPUBLISHED", {}).get(dataset, {})}
+    method = load(name)
+    row, source = _published(name, method, dataset, ipc)
+    values = {**row, **method.UNPUBLISHED.get(dataset, {})}
     variant = name.partition("@")[2]
-    values |= module.VARIANTS[variant] if variant else {}
-    scaled = {} if scale == "paper" else getattr(module, "SCALED", {}).get(scale)
+    values |= method.VARIANTS[variant] if variant else {}
+    scaled = {} if scale == "paper" else method.SCALED.get(scale)
     values |= scaled or {}
     values |= overrides or {}
     source = msgspec.structs.replace(
@@ -223,11 +215,9 @@ def config_from(name: str, values: Mapping[str, Any]) -> Any:
     return config_type(**checked)
 
 
-def _published(
-    name: str, module: ModuleType, dataset: str, ipc: int
-) -> tuple[Mapping[str, Any], SettingsSource]:
+def _published(name: str, method: Method, dataset: str, ipc: int) -> tuple[Row, SettingsSource]:
     """Row of the nearest tabulated ipc not above the wanted one, of this dataset or else of "*"."""
-    table: Mapping[tuple[str, int], Mapping[str, Any]] = getattr(module, "PAPER", {})
+    table = method.PAPER
     known = [key_ipc for key_dataset, key_ipc in table if key_dataset == dataset]
     tabulated = known or [key_ipc for key_dataset, key_ipc in table if key_dataset == "*"]
     if not tabulated:
@@ -235,20 +225,16 @@ def _published(
     nearest = max((key_ipc for key_ipc in tabulated if key_ipc <= ipc), default=min(tabulated))
     if not known:
         return table["*", nearest], SettingsSource(kind="unpublished", dataset=dataset)
-    owner = getattr(module, "BORROWED", {}).get((dataset, nearest), lender(name))
+    owner = method.BORROWED.get((dataset, nearest), lender(name))
     kind: Kind = "borrowed_ipc" if nearest != ipc else "borrowed" if owner else "published"
     wanted = ipc if nearest != ipc else None
     source = SettingsSource(kind=kind, dataset=dataset, ipc=nearest, wanted_ipc=wanted, owner=owner)
     return table[dataset, nearest], source
 
 
-def length(name: str, values: Mapping[str, Any]) -> int:
-    """Steps of a method's loop as its settings have it, 0 without a loop.
-
-    A method that does several updates in a step counts updates.
-    """
-    named = lengths(load(name).Config)
-    return math.prod(values[key] for key in named) if named else 0
+def steps_of(name: str, values: Mapping[str, Any]) -> Steps:
+    """What the loop of a method does by such settings; UserError if the method has no such settings."""
+    return load(name).steps_of(config_from(name, values))
 
 
 def lender(name: str) -> str:

@@ -22,7 +22,7 @@ from harness.core.augment import usual_strategy
 from harness.core.context import Context
 from harness.core.data import Dataset
 from harness.core.distilled import Distilled
-from harness.core.settings import setting
+from harness.core.settings import Steps, setting
 from methods import resolve
 from methods.shared import kernels
 
@@ -42,6 +42,11 @@ PAPER = {("cifar10", 1): {}, ("cifar10", 50): {"lr_img": 0.05}, ("*", 1): {}}
 
 # Shortened settings for the scales that need no GPU.
 SCALED = {"cpu": {"iterations": 200, "batch_real": 32}, "smoke": {"iterations": 20, "batch_real": 16}}
+
+
+def steps_of(config: Config) -> Steps:
+    """What a step costs beside the synthetic images' own passes; delete this if nothing does."""
+    return Steps(config.iterations, real=config.batch_real)
 
 
 def distill(

@@ -78,6 +78,7 @@ PAPER |= {("*", ipc): row for ipc, row in _CIFAR10.items()}
 UNPUBLISHED = idm.UNPUBLISHED
 
 SCALED = idm.SCALED
+steps_of = idm.steps_of
 
 
 def distill(

@@ -40,7 +40,7 @@ from harness.core.data import Dataset
 from harness.core.distilled import Distilled
 from harness.core.nets import Network
 from harness.core.passes import pieces
-from harness.core.settings import setting
+from harness.core.settings import Steps, setting
 from harness.core.siamese import Siamese
 from methods import resolve
 from methods.shared.layers import ClassMeans, Layers, gap_of_means
@@ -134,6 +134,11 @@ class RealSide:
     centres: Tensor
     discrimination: Tensor
     slope: Tensor
+
+
+def steps_of(config: Config) -> Steps:
+    """Networks, each taken for a single update; their training is not in it."""
+    return Steps(config.iterations, real=config.batch_real, augmentation=config.strategy)
 
 
 def distill(

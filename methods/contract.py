@@ -1,4 +1,4 @@
-"""The contract of a method's file, as a program reads it: its settings, its constants, and each breach.
+"""The contract of a method's file: what it defines (`Method`), and each way in which a file breaks it.
 
 `syntax_breaches` looks at a file without running it, `breaches` at what its statements make of themselves.
 Each breach is one line for the author of the file. Nothing here imports torch.
@@ -10,27 +10,91 @@ import ast
 import dataclasses
 import difflib
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from collections.abc import Iterable, Iterator, Mapping
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import msgspec
 
-from harness.core.settings import About, about_of, hints_of, lengths
+from harness.core.settings import About, Steps, about_of, hints_of, lengths, steps_by_length
+
+if TYPE_CHECKING:
+    from harness.core.context import Context
+    from harness.core.data import Dataset
+    from harness.core.distilled import Distilled
+
+Row = Mapping[str, Any]  # settings by name, those that differ from the Config's defaults
+
+
+class Method(Protocol):
+    """A method's module: `Config` and `distill` it must have, the rest has `DEFAULTS` if the file is silent.
+
+    Upper-case names of a file are those of this class; a constant of its own begins with an underscore, so
+    that none of these can be misspelt unnoticed.
+    """
+
+    Config: type
+    """Its settings: a frozen dataclass whose every field is `setting(default, meaning)`; empty without any.
+
+    `length=True` marks what the length of the loop is proportional to, which a budget replaces. A setting
+    `zca` says whether images are whitened, as `--zca` does.
+    """
+
+    VARIANTS: Mapping[str, Row]
+    """Named variants, `{"paper": {...}}` for `--methods bacon@paper`; one literal, as it is not run to list it."""
+
+    PAPER: Mapping[tuple[str, int], Row]
+    """Published settings by dataset and ipc, `{("cifar10", 10): {...}}`; "*" stands for other datasets."""
+
+    BORROWED: Mapping[tuple[str, int], str]
+    """Rows of PAPER that are published for another method only: `{("cifar10", 10): "mtt"}`."""
+
+    UNPUBLISHED: Mapping[str, Row]
+    """What the row "*" of PAPER needs changed for a dataset that nothing is published for."""
+
+    SCALED: Mapping[str, Row]
+    """Shortened settings for the scales other than "paper", `{"cpu": {...}}`; loops must have them."""
+
+    IGNORES_IPC: bool
+    """Whether it makes one set, however many images a class is to have: then it runs once, at ipc 1."""
+
+    def steps_of(self, config: Any, /) -> Steps:
+        """How many steps the loop makes by these settings, and what the harness is to cost them by."""
+
+    def distill(
+        self, dataset: str | Dataset, ipc: int, *, config: Any = None, context: Context | None = None
+    ) -> Distilled:
+        """Distil `ipc` images per class; without `config`, by the settings of `methods.resolve`."""
+
+
+DEFAULTS: Mapping[str, Any] = {
+    "VARIANTS": {},
+    "PAPER": {},
+    "BORROWED": {},
+    "UNPUBLISHED": {},
+    "SCALED": {},
+    "IGNORES_IPC": False,
+    "steps_of": steps_by_length,
+}
+CONSTANTS = tuple(filter(str.isupper, DEFAULTS))
 
 # Scales at which no method can run as published; methods with loops say in SCALED how they are shortened.
 SHORT_SCALES = ("cpu", "smoke")
-ALL_SCALES = ("paper", *SHORT_SCALES)
-OF_A_JOB = ("partition", "time", "gpus", "cpus", "mem")  # what RESOURCES may ask for
-
-CONSTANTS = ("VARIANTS", "PAPER", "BORROWED", "UNPUBLISHED", "SCALED", "IGNORES_IPC", "RESOURCES")
 NEAR = 0.8  # likeness at which a name is a known one misspelt
+NEAR_FUNCTION = 0.85
 # Positional arguments of a file's functions; `distill` takes two more by name.
 CALLS = {
     "distill": ("dataset", "ipc"),
+    "steps_of": ("config",),
     "condense": ("data", "ipc", "config", "context", "criterion", "method"),
     "distance_to": ("weights",),
 }
 BY_NAME = ("config", "context")
+
+
+def complete(module: Any) -> Method:
+    """What a method's module defines, and the defaults of what it leaves out."""
+    return cast(Method, SimpleNamespace(**{**DEFAULTS, **vars(module)}))
 
 
 def syntax_breaches(tree: ast.Module) -> Iterator[str]:
@@ -44,7 +108,8 @@ def syntax_breaches(tree: ast.Module) -> Iterator[str]:
         yield "has no Config, a frozen dataclass of its settings (an empty one if there are none)"
     for name in CALLS.keys() & functions.keys():
         yield from _wrong_call(functions[name])
-    yield from _misspelt(tree)
+    yield from _misspelt_functions(functions)
+    yield from _unknown_names(tree)
     yield from _hidden_variants(tree)
 
 
@@ -61,9 +126,9 @@ def _bound(tree: ast.Module) -> Iterator[tuple[str, ast.stmt]]:
 
 def _assigned(node: ast.stmt) -> Iterator[tuple[str, ast.expr | None]]:
     targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-    for target in targets:
-        if isinstance(target, ast.Name):
-            yield target.id, getattr(node, "value", None)
+    for part in (part for target in targets if target is not None for part in ast.walk(target)):
+        if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store):
+            yield part.id, getattr(node, "value", None)
 
 
 def _no_method(bound: Mapping[str, ast.stmt]) -> Iterator[str]:
@@ -71,7 +136,7 @@ def _no_method(bound: Mapping[str, ast.stmt]) -> Iterator[str]:
         yield "binds distill otherwise than by `def distill(...)` in this file"
     elif "Config" in bound:
         functions = [name for name, node in bound.items() if isinstance(node, ast.FunctionDef)]
-        for name in difflib.get_close_matches("distill", functions, 1, 0.85):
+        for name in difflib.get_close_matches("distill", functions, 1, NEAR_FUNCTION):
             yield f"defines {name}; a method is what defines distill"
 
 
@@ -93,15 +158,27 @@ def _wrong_call(function: ast.FunctionDef) -> Iterator[str]:
         yield f"defines {function.name}({ast.unparse(arguments)}); expected {function.name}({expected})"
 
 
-def _misspelt(tree: ast.Module) -> Iterator[str]:
-    """Names near a known constant that hold what it would hold."""
+def _misspelt_functions(functions: Iterable[str]) -> Iterator[str]:
+    for name in sorted(set(functions) - set(CALLS)):
+        for known in difflib.get_close_matches(name, CALLS, 1, NEAR_FUNCTION):
+            yield f"defines {name}, which nothing calls; did you mean {known}?"
+
+
+def _unknown_names(tree: ast.Module) -> Iterator[str]:
+    """Names that the contract does not know though they look like its own."""
     for node in tree.body:
         for name, value in _assigned(node):
-            if name in CONSTANTS or name.startswith("_") or value is None:
-                continue
-            for known in difflib.get_close_matches(name.upper(), CONSTANTS, 1, NEAR):
-                if isinstance(value, ast.Constant) == (known == "IGNORES_IPC"):
-                    yield f"sets {name}, which nothing reads; did you mean {known}?"
+            if name not in CONSTANTS and not name.startswith("_") and value is not None:
+                yield from _unknown_name(name, value)
+
+
+def _unknown_name(name: str, value: ast.expr) -> Iterator[str]:
+    """A name near a known one that holds what that would hold, in any case, or else one in upper case."""
+    near = difflib.get_close_matches(name.upper(), CONSTANTS, 1, NEAR)
+    if near and isinstance(value, ast.Constant) == (near[0] == "IGNORES_IPC"):
+        yield f"sets {name}, which nothing reads; did you mean {near[0]}?"
+    elif name.isupper():
+        yield f"sets {name}, which is none of {', '.join(CONSTANTS)}; call a constant of your own _{name}"
 
 
 def _hidden_variants(tree: ast.Module) -> Iterator[str]:
@@ -148,11 +225,12 @@ def breaches(module: Any) -> list[str]:
     wrong = list(_config_breaches(config_type))
     if wrong:  # rows cannot be held against it
         return wrong
+    method = complete(module)
     return [
-        *_setting_breaches(cast(type, config_type)),
-        *_table_breaches(module),
-        *_scale_breaches(module),
-        *_resource_breaches(module),
+        *_setting_breaches(method.Config),
+        *_table_breaches(method),
+        *_scale_breaches(method),
+        *_steps_breaches(method),
     ]
 
 
@@ -199,17 +277,16 @@ def _misfit(name: str, value: Any, hint: Any, where: str) -> Iterator[str]:
         yield f"has {where} {name} that does not fit, {value!r}: {error}"
 
 
-def _table_breaches(module: Any) -> Iterator[str]:
+def _table_breaches(method: Method) -> Iterator[str]:
     """Wrong keys, settings and values in the tables of settings."""
-    paper = getattr(module, "PAPER", {})
     cell = 'keys are (dataset or "*", ipc)'
-    yield from _rows(module, "PAPER", _is_cell, cell)
-    yield from _rows(module, "VARIANTS", _is_variant, "keys are names of letters, digits, - and _")
-    yield from _rows(module, "UNPUBLISHED", lambda key: isinstance(key, str), "keys are datasets")
-    yield from _rows(module, "SCALED", SHORT_SCALES.__contains__, f"keys are {', '.join(SHORT_SCALES)}")
-    if not isinstance(getattr(module, "IGNORES_IPC", False), bool):
+    yield from _rows(method, "PAPER", _is_cell, cell)
+    yield from _rows(method, "VARIANTS", _is_variant, "keys are names of letters, digits, - and _")
+    yield from _rows(method, "UNPUBLISHED", lambda key: isinstance(key, str), "keys are datasets")
+    yield from _rows(method, "SCALED", SHORT_SCALES.__contains__, f"keys are {', '.join(SHORT_SCALES)}")
+    if not isinstance(cast(Any, method.IGNORES_IPC), bool):
         yield "has an IGNORES_IPC that is neither True nor False"
-    borrowed = getattr(module, "BORROWED", {})
+    paper, borrowed = cast("tuple[Any, Any]", (method.PAPER, method.BORROWED))
     if not isinstance(borrowed, Mapping) or not isinstance(paper, Mapping):
         yield "has a BORROWED that is no dict of PAPER's keys"
         return
@@ -229,13 +306,13 @@ def _is_variant(key: Any) -> bool:
     return isinstance(key, str) and re.fullmatch(r"[A-Za-z0-9_-]+", key) is not None
 
 
-def _rows(module: Any, constant: str, is_key: Any, keys: str) -> Iterator[str]:
+def _rows(method: Method, constant: str, is_key: Any, keys: str) -> Iterator[str]:
     """Breaches of one table whose rows hold settings."""
-    table = getattr(module, constant, {})
+    table = getattr(method, constant)
     if not isinstance(table, Mapping):
         yield f"has {constant} = {table!r}; expected a dict whose {keys}"
         return
-    hints = hints_of(module.Config)
+    hints = hints_of(method.Config)
     for key, row in table.items():
         where = f"{constant}[{key!r}]"
         if not is_key(key):
@@ -253,9 +330,9 @@ def _rows(module: Any, constant: str, is_key: Any, keys: str) -> Iterator[str]:
                 yield from _misfit(name, value, hints[name], f"in {where} a value of")
 
 
-def _scale_breaches(module: Any) -> Iterator[str]:
+def _scale_breaches(method: Method) -> Iterator[str]:
     """A loop that is as long as the paper's at the scales that are to take minutes and seconds."""
-    named, scaled = lengths(module.Config), getattr(module, "SCALED", {})
+    named, scaled = lengths(method.Config), cast(Any, method.SCALED)
     if not named or not isinstance(scaled, Mapping):
         return
     for scale in SHORT_SCALES:
@@ -264,20 +341,12 @@ def _scale_breaches(module: Any) -> Iterator[str]:
             yield f"is as long as the paper's at {scale} scale; set {' or '.join(named)} in SCALED[{scale!r}]"
 
 
-def _resource_breaches(module: Any) -> Iterator[str]:
-    resources = getattr(module, "RESOURCES", {})
-    if not isinstance(resources, Mapping):
-        yield f"has RESOURCES = {resources!r}; expected a dict by scale"
+def _steps_breaches(method: Method) -> Iterator[str]:
+    """A `steps_of` that does not understand the method's own settings."""
+    try:
+        steps = cast(Any, method.steps_of(method.Config()))
+    except Exception as error:  # noqa: BLE001 - it is any code
+        yield f"has a steps_of that fails with the default settings ({type(error).__name__}: {error})"
         return
-    for scale, asked in resources.items():
-        where = f"RESOURCES[{scale!r}]"
-        if scale not in ALL_SCALES:
-            yield f"has {where}, but scales are {', '.join(ALL_SCALES)}"
-        if not isinstance(asked, Mapping):
-            yield f"has {where} = {asked!r}; expected a dict of {', '.join(OF_A_JOB)}"
-            continue
-        for name, value in asked.items():
-            if name not in OF_A_JOB or not isinstance(value, (str, int)):
-                yield f"asks for {name!r}: {value!r} in {where}; expected text or a number for one of " + (
-                    ", ".join(OF_A_JOB)
-                )
+    if not isinstance(steps, Steps):
+        yield f"has a steps_of that returns {steps!r}; expected Steps(...)"

@@ -29,7 +29,7 @@ from harness.core.context import Context
 from harness.core.data import Dataset
 from harness.core.distilled import Distilled
 from harness.core.nets import Network
-from harness.core.settings import setting
+from harness.core.settings import Steps, setting
 from harness.core.siamese import Siamese
 from methods import resolve
 from methods.shared.gradients import GradientMatcher, Gradients, matched_parameters
@@ -59,25 +59,30 @@ class Config:
     )
 
 
-LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}  # by ipc
+_LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}  # by ipc
 
 
-def loops(by_ipc: dict[int, tuple[int, int]]) -> dict[tuple[str, int], dict[str, Any]]:
-    """Published settings from the numbers of updates and epochs, which are the same for all datasets."""
+def loops(changed: dict[int, tuple[int, int]]) -> dict[tuple[str, int], dict[str, Any]]:
+    """Published settings, the same for all datasets; `changed` has other numbers of `_LOOPS`."""
     return {
         (dataset, ipc): {"outer": outer, "inner": inner}
         for dataset in ("mnist", "fashionmnist", "svhn", "cifar10", "cifar100", "*")
-        for ipc, (outer, inner) in by_ipc.items()
+        for ipc, (outer, inner) in (_LOOPS | changed).items()
     }
 
 
-PAPER = loops(LOOPS)
+PAPER = loops({})
 
 # In so few updates images that start from noise do not get far where there are several of a class.
 SCALED: dict[str, dict[str, Any]] = {
     "cpu": {"iterations": 20, "outer": 5, "inner": 5, "batch_real": 32, "lr_img": 0.5, "init": "real"},
     "smoke": {"iterations": 3, "outer": 2, "inner": 1, "batch_real": 16},
 }
+
+
+def steps_of(config: Config) -> Steps:
+    """Iterations, each taken for a single update: `outer` and the networks' training are not in it."""
+    return Steps(config.iterations, real=config.batch_real, augmentation=config.strategy)
 
 
 def distill(

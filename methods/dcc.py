@@ -38,12 +38,13 @@ class Config(dc.Config):
 
 VARIANTS: dict[str, dict[str, Any]] = {"dsa": {"strategy": None}}
 
-PAPER = dc.loops(dc.LOOPS | {1: (10, 5)})
+PAPER = dc.loops({1: (10, 5)})
 
 SCALED = {
     "cpu": dc.SCALED["cpu"] | {"outer_warmup": 3},
     "smoke": dc.SCALED["smoke"] | {"outer_warmup": 1},
 }
+steps_of = dc.steps_of
 
 
 class ContrastiveLoss(dc.GradientLoss):

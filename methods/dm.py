@@ -23,7 +23,7 @@ from harness.core.context import Context
 from harness.core.data import Dataset
 from harness.core.distilled import Distilled
 from harness.core.nets import reinitialise
-from harness.core.settings import setting
+from harness.core.settings import Steps, setting
 from harness.core.siamese import Siamese
 from methods import resolve
 from methods.shared.composition import Criterion
@@ -52,6 +52,11 @@ PAPER = {
 }
 
 SCALED = {"cpu": {"iterations": 300, "batch_real": 32}, "smoke": {"iterations": 20, "batch_real": 16}}
+
+
+def steps_of(config: Config) -> Steps:
+    """Updates by real images of each class; no network is trained."""
+    return Steps(config.iterations, real=config.batch_real, augmentation=config.strategy)
 
 
 def distill(

@@ -63,6 +63,7 @@ SCALED = {
     "cpu": idc.SCALED["cpu"] | {"cluster_pool": 64, "cluster_iterations": 10},
     "smoke": idc.SCALED["smoke"] | {"interval": 5, "cluster_pool": 64, "cluster_iterations": 10},
 }
+steps_of = idc.steps_of
 
 
 def distill(

@@ -34,6 +34,7 @@ class Config(dc.Config):
 
 PAPER = dc.PAPER
 SCALED = dc.SCALED
+steps_of = dc.steps_of
 
 
 def distill(

@@ -41,7 +41,7 @@ from harness.core.formation import compose, decode_by_class
 from harness.core.loop import State
 from harness.core.nets import Network, reinitialise
 from harness.core.passes import logits_forward, rows_per_piece, train_step
-from harness.core.settings import setting
+from harness.core.settings import Steps, setting
 from harness.core.siamese import Siamese
 from methods import resolve
 from methods.shared import kernels
@@ -151,6 +151,11 @@ class RandomBatches:
         return self._data.index.draw(self._batch_real, self._context.generator("real"))
 
 
+def steps_of(config: Config) -> Steps:
+    """All updates of the images; the networks' training is not in it."""
+    return Steps(config.outer * config.inner, real=config.batch_real, factor=config.factor)
+
+
 def distill(
     dataset: str | Dataset, ipc: int, *, config: Config | None = None, context: Context | None = None
 ) -> Distilled:
@@ -168,7 +173,7 @@ def synthesise(
     pixels = initial_pixels(data, ipc, config.factor, batches).requires_grad_()
     optimizer = ClasswiseSGD(pixels, data.num_classes, image_rate(config, ipc, data), config.momentum)
     learner = Learner(data, config, context)
-    match = MATCHERS[config.match](data, learner.net, config, context)
+    match = _MATCHERS[config.match](data, learner.net, config, context)
     starts = range(0, config.inner, batches.interval)
 
     state: State = {"pixels": optimizer, "net": learner.net, "optimizer": learner.optimizer}
@@ -297,7 +302,7 @@ def feature_match(data: Dataset, net: Network, config: Config, context: Context)
     """Distance of the class means of the blocks' outputs, summed over blocks."""
     view = Blocks(net, config.first_block, config.last_block)
     matcher = ClassMatcher(context, data, net, view=view, real_view=view)
-    distance = FEATURE_DISTANCES[config.metric]
+    distance = _FEATURE_DISTANCES[config.metric]
 
     def match(tiles: Tensor, batch: ClassBatch, siamese: Siamese) -> Tensor:
         real = ((of, seen.extra) for of, seen in matcher.real_pieces(net, batch, siamese))
@@ -314,7 +319,7 @@ def feature_match(data: Dataset, net: Network, config: Config, context: Context)
     return match
 
 
-MATCHERS = {"grad": gradient_match, "feat": feature_match}
+_MATCHERS = {"grad": gradient_match, "feat": feature_match}
 
 
 def absolute_distance(real_mean: Tensor, synthetic_mean: Tensor) -> Tensor:
@@ -322,7 +327,7 @@ def absolute_distance(real_mean: Tensor, synthetic_mean: Tensor) -> Tensor:
     return (real_mean - synthetic_mean).abs().sum(dim=-1)
 
 
-FEATURE_DISTANCES = {"mse": kernels.mean_distance, "l1": absolute_distance}
+_FEATURE_DISTANCES = {"mse": kernels.mean_distance, "l1": absolute_distance}
 
 
 class Blocks:

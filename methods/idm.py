@@ -27,7 +27,7 @@ from harness.core.augment import FULL_STRATEGY, usual_strategy
 from harness.core.context import Context
 from harness.core.data import Dataset
 from harness.core.distilled import Distilled
-from harness.core.settings import setting
+from harness.core.settings import Steps, setting
 from harness.core.siamese import Siamese
 from methods import resolve
 from methods.shared.classwise_sgd import ClasswiseSGD
@@ -87,6 +87,17 @@ SCALED = {
     "cpu": _SMALL | {"iterations": 200, "batch_real": 32, "train_steps": 2, "train_batch": 64},
     "smoke": _SMALL | {"iterations": 20, "batch_real": 16, "train_steps": 1, "train_batch": 32},
 }
+
+
+def steps_of(config: Config) -> Steps:
+    """Updates by real images of each class; after each, networks of the pool are trained."""
+    return Steps(
+        config.iterations,
+        real=config.batch_real,
+        trained=config.trained * config.train_steps * config.train_batch,
+        factor=config.factor,
+        augmentation=config.strategy,
+    )
 
 
 def distill(

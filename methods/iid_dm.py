@@ -55,6 +55,7 @@ SCALED = {
     "cpu": dm.SCALED["cpu"] | _SMALL | {"pretrained_steps": 60},
     "smoke": dm.SCALED["smoke"] | _SMALL | {"pretrained_steps": 10},
 }
+steps_of = dm.steps_of
 
 
 def distill(

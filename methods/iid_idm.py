@@ -56,6 +56,7 @@ SCALED = {
     "cpu": idm.SCALED["cpu"] | _SMALL | {"pretrained_steps": 60},
     "smoke": idm.SCALED["smoke"] | _SMALL | {"pretrained_steps": 10},
 }
+steps_of = idm.steps_of
 
 
 def distill(

@@ -36,13 +36,13 @@ from harness.core.context import Context
 from harness.core.data import Dataset
 from harness.core.distilled import Distilled
 from harness.core.passes import pieces
-from harness.core.settings import setting
+from harness.core.settings import Steps, setting
 from methods import dm, resolve
 from methods.shared.composition import Criterion
 from methods.shared.matching import DistanceTo, Seen
 
 # Similarities of real images, which need no gradient, that are in memory at once.
-PAIRS_AT_ONCE = 2**22
+_PAIRS_AT_ONCE = 2**22
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,11 @@ SCALED = {
     "cpu": {"iterations": 150, "lr_img": 2.0, "batch_real": 32},
     "smoke": {"iterations": 20, "batch_real": 16},
 }
+
+
+def steps_of(config: Config) -> Steps:
+    """Updates by real images of each class; no network is trained."""
+    return Steps(config.iterations, real=config.batch_real, factor=config.factor)
 
 
 def distill(
@@ -146,7 +151,7 @@ def similarity_within(padded: Tensor, shares: Tensor, scale: Tensor) -> Tensor:
         torch.einsum(
             "cn,cnm,cm->c", shares[piece], kernel(padded[piece], padded[piece], scale), shares[piece]
         )
-        for piece in pieces(classes, max(1, PAIRS_AT_ONCE // n**2))
+        for piece in pieces(classes, max(1, _PAIRS_AT_ONCE // n**2))
     ]
     return torch.cat(means)
 

@@ -67,9 +67,6 @@ PAPER = {
 }
 PAPER |= {("*", ipc): command | {"zca": False} for ipc, command in _COMMANDS["cifar10"].items()}
 
-# The whole unroll is kept: up to 80 student steps on 125 images each.
-RESOURCES = {"paper": {"mem": "48G"}}
-
 # Rates and lengths are ours: experts make fewer and larger steps, and so do students and images.
 SCALED = {
     "cpu": {
@@ -100,6 +97,7 @@ SCALED = {
         "expert_batch": 32,
     },
 }
+steps_of = trajectories.steps_of
 
 
 def distill(

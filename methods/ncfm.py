@@ -46,14 +46,14 @@ from harness.core.experts import ExpertSettings, train_experts
 from harness.core.formation import compose
 from harness.core.loop import State
 from harness.core.nets import Network, reinitialise
-from harness.core.settings import setting
+from harness.core.settings import Steps, setting
 from harness.core.siamese import Siamese
 from methods import resolve
 from methods.shared.classwise import AdamWTurns, ClassTurns, Plateau, SGDTurns
 from methods.shared.matching import ClassLoss, ClassMatcher, Seen, class_entropy, embedding_and_logits
 
-LOSS_SCALE = 300.0  # of the matching loss; with AdamW it decides only its weight beside weight decay
-SMALLEST_PHASE = 1e-12
+_LOSS_SCALE = 300.0  # of the matching loss; with AdamW it decides only its weight beside weight decay
+_SMALLEST_PHASE = 1e-12
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,11 @@ SCALED = {
 }
 
 
+def steps_of(config: Config) -> Steps:
+    """The loop; the training of the networks before it is not in it."""
+    return Steps(config.iterations, real=config.batch_real, factor=config.factor)
+
+
 def distill(
     dataset: str | Dataset, ipc: int, *, config: Config | None = None, context: Context | None = None
 ) -> Distilled:
@@ -170,7 +175,7 @@ def characteristic_gap(real: Tensor, synthetic: Tensor, t: Tensor, alpha: float,
     real_norm, norm = (real_re.square() + real_im.square()).sqrt(), (re.square() + im.square()).sqrt()
     amplitude = (real_norm - norm).square()
     phase = 2 * (real_norm * norm - real_re * re - real_im * im)
-    return (alpha * amplitude + beta * phase.clamp_min(SMALLEST_PHASE)).sqrt().mean()
+    return (alpha * amplitude + beta * phase.clamp_min(_SMALLEST_PHASE)).sqrt().mean()
 
 
 def _characteristic_function(features: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -190,7 +195,7 @@ def matching_loss(
 
     def of_class(real: Tensor, synthetic: Tensor) -> tuple[Tensor, Tensor]:
         synthetic = synthetic.detach().requires_grad_()
-        loss = LOSS_SCALE * gap(real, synthetic, frequencies.draw(), config.alpha, config.beta)
+        loss = _LOSS_SCALE * gap(real, synthetic, frequencies.draw(), config.alpha, config.beta)
         gradient, *others = torch.autograd.grad(loss, [synthetic, *frequencies.parameters()])
         frequencies.ascend(others)
         return loss.detach(), gradient

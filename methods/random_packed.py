@@ -14,7 +14,7 @@ from harness.core.augment import usual_strategy
 from harness.core.context import Context
 from harness.core.data import Dataset
 from harness.core.distilled import Distilled
-from harness.core.settings import setting
+from harness.core.settings import Steps, setting
 from methods import resolve
 from methods.shared.starts import initial_images
 
@@ -28,6 +28,11 @@ class Config:
 
 # Tiles of 4x4 pixels show no digit any more: 8x8 images are stored whole.
 UNPUBLISHED = {"digits": {"factor": 1}}
+
+
+def steps_of(config: Config) -> Steps:
+    """No loop; each image is a grid of tiles."""
+    return Steps(0, factor=config.factor)
 
 
 def distill(

@@ -41,7 +41,7 @@ from methods import mtt, resolve
 from methods.shared import trajectories
 from methods.shared.trajectories import Match, Segment, Step, Student, Weights, condense, dot, minus
 
-LABELLED_AT_ONCE = 256  # images
+_LABELLED_AT_ONCE = 256  # images
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ PAPER = {
 BORROWED = {cell: "mtt" for cell in mtt.PAPER if cell not in {("cifar10", 1), ("cifar100", 50)}}
 
 SCALED = mtt.SCALED
+steps_of = mtt.steps_of
 
 
 def distill(
@@ -135,6 +136,6 @@ def teacher_labels(
     expert = int(torch.randint(len(experts), (), generator=generator))
     experts.load_into(net, expert, config.max_start - 1 + config.match_epochs)
     net.eval()
-    logits = [net(images[piece]) for piece in pieces(len(images), LABELLED_AT_ONCE)]
+    logits = [net(images[piece]) for piece in pieces(len(images), _LABELLED_AT_ONCE)]
     net.train()
     return torch.cat(logits).softmax(dim=1)

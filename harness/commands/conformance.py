@@ -278,7 +278,7 @@ def returns_more_at_a_larger_ipc(subject: Subject) -> None:
 def _check_set(subject: Subject, distilled: Distilled, ipc: int) -> None:
     require(isinstance(distilled, Distilled), f"distill returned {type(distilled).__name__}, not Distilled")
     sizes = [ipc] * subject.data.num_classes
-    if getattr(subject.module, "IGNORES_IPC", False):
+    if subject.module.IGNORES_IPC:
         sizes = list(subject.data.index.counts)  # a reference that returns all training images
     _check_images(distilled, subject.data, sum(sizes), ipc)
     _check_labels(distilled, sizes)

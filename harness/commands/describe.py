@@ -23,9 +23,9 @@ REST = "*"  # in PAPER: datasets that nothing is published for
 def changes(name: str) -> str:
     """What a variant changes, in a line: `bacon with clip_weight = 0.2 (weight of ...)`."""
     base, _, variant = name.partition("@")
-    module = methods.load(name)
-    meanings = {setting.name: setting.meaning for setting in settings_in(module.Config)}
-    parts = [f"{key} = {typed(value)} ({meanings[key]})" for key, value in module.VARIANTS[variant].items()]
+    method = methods.load(name)
+    meanings = {setting.name: setting.meaning for setting in settings_in(method.Config)}
+    parts = [f"{key} = {typed(value)} ({meanings[key]})" for key, value in method.VARIANTS[variant].items()]
     return f"{base} with {', '.join(parts) or 'nothing changed'}"
 
 
@@ -35,31 +35,31 @@ def method_page(name: str) -> dict[str, Any]:
     `published` has a row for each dataset and ipc that the authors published settings for, "*" standing for
     other datasets; a row of another method's authors names that in `borrowed_from`.
     """
-    module, info = methods.load(name), methods.find(name)
-    variant = getattr(module, "VARIANTS", {}).get(name.partition("@")[2], {})
-    borrowed = getattr(module, "BORROWED", {})
+    method, info = methods.load(name), methods.find(name)
+    variant = method.VARIANTS.get(name.partition("@")[2], {})
     lender = methods.lender(name)
     return {
         "name": name,
         "summary": changes(name) if "@" in name else info.summary,
         "settings": [
             asdict(setting) | {"default": variant.get(setting.name, setting.default)}
-            for setting in settings_in(module.Config)
+            for setting in settings_in(method.Config)
         ],
         "published": [
             {
                 "dataset": dataset,
                 "ipc": ipc,
                 "settings": dict(row),
-                "borrowed_from": (borrowed.get((dataset, ipc), lender) or None) if dataset != REST else None,
+                "borrowed_from": (method.BORROWED.get((dataset, ipc), lender) or None)
+                if dataset != REST
+                else None,
             }
-            for (dataset, ipc), row in getattr(module, "PAPER", {}).items()
+            for (dataset, ipc), row in method.PAPER.items()
         ],
-        "unpublished": dict(getattr(module, "UNPUBLISHED", {})),
-        "variants": {} if "@" in name else dict(getattr(module, "VARIANTS", {})),
-        "scaled": dict(getattr(module, "SCALED", {})),
-        "resources": dict(getattr(module, "RESOURCES", {})),
-        "ignores_ipc": getattr(module, "IGNORES_IPC", False),
+        "unpublished": dict(method.UNPUBLISHED),
+        "variants": {} if "@" in name else dict(method.VARIANTS),
+        "scaled": dict(method.SCALED),
+        "ignores_ipc": method.IGNORES_IPC,
     }
 
 
@@ -71,7 +71,6 @@ def as_text(page: Mapping[str, Any]) -> str:
     blocks += _block("variants", [(f"{name}@{key}", row_text(row)) for key, row in page["variants"].items()])
     blocks += _block("other scales", [(key, row_text(row)) for key, row in page["scaled"].items()])
     blocks += _block("changed for", [(key, row_text(row)) for key, row in page["unpublished"].items()])
-    blocks += _block("asks of a job", [(key, row_text(row)) for key, row in page["resources"].items()])
     if page["ignores_ipc"]:
         blocks.append("ignores ipc: run once, at ipc 1")
     if page["settings"]:

@@ -275,13 +275,10 @@ def _stand_in(trial: Trial, data: Dataset) -> Distilled:
     from harness.core.context import Context
 
     context = Context(trial.seed, device=data.device)
-    distilled: Distilled = methods.load("random").distill(data, trial.ipc, context=context)
-    strategy = trial.config.get("strategy")
-    return dataclasses.replace(
-        distilled,
-        factor=trial.config.get("factor", distilled.factor),
-        augmentation=distilled.augmentation if strategy is None else strategy,
-    )
+    distilled = methods.load("random").distill(data, trial.ipc, context=context)
+    steps = methods.steps_of(trial.method, trial.config)
+    strategy = distilled.augmentation if steps.augmentation is None else steps.augmentation
+    return dataclasses.replace(distilled, factor=steps.factor, augmentation=strategy)
 
 
 def _spread(seconds: Sequence[float]) -> float | None:

@@ -27,7 +27,7 @@ from harness.engine.provenance import ROOT
 from harness.engine.records import Record, Trial, collect
 from harness.report.paper.cells import SCALE, Cell, Spec, has_settings, published
 from harness.report.paper.figures import load_figures
-from harness.report.paper.hours import image_pass, original, step_flops
+from harness.report.paper.hours import image_pass, original, step_flops, steps_in
 from harness.report.paper.tables import Wish, make_tables
 
 NOMINAL_SPEED = {True: 1e13, False: 1e11}  # FLOPs a second of a GPU and of a CPU
@@ -119,19 +119,19 @@ class _Costs:
 
 def _distillation(trial: Trial) -> float | None:
     """FLOPs of a distillation by the formula of distribution matching."""
-    dataset = original(trial.dataset)
+    dataset, steps = original(trial.dataset), steps_in(trial)
     one = image_pass(dataset, trial.arch)
-    if one is None:
+    if one is None or steps is None:
         return None
-    return float(trial.config.get("iterations", 0) * step_flops(trial.config, dataset, trial.ipc, one))
+    return steps.count * step_flops(steps, dataset, trial.ipc, one)
 
 
 def _evaluation(trial: Trial) -> float | None:
     """FLOPs of training a trial's networks, by the epochs of sets that call for augmentation."""
-    dataset = original(trial.dataset)
+    dataset, steps = original(trial.dataset), steps_in(trial)
     one = image_pass(dataset, trial.arch)
-    if one is None:
+    if one is None or steps is None:
         return None
-    images = KNOWN[dataset].classes * trial.ipc * trial.config.get("factor", 1) ** 2
+    images = KNOWN[dataset].classes * trial.ipc * steps.factor**2
     epochs = PROTOCOLS[trial.protocol].schedule(augmented=True).epochs
     return float(trial.evals * epochs * images * one.train)

@@ -1,4 +1,4 @@
-"""The settings of a method, each with its meaning where it is defined:
+"""The settings of a method, each with its meaning where it is defined, and what its loop does by them:
 
     iterations: int = setting(20_000, "image updates", length=True)
 
@@ -8,6 +8,7 @@ Nothing here imports torch.
 from __future__ import annotations
 
 import dataclasses
+import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,6 +35,28 @@ class About:
     meaning: str
     length: bool = False
     added: bool = False
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What a method's loop does by its settings, and the form of what it leaves: what a trial costs follows.
+
+    count: steps of the loop, 0 without one; updates, where these are what its `length` settings tell.
+    real: real images of each class that pass the network forwards in a step, if a class has so many.
+    trained: images that networks are trained on in a step, each network's by itself.
+    factor: each stored image decodes to factor x factor training images; a method that can store images whole
+        as well has a setting of this name.
+    augmentation: strategy that training on the set calls for; None: the dataset's usual one.
+
+    That synthetic images pass the network forwards and backwards in each step is taken for granted. The
+    account may be rough: hours are derived from it only for methods whose records counted the same FLOPs.
+    """
+
+    count: int
+    real: int = 0
+    trained: int = 0
+    factor: int = 1
+    augmentation: str | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +113,12 @@ def hints_of(config_type: type) -> Mapping[str, Any]:
 def lengths(config_type: type) -> tuple[str, ...]:
     """Settings that the length of the method's loop is proportional to; none if it has no loop."""
     return tuple(field.name for field in dataclasses.fields(config_type) if about_of(field).length)
+
+
+def steps_by_length(config: Any) -> Steps:
+    """As many steps as the product of the settings marked `length=True`, and nothing else known of them."""
+    named = lengths(type(config))
+    return Steps(math.prod(getattr(config, name) for name in named) if named else 0)
 
 
 def values_of(config: Any) -> dict[str, Any]:

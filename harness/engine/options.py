@@ -518,7 +518,8 @@ def _merged(given: Mapping[str, Any], file: Path | None, where: Callable[[str], 
     sources = [_read_toml(file, infos) if file is not None else {}, read]
     profile = next((source["profile"] for source in reversed(sources) if "profile" in source), None)
     if profile is not None:
-        sources.insert(0, {"launcher": "slurm", **_read_profile(profile, infos)})
+        asked = {name: value for source in sources for name, value in source.items()}
+        sources.insert(0, {"launcher": "slurm", **_without_others(_read_profile(profile, infos), asked)})
     values = {name: value for source in sources for name, value in source.items()}
     for name in ACCUMULATED:
         values[name] = tuple(item for source in sources for item in source.get(name, ()))
@@ -562,6 +563,21 @@ def _read_profile(name: str, infos: Mapping[str, OptionInfo]) -> dict[str, Any]:
         raise UnknownNameError("profile", name, (found.stem for found in folder.glob("*.toml")))
     known = {key: info for key, info in infos.items() if info.slurm or key in PROFILE_KEYS}
     return _read_toml(path, {key: info for key, info in known.items() if key not in ("profile", "detach")})
+
+
+def _without_others(profile: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """A profile without the resources of methods that do not run, and of keys that are asked for otherwise.
+
+    UserError if it has resources for a method that there is not.
+    """
+    from methods import find  # `--help` reads no profile and does without
+
+    held: tuple[Setting, ...] = profile.get("resources", ())
+    for setting in held:
+        find(setting.method)
+    running = asked.get("methods", Options.methods)
+    kept = (setting for setting in held if setting.method in running and setting.key not in asked)
+    return {**profile, "resources": tuple(kept)}
 
 
 def _read_toml(file: Path, infos: Mapping[str, OptionInfo]) -> dict[str, Any]:

@@ -100,7 +100,7 @@ def expand(options: Options, facts: Sequence[DatasetFacts]) -> Plan:
 
 def _ipcs(method: str, options: Options) -> tuple[int, ...]:
     """Images per class to run a method at: one that ignores them makes the same set each time."""
-    return (1,) if getattr(methods.load(method), "IGNORES_IPC", False) else options.ipc
+    return (1,) if methods.load(method).IGNORES_IPC else options.ipc
 
 
 def finished(trials: Iterable[Trial], results: Path, known: Iterable[Record] = ()) -> dict[str, Record]:
@@ -294,7 +294,7 @@ def _trials(
     config = msgspec.to_builtins(values_of(resolved.config))
     zca = _whitened(method, config, spec, settings)
     config = config | {"zca": zca} if "zca" in config else config
-    _refuse_uneven_tiles(method, config.get("factor", 1), facts)
+    _refuse_uneven_tiles(method, methods.steps_of(method, config).factor, facts)
     arch = canonical(options.arch or scale.arch)
     seeds = range(scale.seeds) if options.seeds is None else options.seeds
     return [
@@ -344,7 +344,7 @@ def _refuse_uneven_tiles(method: str, factor: int, facts: DatasetFacts) -> None:
 
 def _cost_order(trial: Trial, dataset_size: int) -> tuple[Any, ...]:
     """Sorting key: datasets by size, then methods without steps, then few steps, then small sets."""
-    steps = methods.length(trial.method, trial.config)
+    steps = methods.steps_of(trial.method, trial.config).count
     return dataset_size, trial.dataset, steps, trial.ipc, trial.method, trial.seed, trial.id
 
 

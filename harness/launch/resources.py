@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import methods
 from harness.core.errors import UnknownNameError, UserError
 from harness.core.text import plural
 from harness.engine.options import Options, option_infos
@@ -15,7 +14,6 @@ from harness.engine.records import Trial
 
 DEFAULT_MINUTES, DEFAULT_CPUS = 240, 4
 OF_A_METHOD = ("partition", "time", "gpus", "cpus", "mem")  # what `--resources` may change
-MEBIBYTES = {"M": 1, "G": 1024, "T": 1024**2}
 
 
 @dataclass(frozen=True)
@@ -53,8 +51,8 @@ class Array:
 def resources_of(method: str, options: Options) -> Resources:
     """What a trial of this method asks for.
 
-    That is the profile's or what was typed, at least what the method's file asks for at this scale
-    (`RESOURCES`), and before all what `--resources METHOD.KEY=VALUE` says.
+    That is the profile's or what was typed, and before both what is said of the method itself, by
+    `--resources METHOD.KEY=VALUE` or in the profile.
     """
     general = Resources(
         partition=options.partition,
@@ -67,11 +65,7 @@ def resources_of(method: str, options: Options) -> Resources:
         extra=options.slurm,
         setup=options.setup,
     )
-    asked = getattr(methods.load(method), "RESOURCES", {}).get(options.scale, {})
-    needs = {
-        key: _more(key, getattr(general, key), _parsed(key, value, method)) for key, value in asked.items()
-    }
-    return replace(general, **(needs | _typed(method, options)))
+    return replace(general, **_own(method, options))
 
 
 def check_resources(options: Options) -> None:
@@ -121,8 +115,8 @@ def _chunks(items: Sequence[Any], size: int) -> Iterator[tuple[Any, ...]]:
         yield tuple(items[start : start + size])
 
 
-def _typed(method: str, options: Options) -> dict[str, Any]:
-    """What `--resources` says for one method."""
+def _own(method: str, options: Options) -> dict[str, Any]:
+    """What is said of one method itself."""
     return {
         key: _parsed(key, value, f"--resources {name}")
         for name, key, value in options.resources
@@ -137,18 +131,6 @@ def _parsed(key: str, value: Any, where: str) -> Any:
         return info.parse(value)
     except ValueError:
         raise UserError(f"{where}.{key}={value}: expected {info.expects}") from None
-
-
-def _more(key: str, general: Any, asked: Any) -> Any:
-    """The larger of what all jobs ask for and what a method asks for."""
-    if key == "mem":
-        return asked if general is None or mebibytes(asked) > mebibytes(general) else general
-    return max(general, asked)
-
-
-def mebibytes(mem: str) -> int:
-    """Size of "16G" in MiB."""
-    return int(mem[:-1]) * MEBIBYTES[mem[-1]]
 
 
 def as_words(resources: Resources) -> str:

@@ -46,6 +46,8 @@ class Criterion:
         seen = embedding_and_logits(net, images)
         return seen if self.extra_view is None else seen._replace(extra=self.extra_view(net, images))
 
+OF_THE_LOOP = ("PAPER", "UNPUBLISHED", "SCALED", "steps_of")
+
 
 @cache
 def compose(name: str, loop: ModuleType, distance: ModuleType) -> ModuleType:
@@ -71,11 +73,9 @@ def compose(name: str, loop: ModuleType, distance: ModuleType) -> ModuleType:
     variants = getattr(distance, "VARIANTS", {})
     made = ModuleType(f"methods.{name}", f"{name}: the loop of one method, the distance of the other.")
     vars(made).update(
+        {key: value for key, value in vars(loop).items() if key in OF_THE_LOOP},
         distill=distill,
         Config=config_type,
-        PAPER=getattr(loop, "PAPER", {}),
-        UNPUBLISHED=getattr(loop, "UNPUBLISHED", {}),
-        SCALED=getattr(loop, "SCALED", {}),
         VARIANTS={key: values for key, values in variants.items() if set(values) <= changeable},
     )
     return made

@@ -30,7 +30,7 @@ from harness.core.errors import UserError
 from harness.core.experts import Experts, ExpertSettings, train_experts
 from harness.core.loop import State
 from harness.core.nets import Network
-from harness.core.settings import setting
+from harness.core.settings import Steps, setting
 
 Weights = tuple[Tensor, ...]
 
@@ -61,6 +61,11 @@ class Config:
     )
     expert_momentum: float = setting(0.0, "momentum of the experts' SGD", added=True)
     expert_weight_decay: float = setting(0.0, "weight decay of the experts", added=True)
+
+
+def steps_of(config: Config) -> Steps:
+    """The loop; the steps of its students and the training of the experts are not in it."""
+    return Steps(config.iterations, augmentation=config.strategy)
 
 
 @dataclass(frozen=True)

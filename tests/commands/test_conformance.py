@@ -19,6 +19,7 @@ from harness.core.context import Context
 from harness.core.data import Dataset
 from harness.core.distilled import Distilled, class_labels
 from harness.core.settings import setting
+from methods.contract import complete
 
 Distill = Callable[..., Distilled]
 unpatched_load = methods.load
@@ -114,7 +115,7 @@ def three_channels(dataset: Dataset, ipc: int, *, config: Config, context: Conte
 
 def made_up(distill: Distill, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make `distill` the one method."""
-    module = SimpleNamespace(distill=distill, Config=Config)
+    module = complete(SimpleNamespace(distill=distill, Config=Config))
     monkeypatch.setattr(methods, "load", lambda name: module)
     monkeypatch.setattr(methods, "resolve", functools.partial(methods.resolve))
 

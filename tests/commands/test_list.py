@@ -44,7 +44,6 @@ def test_published_rows_variants_and_scales_follow(capsys: pytest.CaptureFixture
     assert "  smoke  ce_reference=2048, push_every=5, iterations=20" in text
     assert "  digits  factor=1, ce_reference=2048\n" in text
     assert "published for mtt" in printed(capsys, "tesla")
-    assert "  paper  mem=48G" in printed(capsys, "mtt")
     assert "ignores ipc" in printed(capsys, "whole")
 
 

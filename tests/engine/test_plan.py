@@ -479,9 +479,9 @@ def test_unknown_star_settings_list_what_there_is() -> None:
 
 
 def test_the_order_knows_how_long_methods_without_iterations_are() -> None:
-    assert methods.length("idc", {"outer": 10, "inner": 7}) == 70
-    assert methods.length("herding", {"train_steps": 5}) == 5
-    assert methods.length("random", {}) == 0
+    assert methods.steps_of("idc", {"outer": 10, "inner": 7}).count == 70
+    assert methods.steps_of("herding", {"train_steps": 5}).count == 5
+    assert methods.steps_of("random", {}).count == 0
     options = Options(methods=("idc", "dm", "random"), dataset=("digits",), ipc=(1,), scale="cpu", seeds=(0,))
     assert [trial.method for trial in expand(options, [SMALL]).trials] == ["random", "idc", "dm"]
 

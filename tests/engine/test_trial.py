@@ -9,7 +9,6 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import msgspec
@@ -29,6 +28,7 @@ from harness.engine.evaluate import evaluate
 from harness.engine.protocol import protocol_named
 from harness.engine.records import Record, Trial, read_record, write_record
 from harness.engine.trial import LOG_NAME, BusyError, Settings, claimed, failure, log_name, refused, run_trial
+from methods import random
 
 Distill = Callable[..., Distilled]
 
@@ -43,8 +43,7 @@ def replace_distill(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Dist
     """Wrap `distill` of the random method in a function of the real one."""
 
     def replace(wrap: Callable[[Distill], Distill]) -> None:
-        module: ModuleType = methods.load("random")
-        monkeypatch.setattr(module, "distill", wrap(module.distill))
+        monkeypatch.setattr(random, "distill", wrap(random.distill))
 
     return replace
 
@@ -300,9 +299,8 @@ def test_changed_code_starts_afresh(settings: Settings, monkeypatch: pytest.Monk
     trial = digits_trial()
     interrupt_evaluation(trial, settings, monkeypatch)
     calls: list[int] = []
-    module = methods.load("random")
-    real = module.distill
-    monkeypatch.setattr(module, "distill", lambda *a, **k: (calls.append(1), real(*a, **k))[1])
+    real = random.distill
+    monkeypatch.setattr(random, "distill", lambda *a, **k: (calls.append(1), real(*a, **k))[1])
     monkeypatch.setattr(provenance, "code_digest", lambda _: "0" * 12)
     assert run_trial(trial, settings).status == "done"
     assert calls == [1]

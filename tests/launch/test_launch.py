@@ -12,7 +12,6 @@ import msgspec
 import pytest
 from trials import digits_trial, dm_trial
 
-import methods
 from harness.core.errors import UserError
 from harness.engine.records import Record, Trial, read_record, write_record
 from harness.engine.trial import claimed
@@ -23,6 +22,7 @@ from harness.launch.deaths import Death, deaths, note_death
 from harness.launch.display import SilentDisplay
 from harness.launch.driver import _discard, launch
 from harness.launch.local import LocalLauncher, cause_of_death, outcome
+from methods import random
 
 DIVERGES = {"lr_img": 1e38}
 
@@ -41,14 +41,13 @@ def options(tmp_path: Path) -> LaunchOptions:
 def count_runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Collects a 1 for each call of the random method."""
     calls: list[int] = []
-    module = methods.load("random")
-    real = module.distill
+    real = random.distill
 
     def distill(*arguments: Any, **keywords: Any) -> Any:
         calls.append(1)
         return real(*arguments, **keywords)
 
-    monkeypatch.setattr(module, "distill", distill)
+    monkeypatch.setattr(random, "distill", distill)
     return calls
 
 
@@ -162,7 +161,7 @@ def test_ctrl_c_ends_with_130_and_how_to_go_on(
         signal.raise_signal(signal.SIGTERM)
 
     launch([digits_trial()], options)
-    monkeypatch.setattr(methods.load("random"), "distill", interrupt)
+    monkeypatch.setattr(random, "distill", interrupt)
     summary = launch([digits_trial(), digits_trial(seed=1)], options)
     assert summary.interrupted
     assert (statuses(summary), summary.exit_status) == (["done"], 130)

@@ -59,12 +59,23 @@ def test_resources_for_a_method_are_checked(setting: str, words: str) -> None:
         check_resources(options(resources=[setting]))
 
 
-def test_a_method_asks_in_its_file_for_what_it_needs_at_a_scale() -> None:
-    asked = parse_options({"methods": "mtt", "launcher": "slurm", "mem": "8G"})
-    assert resources_of("mtt", asked).mem == "48G"
-    assert resources_of("mtt", parse_options({"methods": "mtt", "mem": "64G"})).mem == "64G"
-    assert resources_of("mtt", parse_options({"methods": "mtt", "scale": "cpu"})).mem is None
-    assert resources_of("mtt", parse_options({"methods": "mtt", "resources": ["mtt.mem=4G"]})).mem == "4G"
+def test_a_profile_holds_what_single_methods_need() -> None:
+    def mem(method: str, **typed: Any) -> str | None:
+        asked = parse_options({"methods": "mtt,dm", "profile": "gpu", **typed})
+        check_resources(asked)
+        return resources_of(method, asked).mem
+
+    assert (mem("mtt"), mem("dm")) == ("48G", "32G")
+    assert mem("mtt", mem="64G") == "64G", "what is typed wins"
+    assert mem("mtt", mem="64G", resources=["mtt.mem=4G"]) == "4G"
+    assert mem("dm", methods="dm") == "32G", "it may hold methods that do not run"
+
+
+def test_a_profile_may_not_hold_methods_that_there_are_not(tmp_path: Path) -> None:
+    path = tmp_path / "site.toml"
+    path.write_text('[resources.mtz]\nmem = "64G"\n')
+    with pytest.raises(UserError, match="unknown method 'mtz'; did you mean 'mtt'"):
+        parse_options({"methods": "dm", "profile": str(path)})
 
 
 def test_trials_of_one_dataset_share_a_job_and_equal_jobs_an_array() -> None:

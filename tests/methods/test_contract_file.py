@@ -18,7 +18,6 @@ import methods
 from harness.core.settings import settings_in
 from harness.engine.provenance import ROOT
 from harness.engine.scales import SCALES
-from harness.launch.resources import OF_A_METHOD
 from methods import contract
 
 ALL = [name for name in methods.discover() if "@" not in name]
@@ -59,7 +58,15 @@ def test_a_file_that_keeps_it_has_no_breach(source: str, tmp_path: Path) -> None
         (METHOD + "papers: dict = {}\n", "did you mean PAPER?"),
         (METHOD + "UNPUBLISED = {}\n", "did you mean UNPUBLISHED?"),
         (METHOD + "IGNORE_IPC = True\n", "did you mean IGNORES_IPC?"),
-        (METHOD + "RESOURCE = {}\n", "did you mean RESOURCES?"),
+        (METHOD + "BATCH = 128\n", "call a constant of your own _BATCH"),
+        (METHOD + 'RESOURCES = {"paper": {}}\n', "sets RESOURCES, which is none of VARIANTS, PAPER, "),
+        (METHOD + "SIDE, _OTHER = 3, 4\n", "call a constant of your own _SIDE"),
+        (METHOD + "SCALE: float = 300.0\n", "call a constant of your own _SCALE"),
+        (
+            METHOD + "def step_of(config): ...\n",
+            "defines step_of, which nothing calls; did you mean steps_of?",
+        ),
+        (METHOD + "def steps_of(): ...\n", "expected steps_of(config)"),
         (
             METHOD.replace(DISTILL, "def distill(data, ipc, *, config=None, context=None)"),
             "expected distill(",
@@ -84,9 +91,9 @@ def test_breaches_that_syntax_shows(source: str, breach: str, tmp_path: Path) ->
     assert "\n" not in found
 
 
-def test_constants_of_ones_own_may_have_any_other_name(tmp_path: Path) -> None:
-    own = 'SCALE = 300.0\nPAGES = {"a": 1}\n_PAPERS = {"a": 1}\nLOSS_SCALE = 2\nVARIANCE = 0.1\n'
-    assert by_syntax(tmp_path, METHOD + own) == ()
+def test_names_of_ones_own_begin_with_an_underscore_or_are_not_in_upper_case(tmp_path: Path) -> None:
+    own = '_SCALE = 300.0\n_PAPERS = {"a": 1}\nvariance = 0.1\nPages = {"a": 1}\n'
+    assert by_syntax(tmp_path, "from harness.core.augment import FULL_STRATEGY\n" + METHOD + own) == ()
     assert by_syntax(tmp_path, '"""A helper."""\nclass Config: ...\ndef helper(): ...\n') == ()
 
 
@@ -125,10 +132,11 @@ def test_constants_of_ones_own_may_have_any_other_name(tmp_path: Path) -> None:
         (METHOD + 'VARIANTS = {"a/b": {}}\n', "has VARIANTS['a/b'], but its keys are names"),
         (METHOD + 'UNPUBLISHED = {"digits": {"lr": 1.0}}\n', "sets 'lr' in UNPUBLISHED['digits']"),
         (METHOD + "UNPUBLISHED = {3: {}}\n", "has UNPUBLISHED[3], but its keys are datasets"),
-        (METHOD + 'RESOURCES = {"large": {"mem": "1G"}}\n', "has RESOURCES['large'], but scales are paper"),
-        (METHOD + 'RESOURCES = {"paper": {"ram": "1G"}}\n', "asks for 'ram': '1G' in RESOURCES['paper']"),
-        (METHOD + 'RESOURCES = {"paper": {"mem": None}}\n', "expected text or a number"),
-        (METHOD + 'RESOURCES = {"paper": "48G"}\n', "expected a dict of partition"),
+        (METHOD + "def steps_of(config): return 5\n", "has a steps_of that returns 5; expected Steps(...)"),
+        (
+            METHOD + "def steps_of(config): return config.iterations\n",
+            "has a steps_of that fails with the default settings (AttributeError",
+        ),
         (METHOD + 'IGNORES_IPC = "yes"\n', "has an IGNORES_IPC that is neither True nor False"),
         (METHOD + 'BORROWED = {("cifar10", 1): "mtt"}\n', "expected a key of PAPER"),
     ],
@@ -153,7 +161,7 @@ def test_every_method_keeps_it_and_says_what_each_setting_means(name: str) -> No
         field.name for field in dataclasses.fields(module.Config)
     }
     assert all(len(setting.meaning) > 5 for setting in settings)
-    assert set(getattr(module, "BORROWED", {}).values()) <= set(ALL)
+    assert set(module.BORROWED.values()) <= set(ALL)
 
 
 def test_the_template_keeps_it() -> None:
@@ -162,9 +170,20 @@ def test_the_template_keeps_it() -> None:
     assert contract.breaches(importlib.import_module("methods._template")) == []
 
 
-def test_it_knows_the_scales_and_what_jobs_may_ask_for() -> None:
-    assert tuple(SCALES) == contract.ALL_SCALES
-    assert contract.OF_A_JOB == OF_A_METHOD
+def test_it_knows_the_scales() -> None:
+    assert {*contract.SHORT_SCALES, "paper"} == set(SCALES)
+
+
+def test_its_type_and_its_defaults_name_the_same() -> None:
+    own = {"Config", "distill"}
+    members = set(contract.Method.__annotations__) | {"steps_of", "distill"}
+    assert members == set(contract.DEFAULTS) | own
+
+
+def test_what_a_file_leaves_out_has_a_default() -> None:
+    method = methods.load("herding")
+    assert (method.PAPER, method.VARIANTS, method.IGNORES_IPC) == ({}, {}, False)
+    assert method.steps_of(method.Config()).count == method.Config().train_steps
 
 
 BROKEN = {

@@ -238,7 +238,7 @@ def test_every_setting_resolves(method: str, scale: str) -> None:
             config = resolve(method, dataset, ipc, scale).config
             assert config.factor == (1 if dataset == "digits" or method == "idc@i" else 2)
             assert config.match == ("feat" if method == "idc@feat" else "grad")
-            assert config.match == "grad" or config.metric in idc.FEATURE_DISTANCES
+            assert config.match == "grad" or config.metric in idc._FEATURE_DISTANCES
 
 
 def test_mnist_spares_tiles_but_not_whole_images() -> None:

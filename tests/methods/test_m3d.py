@@ -46,7 +46,7 @@ def double_sums(real: list[Tensor], synthetic: Tensor, bandwidth: float) -> Tens
 def test_distance_is_the_double_sum(
     sizes: tuple[int, ...], bandwidth: float, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(m3d, "PAIRS_AT_ONCE", at_once)
+    monkeypatch.setattr(m3d, "_PAIRS_AT_ONCE", at_once)
     real, synthetic = embeddings(sum(sizes), 0), embeddings(3, 1, 4).requires_grad_()
     distance = m3d.distance_to(m3d.Weights(bandwidth))(real, sizes)
     got, wanted = (

@@ -342,7 +342,7 @@ def test_the_batch_of_labelling_changes_nothing(data: Dataset, monkeypatch: pyte
     config = tesla.Config(**SMALL | tesla.VARIANTS["soft"] | {"iterations": 1})
     labels = []
     for at_once in (256, 4):
-        monkeypatch.setattr(tesla, "LABELLED_AT_ONCE", at_once)
+        monkeypatch.setattr(tesla, "_LABELLED_AT_ONCE", at_once)
         labels.append(tesla.distill(data, 2, config=config, context=Context(arch=ARCH)).labels)
     torch.testing.assert_close(*labels)
 

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import methods
 from harness.commands import paper
 from harness.commands.cli import main
 from harness.commands.paper import Request, command
@@ -222,7 +223,7 @@ def evidence(make_record: Any, *others: Record) -> Evidence:
                 stored_images=100,
                 decoded_images=100 * config.get("factor", 1) ** 2,
             ),
-            flops=100 * step_flops(config, "cifar10", 10, one),
+            flops=100 * step_flops(methods.steps_of(method, config), "cifar10", 10, one),
             steps=100,
         )
         for method, config in (("bacon", SMALL), ("dm", dm))

@@ -20,17 +20,19 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import methods
 from harness.core.clock import Cost
 from harness.core.data.catalog import KNOWN
+from harness.core.errors import UserError
 from harness.core.nets.names import convnet_spec
+from harness.core.settings import Steps
 from harness.core.text import plural
 from harness.engine.protocol import PROTOCOLS
-from harness.engine.records import Record, hardware
+from harness.engine.records import Record, Trial, hardware
 from harness.perf.steps import Sheet
 from harness.report.paper.cells import SCALE, Spec, copy_of, published
 
@@ -38,7 +40,6 @@ TOLERANCE = 0.02  # of FLOPs by formula against those that records counted
 STEP_CELL = ("cifar10", 10)  # at whose settings kept steps are measured
 NO_FORMULA = "no formula for its FLOPs that records of it confirm"
 NO_NETWORK = "no formula for the FLOPs of the network"
-TRAINED_AT_ONCE = 2  # networks of IDM's pool that train after each iteration
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ class Evidence:
             cell = Spec(step.method, *STEP_CELL)
             one = self._flops(cell)
             if one:
-                seconds = step.seconds * flops / (one / iterations(cell))
+                seconds = step.seconds * flops / (one / steps_at(cell).count)
                 return Hours(seconds / 3600, f"a step of {step.method} on {sheet.device}")
         return None
 
@@ -153,7 +154,8 @@ class Evidence:
         one = image_pass(spec.dataset, spec.arch)
         if one is None or not self._confirmed(spec.method):
             return None
-        return iterations(spec) * step_flops(settings(spec), spec.dataset, spec.ipc, one)
+        steps = steps_at(spec)
+        return steps.count * step_flops(steps, spec.dataset, spec.ipc, one)
 
     def _confirmed(self, method: str) -> bool:
         """Whether the formula gives the FLOPs that records of the method counted, all of them."""
@@ -164,26 +166,26 @@ class Evidence:
         return self._formula[method]
 
 
-def settings(spec: Spec) -> dict[str, Any]:
-    """The published settings of a cell at paper scale, with the spec's own; imports the method."""
+def steps_at(spec: Spec) -> Steps:
+    """What the loop of a cell does at paper scale, by its published settings and the spec's own."""
     resolved = methods.resolve(spec.method, spec.dataset, spec.ipc, SCALE.name, dict(spec.settings))
-    return dataclasses.asdict(resolved.config)
+    return methods.load(spec.method).steps_of(resolved.config)
 
 
-def iterations(spec: Spec) -> int:
-    """Steps of the distillation of a cell at paper scale; 0 for methods without."""
-    return methods.length(spec.method, settings(spec))
+def steps_in(trial: Trial) -> Steps | None:
+    """What the loop of a trial does; None if its method has no such settings any more."""
+    try:
+        return methods.steps_of(trial.method, trial.config)
+    except UserError:
+        return None
 
 
-def step_flops(config: Mapping[str, Any], dataset: str, ipc: int, one: Pass) -> float:
-    """FLOPs of one step of distribution matching under these settings, by the formula above."""
+def step_flops(steps: Steps, dataset: str, ipc: int, one: Pass) -> float:
+    """FLOPs of one such step in distribution matching, by the formula above."""
     known = KNOWN[dataset]
-    real: int = known.classes * min(config.get("batch_real", 0), known.train // known.classes)
-    synthetic: int = known.classes * ipc * config.get("factor", 1) ** 2
-    training: int = (
-        config.get("trained", TRAINED_AT_ONCE) * config.get("train_steps", 0) * config.get("train_batch", 0)
-    )
-    return one.forward * real + 2 * one.forward * synthetic + one.train * training
+    real = known.classes * min(steps.real, known.train // known.classes)
+    synthetic = known.classes * ipc * steps.factor**2
+    return one.forward * real + 2 * one.forward * synthetic + one.train * steps.trained
 
 
 def image_pass(dataset: str, arch: str) -> Pass | None:
@@ -228,7 +230,10 @@ def _ratio(record: Record) -> float | None:
     one = image_pass(dataset, trial.arch)
     if one is None or distill is None or not distill.flops or trial.image_size is not None:
         return None
-    return distill.steps * step_flops(trial.config, dataset, trial.ipc, one) / distill.flops
+    steps = steps_in(trial)
+    return (
+        None if steps is None else distill.steps * step_flops(steps, dataset, trial.ipc, one) / distill.flops
+    )
 
 
 def original(dataset: str) -> str:
