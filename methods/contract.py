@@ -41,7 +41,7 @@ class Method(Protocol):
     """
 
     VARIANTS: Mapping[str, Row]
-    """Named variants, `{"paper": {...}}` for `--methods bacon@paper`; one literal, as it is not run to list it."""
+    """Named variants, `{"paper": {...}}` for `--methods dm@paper`; one literal, read without running it."""
 
     PAPER: Mapping[tuple[str, int], Row]
     """Published settings by dataset and ipc, `{("cifar10", 10): {...}}`; "*" stands for other datasets."""

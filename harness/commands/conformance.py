@@ -22,6 +22,7 @@ import torch
 from torch import Generator
 
 import methods
+from harness.core.augment import usual_strategy
 from harness.core.context import Context
 from harness.core.data import Dataset, Samples, sealed
 from harness.core.data.toy import toy
@@ -96,11 +97,13 @@ class Watch:
 
     kills: step before which a loop's run is to end with `Killed`.
     steps: number of steps when the loop was last seen.
+    totals: steps that loops have that a budget may cut.
     entered: highest step that a run began the loop with.
     """
 
     kills: dict[str, int] = field(default_factory=dict)
     steps: dict[str, int] = field(default_factory=dict)
+    totals: dict[str, int] = field(default_factory=dict)
     entered: dict[str, int] = field(default_factory=dict)
 
 
@@ -129,6 +132,8 @@ class WatchedContext(Context):
         """The steps of a loop, noted in the watch, up to where it is to be killed."""
         self._refuse_length(name, total, budgeted)
         watch, entering = self.watch, True
+        if budgeted:
+            watch.totals[name] = total
         for step in super().steps(total, state, name=name, budgeted=budgeted):
             if entering:
                 watch.entered[name] = max(step, watch.entered.get(name, 0))
@@ -403,6 +408,23 @@ def _global_generators() -> dict[str, object]:
     }
 
 
+def says_what_its_loop_does(subject: Subject) -> None:
+    """`steps_of` knows the loop's length, and the factor and augmentation of the set that it leaves."""
+    config = methods.resolve(subject.name, subject.data.name, subject.family.ipc, SCALE).config
+    said, made = subject.module.steps_of(config), subject.first.distilled
+    total = sum(subject.first.context.watch.totals.values())
+    require(
+        said.count >= total,
+        f"steps_of says {said.count} steps at {SCALE} scale, but its loop has {total}",
+    )
+    strategy = usual_strategy(subject.data.name) if said.augmentation is None else said.augmentation
+    require(
+        (said.factor, strategy) == (made.factor, made.augmentation),
+        f"steps_of says factor {said.factor} and augmentation {strategy!r}, the set that it returns says "
+        f"{made.factor} and {made.augmentation!r}",
+    )
+
+
 def refuses_unknown_settings(subject: Subject) -> None:
     """A misspelt setting is an error, and not ignored."""
     try:
@@ -440,6 +462,7 @@ POINTS: dict[str, Point] = {
     "another seed gives another set, unless nothing is drawn": heeds_its_seed,
     "the test split is never touched": leaves_the_test_split_alone,
     "global random generators are left alone": leaves_global_randomness_alone,
+    "steps_of says what the loop does": says_what_its_loop_does,
     "unknown settings are refused": refuses_unknown_settings,
     "saved and loaded, it is the same bit for bit": saves_and_loads,
 }

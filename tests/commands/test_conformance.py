@@ -18,7 +18,7 @@ from harness.commands.conformance import FAMILIES, FULL, POINTS, command
 from harness.core.context import Context
 from harness.core.data import Dataset
 from harness.core.distilled import Distilled, class_labels
-from harness.core.settings import setting
+from harness.core.settings import Steps, setting
 from methods.contract import complete
 
 Distill = Callable[..., Distilled]
@@ -30,6 +30,11 @@ class Config:
     """Settings of the made-up methods."""
 
     iterations: int = setting(8, "stirs", length=True)
+
+
+def steps_of(config: Config) -> Steps:
+    """Stirs; a set of theirs calls for no augmentation."""
+    return Steps(config.iterations, augmentation="")
 
 
 def honest(
@@ -115,7 +120,7 @@ def three_channels(dataset: Dataset, ipc: int, *, config: Config, context: Conte
 
 def made_up(distill: Distill, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make `distill` the one method."""
-    module = complete(SimpleNamespace(distill=distill, Config=Config))
+    module = complete(SimpleNamespace(distill=distill, Config=Config, steps_of=steps_of))
     monkeypatch.setattr(methods, "load", lambda name: module)
     monkeypatch.setattr(methods, "resolve", functools.partial(methods.resolve))
 
@@ -206,6 +211,8 @@ def test_a_method_may_be_deterministic(distill: Distill, monkeypatch: pytest.Mon
         (changed(labels=lambda d: d.labels.flip(0)), "expected int64 [0, 1, 2]"),
         (changed(labels=lambda d: d.labels[:, None].expand(-1, 2).float()), "soft labels are (3, 2)"),
         (changed(dataset=lambda _: "other"), "expected (1, 'toy'"),
+        (changed(factor=lambda _: 2), "steps_of says factor 1 and augmentation '', the set that it returns"),
+        (changed(augmentation=lambda _: "flip"), "the set that it returns says 1 and 'flip'"),
         (clocked, "two runs with seed 0 differ"),
         (deaf, "seeds 0 and 1 give the same set"),
         (forgetful, "a resumed run ends in other bytes"),
@@ -237,6 +244,18 @@ def test_a_loop_that_takes_too_long_for_the_scale_is_found_before_its_first_step
     assert complaint in capsys.readouterr().out
 
 
+def longer(dataset: Dataset, ipc: int, *, config: Config, context: Context) -> Distilled:
+    """Makes more steps than its settings say."""
+    return honest(dataset, ipc, config=Config(config.iterations + 1), context=context)
+
+
+def test_a_loop_longer_than_its_settings_say_is_found(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check_made_up(longer, monkeypatch) == 1
+    assert "steps_of says 8 steps at smoke scale, but its loop has 9" in capsys.readouterr().out
+
+
 @dataclass(frozen=True)
 class Unmarked:
     """Settings none of which is said to be a length."""
@@ -247,7 +266,7 @@ class Unmarked:
 def test_a_loop_whose_length_no_setting_tells_is_found(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    module = SimpleNamespace(distill=honest, Config=Unmarked)
+    module = complete(SimpleNamespace(distill=honest, Config=Unmarked))
     monkeypatch.setattr(methods, "load", lambda name: module)
     monkeypatch.setattr(methods, "resolve", functools.partial(methods.resolve))
     assert command("made-up", quick=True) == 1

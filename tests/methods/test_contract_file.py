@@ -50,7 +50,7 @@ def test_a_file_that_keeps_it_has_no_breach(source: str, tmp_path: Path) -> None
     [
         (METHOD + 'VARIANTS = dict(fast={"lr_img": 1.0})\n', "has VARIANTS that are computed"),
         (METHOD + 'VARIANTS = {name: {} for name in "ab"}\n', "has VARIANTS that are computed"),
-        (METHOD + 'NAME = "a"\nVARIANTS = {NAME: {}}\n', "has VARIANTS that are computed"),
+        (METHOD + '_NAME = "a"\nVARIANTS = {_NAME: {}}\n', "has VARIANTS that are computed"),
         (METHOD + 'VARIANTS = {"a": {}}\nVARIANTS |= {"b": {}}\n', "sets VARIANTS more than once"),
         (METHOD + 'VARIENTS = {"a": {}}\n', "sets VARIENTS, which nothing reads; did you mean VARIANTS?"),
         (METHOD + 'SCALLED = {"cpu": {}}\n', "did you mean SCALED?"),
