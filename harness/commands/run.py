@@ -92,7 +92,7 @@ def carry_out(options: Options, deadline: float = math.inf, plan: Plan | None = 
     plan = plan or make_plan(options)
     view = preview(plan, options, timing=False)
     for name in sorted({trial.method for trial in view.waiting}):
-        methods.load(name)  # planning reads settings alone: a file that cannot be imported is found out here
+        methods.load(name)  # a plan to renew is made from records alone: a broken file is found out here
     options = settled(options, view.device)
     first = _first(view, options)
     about = (str(view.device), headline(view), *_about_order(first, options), *advice(options))

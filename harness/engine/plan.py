@@ -270,7 +270,7 @@ def check_network(options: Options, facts: DatasetFacts) -> None:
     channels, height, width = facts.shape
     spec = convnet_spec(arch)
     if spec is not None and min(height, width) >= 2**spec.depth:
-        return  # each block halves the images at most, and torch takes seconds to import
+        return  # each block halves the images at most, and torch's first meta network takes seconds
     import torch
 
     from harness.core.nets import build
