@@ -27,6 +27,8 @@ from harness.core.nets import Network
 from methods import resolve
 from methods.shared.matching import DistanceTo, Seen, embedding_and_logits
 
+OF_THE_LOOP = ("PAPER", "UNPUBLISHED", "SCALED", "steps_of")
+
 
 @dataclass(frozen=True)
 class Criterion:
@@ -45,8 +47,6 @@ class Criterion:
         """All that the loop and the distance see of synthetic images."""
         seen = embedding_and_logits(net, images)
         return seen if self.extra_view is None else seen._replace(extra=self.extra_view(net, images))
-
-OF_THE_LOOP = ("PAPER", "UNPUBLISHED", "SCALED", "steps_of")
 
 
 @cache
