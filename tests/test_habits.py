@@ -1,0 +1,37 @@
+"""Files that tools outside of the tests read: the version, the hooks before a commit, the workflow of CI."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import harness
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def text(name: str) -> str:
+    """A file of the checkout."""
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    cited = re.findall(r"^version: (\S+)$", text("CITATION.cff"), flags=re.MULTILINE)
+    newest = re.findall(r"^## (\S+)", text("CHANGELOG.md"), flags=re.MULTILINE)[:1]
+    assert cited == newest == [harness.__version__]
+
+
+def test_the_hooks_before_a_commit_are_the_tools_of_make_lint() -> None:
+    hooks = re.findall(r"entry: \.venv/bin/(\w+(?: \w+)?)", text(".pre-commit-config.yaml"))
+    (recipe,) = re.findall(r"^lint:.*\n((?:\t.+\n)+)", text("Makefile"), flags=re.MULTILINE)
+    assert hooks == re.findall(r"\$\(BIN\)/(\w+(?: \w+)?)", recipe)
+
+
+def test_the_workflow_runs_ci_on_the_whole_history() -> None:
+    workflow = text(".github/workflows/ci.yml")
+    commands = re.findall(r"^\s+run: (\S+)", workflow, flags=re.MULTILINE)
+    assert ".ci/run" in commands
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+    assert "fetch-depth: 0" in workflow
+    assert re.search(r"^on:\n  push:\n(?:    .*\n)*  pull_request:$", workflow, flags=re.MULTILINE)
