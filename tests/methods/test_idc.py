@@ -336,6 +336,7 @@ def test_dream_starts_from_representatives_even_of_small_classes() -> None:
     assert len(set(torch.cat(parts).tolist())) == 15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("inner", "interval", "expected"), [(5, 2, 6), (4, 4, 2), (3, 10, 2)])
 def test_dream_clusters_at_every_interval(
     inner: int, interval: int, expected: int, monkeypatch: pytest.MonkeyPatch
