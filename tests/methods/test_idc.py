@@ -182,6 +182,7 @@ def authors_loop(data: Any, ipc: int, config: idc.Config, context: Context) -> T
     return data.transform(pixels.detach())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes", [{}, {"factor": 1}, {"metric": "l1", "lr_boost": 20.0}, {"train_strategy": ""}]
 )
