@@ -26,7 +26,7 @@ test: lint
 	$(BIN)/python -m harness report --check
 	$(BIN)/python -m harness perf check
 
-# Two minutes at most; says at its end what it left out.
+# Meant to answer within two minutes; says at its end what it left out.
 fast-test: $(VENV)/installed
 	$(PYTEST) $(BESIDE) -m "not slow"
 
