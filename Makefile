@@ -17,7 +17,7 @@ demo: $(VENV)/installed
 	@echo "The sets of one image per class, side by side: $(DEMO)/sets.png"
 
 # Three processes on two cores, since the tests of Slurm mostly wait, and of one thread each, so as not to
-# fight. Files are begun in order: those that take long are in tests/e2e.
+# fight. Files are begun in order: those with slow tests first (tests/slow_tests.py).
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --benchmark-disable --durations=15
 BESIDE := --numprocesses=3 --dist=loadfile --no-loadscope-reorder
 test: lint
@@ -26,6 +26,7 @@ test: lint
 	$(BIN)/python -m harness report --check
 	$(BIN)/python -m harness perf check
 
+# Meant to answer within two minutes; says at its end what it left out.
 fast-test: $(VENV)/installed
 	$(PYTEST) $(BESIDE) -m "not slow"
 

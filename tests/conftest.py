@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from slow_tests import SlowTests
 
 TESTS = Path(__file__).parent
 GOLDEN = TESTS / "golden"
@@ -35,6 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Watch the golden tests, of every run: marks are checked even if nothing is written."""
     config.pluginmanager.register(Fidelity(config), "fidelity")
+    config.pluginmanager.register(SlowTests(config), "slow tests")
 
 
 class Fidelity:

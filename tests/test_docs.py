@@ -11,7 +11,8 @@ import pytest
 from harness.commands.cli import parse
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = [path for folder in (".", "results", "slurm") for path in sorted((ROOT / folder).glob("*.md"))]
+FOLDERS = (".", "results", "slurm", ".github/ISSUE_TEMPLATE")
+DOCUMENTS = [path for folder in FOLDERS for path in sorted((ROOT / folder).glob("*.md"))]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

@@ -222,6 +222,7 @@ def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) 
         main(["list", "methods"])
 
 
+@pytest.mark.slow
 def test_plan_prints_json_alone(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harness.commands.estimate.LIMIT_SECONDS", 600.0)
     assert main(["plan", "--methods", "dm,random", "--dataset", "digits", "--scale", "smoke", "--json"]) == 0

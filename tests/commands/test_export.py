@@ -116,6 +116,7 @@ def test_whitened_sets_are_read_back(tmp_path: Path) -> None:
         assert torch.equal(again.transform.state()["whiten"], found.transform.state()["whiten"])
 
 
+@pytest.mark.slow
 def test_other_readers_find_images_and_labels_where_they_look(real: Distilled, tmp_path: Path) -> None:
     path = saved(real, tmp_path)
     for kind, name in FILES.items():

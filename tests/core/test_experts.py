@@ -194,6 +194,7 @@ def test_other_settings_are_other_experts(data: Dataset, tmp_path: Path, change:
     assert len({path.parent for path in files(tmp_path)}) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["precision", "threads", "images", "whitening", "architecture of the run"])
 def test_other_circumstances_are_other_experts(data: Dataset, tmp_path: Path, what: str) -> None:
     few, named = dataclasses.replace(SETTINGS, count=1), {}

@@ -30,7 +30,10 @@ def first_step_of(method: str, data: Dataset, *, hollow: bool) -> tuple[float, i
     return stopped.value.flops, context.cost().images_forwarded, stopped.value.total
 
 
-@pytest.mark.parametrize("method", ["dm", "bacon", "dc", "mtt", "datadam", "idc", "herding"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("dc", "mtt", "datadam", "idc")]
+
+
+@pytest.mark.parametrize("method", ["dm", "bacon", "herding", *SLOW])
 def test_motions_count_as_real_steps_do(method: str, data: Dataset) -> None:
     counted, real = (first_step_of(method, data, hollow=hollow) for hollow in (True, False))
     assert counted == real

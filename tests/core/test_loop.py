@@ -30,8 +30,8 @@ def run_dm(work: Path | None = None, **named: object) -> tuple[Distilled, Contex
     return dm.distill(toy(), 2, config=SETTINGS, context=context), context
 
 
-@pytest.mark.parametrize("stop", [1, 3, 5])
 @pytest.mark.parametrize("method", [dm, bacon])
+@pytest.mark.parametrize("stop", [1, 3, pytest.param(5, marks=pytest.mark.slow)])
 def test_resumed_run_ends_with_the_same_bytes(method: object, stop: int, tmp_path: Path) -> None:
     config = (
         SETTINGS if method is dm else bacon.Config(iterations=6, batch_real=8, train_steps=1, train_batch=8)

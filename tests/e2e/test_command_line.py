@@ -78,6 +78,7 @@ def test_json_is_one_object_and_nothing_else(folder: Path) -> None:
     assert process.stderr == ""
 
 
+@pytest.mark.slow
 def test_a_file_asks_for_the_same_work(folder: Path) -> None:
     text = 'methods = ["dm", "random"]\ndataset = "digits"\nipc = 1\nscale = "smoke"\nresults = "elsewhere"\n'
     (folder / "sweep.toml").write_text(text)
@@ -86,6 +87,7 @@ def test_a_file_asks_for_the_same_work(folder: Path) -> None:
     assert not (folder / "elsewhere").exists(), "what is typed wins"
 
 
+@pytest.mark.slow
 def test_plan_tells_what_is_done_and_how_long_the_rest_takes(folder: Path) -> None:
     before = files(folder)
     process = harness(folder, "plan", *WISHES, "--ipc", "10", "--results", "out")
@@ -105,6 +107,7 @@ def test_status_report_and_show_read_what_was_written(folder: Path) -> None:
     assert (folder / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_check_ends_in_a_verdict(folder: Path) -> None:
     *points, verdict = harness(folder, "check", "random", "--quick").stdout.splitlines()
     assert verdict == f"random: {len(points)} of {len(points)} points kept"

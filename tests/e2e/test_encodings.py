@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -57,17 +60,51 @@ ASKED: dict[str, list[tuple[str, ...]]] = {
         (),
         ("--json",),
     ],
-    "renew": [("--scale", "smoke", "--threads", "1")],
+    "renew": [("--scale", "smoke", "--threads", "1", "--launcher", "inline")],
     "export": [("SET", "--format", "npz", "--output", "set.npz")],
     "perf": [("--help",)],
 }
 
+# Many commands in one process, since most of the time of each is Python's start.
+MANY = """
+import json, sys, traceback
+from harness.__main__ import main
+for arguments in json.loads(sys.argv[1]):
+    sys.argv[1:] = arguments
+    try:
+        status = main()
+    except SystemExit as left:
+        status = left.code or 0
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    for stream, end in ((sys.stdout, ""), (sys.stderr, status)):
+        stream.flush()
+        stream.buffer.write(f"\\0{end}\\0".encode())
+        stream.flush()
+"""
 
-def harness(folder: Path, encoding: str, *arguments: str, environment: dict[str, str] | None = None) -> str:
-    """What a command prints, which must succeed, read as the terminal would."""
+
+@dataclass(frozen=True)
+class Said:
+    """How a command ended and what it printed, read as the terminal would."""
+
+    status: int
+    printed: str
+    errors: str
+
+    def well(self) -> str:
+        """What was printed by a command that must have succeeded."""
+        assert self.status == 0, self.errors
+        assert "Traceback" not in self.errors
+        return self.printed
+
+
+def python(folder: Path, encoding: str, *words: str, environment: dict[str, str] | None = None) -> Said:
+    """Run Python in a folder, with this code and the variables of an encoding."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "PYTHON"))}
     process = subprocess.run(
-        [sys.executable, "-m", "harness", *arguments],
+        [sys.executable, *words],
         cwd=folder,
         env=inherited
         | {"PYTHONPATH": str(ROOT), "HARNESS_DATA": str(folder / "data")}
@@ -75,19 +112,39 @@ def harness(folder: Path, encoding: str, *arguments: str, environment: dict[str,
         capture_output=True,
         check=False,
     )
-    errors = process.stderr.decode(encoding)
-    assert process.returncode == 0, errors
-    assert "Traceback" not in errors
-    return process.stdout.decode(encoding)
+    return Said(process.returncode, process.stdout.decode(encoding), process.stderr.decode(encoding))
+
+
+def harness(
+    folder: Path, encoding: str, *commands: Sequence[str], environment: dict[str, str] | None = None
+) -> list[Said]:
+    """Run commands one after the other, as if each were typed."""
+    said = python(folder, encoding, "-c", MANY, json.dumps(commands), environment=environment)
+    assert said.status == 0, said.errors
+    printed, errors = said.printed.split("\0")[:-1], said.errors.split("\0")[:-1]
+    parts = zip(errors[1::2], printed[::2], errors[::2], strict=True)
+    return [Said(int(status), *both) for status, *both in parts]
+
+
+@dataclass(frozen=True)
+class Work:
+    """A folder in which all commands were run in one encoding, and what they said."""
+
+    folder: Path
+    said: dict[str, list[Said]]
 
 
 @pytest.fixture(scope="module", params=ENVIRONMENTS)
-def worked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """An encoding, and a folder in which `run` was run in it."""
-    folder = tmp_path_factory.mktemp(request.param)
-    printed = harness(folder, request.param, "run", *ASKED["run"][0])
-    assert "herding" in printed
-    return request.param, folder
+def work(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Work:
+    """`run` as a user types it; then, there, all commands."""
+    encoding, folder = request.param, tmp_path_factory.mktemp(request.param)
+    run = python(folder, encoding, "-m", "harness", "run", *ASKED["run"][0])
+    assert "herding" in run.well()
+    distilled = str(min(folder.rglob("*.safetensors")))
+    commands = [(name, *arguments) for name, asked in ASKED.items() for arguments in asked]
+    typed = [[distilled if word == "SET" else word for word in command] for command in commands]
+    said = iter(harness(folder, encoding, *typed))
+    return Work(folder, {name: list(itertools.islice(said, len(asked))) for name, asked in ASKED.items()})
 
 
 def test_every_command_is_asked() -> None:
@@ -95,25 +152,21 @@ def test_every_command_is_asked() -> None:
 
 
 @pytest.mark.parametrize("command", ASKED)
-def test_commands_print_what_the_terminal_can_show(worked: tuple[str, Path], command: str) -> None:
-    encoding, folder = worked
-    for arguments in ASKED[command]:
-        distilled = next(str(path) for path in sorted(folder.rglob("*.safetensors")))
-        typed = [distilled if word == "SET" else word for word in arguments]
-        printed = harness(folder, encoding, command, *typed)
+def test_commands_print_what_the_terminal_can_show(work: Work, command: str) -> None:
+    for arguments, said in zip(ASKED[command], work.said[command], strict=True):
+        printed = said.well()
         if "--json" in arguments:
             json.loads(printed)
 
 
-def test_files_are_utf_8(worked: tuple[str, Path]) -> None:
-    encoding, folder = worked
-    harness(folder, encoding, "report")
-    harness(folder, encoding, "paper")
-    texts = [path for path in folder.rglob("*") if path.suffix in (".md", ".txt", ".json", ".csv", ".html")]
+def test_files_are_utf_8(work: Work) -> None:
+    texts = [
+        path for path in work.folder.rglob("*") if path.suffix in (".md", ".txt", ".json", ".csv", ".html")
+    ]
     for path in texts:
         path.read_bytes().decode("utf-8")
-    assert "±" in (folder / "results/report/tables.md").read_text(encoding="utf-8")
-    logs = list(folder.rglob("log.txt"))
+    assert "±" in (work.folder / "results/report/tables.md").read_text(encoding="utf-8")
+    logs = list(work.folder.rglob("log.txt"))
     assert all("·" in log.read_text(encoding="utf-8") for log in logs)
 
 
@@ -126,10 +179,10 @@ def test_names_that_the_terminal_cannot_show(encoding: str, tmp_path: Path) -> N
             for number in range(3):
                 Image.new("RGB", (8, 8), (80 * number, 40, 99)).save(folder / f"{number}.png")
     (tmp_path / "sweep.toml").write_text(f'dataset = "folder:{PETS}"\nimage-size = 8\n', encoding="utf-8")
-    asked = ("run", "sweep.toml", "--methods", "random,herding", *WORK)
+    run = ("run", "sweep.toml", "--methods", "random,herding", *WORK)
+    after = (("report",), ("status",), ("compare", "random", "herding"))
     environment = {"PYTHONIOENCODING": encoding, "LC_ALL": "C.UTF-8"}
-    assert "herding" in harness(tmp_path, encoding, *asked, environment=environment)
-    (tmp_path / "sweep.toml").unlink()
+    first, *others = harness(tmp_path, encoding, run, *after, environment=environment)
+    assert "herding" in first.well()
     assert {record.status for record in read_records(tmp_path / "results")} == {"done"}
-    for command in ("report", "status", "compare random herding"):
-        harness(tmp_path, encoding, *command.split(), environment=environment)
+    assert all(said.well() for said in others)

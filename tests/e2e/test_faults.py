@@ -125,7 +125,7 @@ def test_trees_killed_at_random_moments_end_with_the_same_bytes(tmp_path: Path, 
 
     draw = random.Random(20)
     hits = 0
-    for _ in range(10):
+    for _ in range(6):
         before = [written_at(checkpoint(trial, disturbed)) for trial in trials]
         # Mostly one alone: half of what a short run does is to start its workers.
         run = start(disturbed, draw.choice([trials, trials[:1], trials[1:], trials[:1], trials[1:]]))
@@ -140,7 +140,7 @@ def test_trees_killed_at_random_moments_end_with_the_same_bytes(tmp_path: Path, 
         time.sleep(0.6 * draw.random())
         hits += run.process.poll() is None
         run.kill_tree()
-    assert hits >= 5, "most runs were over before they could be killed"
+    assert hits >= 3, "most runs were over before they could be killed"
 
     assert start(disturbed, trials).ends() == 0
     assert distilled_bytes(trials, disturbed) == distilled_bytes(trials, undisturbed)

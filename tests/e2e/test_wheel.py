@@ -98,7 +98,8 @@ def demo() -> list[str]:
     recipe = re.search(r"^demo:.*\n(?:\t.*\n)*?\t.*-m harness (run .*)$", makefile, re.MULTILINE)
     assert recipe
     words = shlex.split(recipe[1])
-    smaller = {"--scale": "smoke", "--ipc": "1", "--seeds": "1", "--evals": "1", "--results": "results"}
+    smaller = {"--methods": "random,bacon", "--ipc": "1", "--seeds": "1", "--evals": "1"}
+    smaller |= {"--scale": "smoke", "--results": "results"}
     for option in smaller.keys() & set(words):
         words[words.index(option) + 1] = smaller.pop(option)
     return [*words, *(word for option in smaller.items() for word in option)]

@@ -136,6 +136,7 @@ def test_a_trial_is_the_same_on_every_device(tmp_path: Path, monkeypatch: pytest
     assert all(plan == plans[0] for plan in plans)
 
 
+@pytest.mark.slow
 def test_work_that_is_done_needs_no_driver_where_there_is_a_gpu(tmp_path: Path) -> None:
     """As a program of its own, since the tests have imported torch."""
     script = (

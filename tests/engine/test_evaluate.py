@@ -134,6 +134,7 @@ def losses_of(distilled: Distilled, protocol: Protocol = SHORT) -> list[float]:
     return evaluate(distilled, toy(shape=(3, 16, 16)), protocol, evals=2, context=context).train_losses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", [SHORT, dataclasses.replace(SHORT, cutmix=1.0)])
 def test_soft_labels_that_are_certain_train_as_hard_ones_do(protocol: Protocol) -> None:
     hard = small_set()
@@ -165,6 +166,7 @@ def test_sets_without_augmentation_are_trained_on_for_fewer_epochs(strategy: str
     assert context.cost().steps == epochs
 
 
+@pytest.mark.slow
 def test_each_kind_of_augmentation_is_obeyed() -> None:
     losses = [
         losses_of(small_set(augmentation=strategy))
@@ -221,6 +223,7 @@ def test_a_protocol_may_bring_its_own_augmentation() -> None:
     assert strategies == ["flip>color>crop_scale_rotate", "color>crop_scale_rotate"]
 
 
+@pytest.mark.slow
 def test_cutmix_mixes_images_and_labels_by_the_same_share(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each class has a colour of its own, so that the labels can be read off the images."""
     data = toy(shape=(3, 16, 16))

@@ -414,6 +414,7 @@ def test_estimates_come_from_records_of_the_same_work(tmp_path: Path) -> None:
     assert cell(changed) not in from_records(records, "cpu")
 
 
+@pytest.mark.slow
 def test_long_steps_are_counted_and_not_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -460,6 +461,7 @@ def test_estimates_without_records_are_timed(tmp_path: Path, monkeypatch: pytest
     assert [entry["state"] for entry in entries] == ["to run", "to run"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "setting", "few", "many"),
     [("dm", "iterations", "100", "100000"), ("mtt", "experts", "1", "1000")],

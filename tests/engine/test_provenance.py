@@ -302,6 +302,7 @@ def test_provenance_tells_a_dirty_checkout_from_a_clean_one(checkout: Path) -> N
     assert [clean.git_dirty, still_clean.git_dirty, dirty.git_dirty] == [False, False, True]
 
 
+@pytest.mark.slow
 def test_of_which_code_a_record_is(checkout: Path) -> None:
     git(checkout, "init")
     git(checkout, "add", ".")

@@ -71,6 +71,7 @@ def test_done_trial_leaves_record_and_set_and_no_work(settings: Settings) -> Non
     assert not trial.work_folder(settings.results).exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["kcenter@deepcore", "forgetting@original", "dm+m3d"])
 def test_the_set_has_the_name_that_was_asked_for(name: str, settings: Settings) -> None:
     resolved = methods.resolve(name, "digits", 1, "smoke")

@@ -282,6 +282,7 @@ def test_jobs_carry_the_log_and_the_code_they_were_submitted_with(
     assert told == [(logs[0], None), (logs[1], "0123456789ab")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["SIGTERM", "SIGUSR2", "exit 143"])
 def test_worker_ended_alone_by_sigterm_is_tried_again_after_a_while(
     options: LaunchOptions, monkeypatch: pytest.MonkeyPatch, how: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from harness.launch.queue import Job, SlurmUnreachableError
 from harness.launch.slurm import SlurmLauncher
 from harness.launch.sweep import open_sweep
 
+here = slurm.Code.here
 TRIALS = [digits_trial(seed=seed) for seed in range(3)]
 
 
@@ -89,7 +91,16 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
     monkeypatch.setattr(slurm, "make_executor", made.executor)
     monkeypatch.setattr(slurm, "POLL_SECONDS", 0.0)
     monkeypatch.setattr(slurm, "LOST_SECONDS", 0.0)
+    # Between two looks it sleeps in proportion to what they take; most of that is reading its own code.
+    monkeypatch.setattr(slurm.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(slurm.Code, "here", staticmethod(own_code))
     return made
+
+
+@functools.cache
+def own_code() -> slurm.Code:
+    """The code of this checkout, read once for all tests."""
+    return here()
 
 
 def launcher(folder: Path, trials: Sequence[Trial] = TRIALS, **typed: Any) -> SlurmLauncher:

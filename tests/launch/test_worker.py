@@ -124,6 +124,7 @@ def test_sigterm_stops_a_worker_at_its_step_and_nothing_is_lost(
     assert (ours.provenance.resumed, theirs.provenance.resumed) == (1, 0)
 
 
+@pytest.mark.slow
 def test_log_of_a_failure_begins_and_ends_with_the_facts(
     settings: Settings, start: Start, tmp_path: Path
 ) -> None:
@@ -138,6 +139,7 @@ def test_log_of_a_failure_begins_and_ends_with_the_facts(
     assert not (trial.work_folder(settings.results) / LOG_NAME).exists()
 
 
+@pytest.mark.slow
 def test_worker_with_other_code_than_was_submitted_refuses(settings: Settings, start: Start) -> None:
     trial = digits_trial()
     now = provenance.code_digest(trial)

@@ -221,6 +221,7 @@ def test_the_list_names_files_that_are_broken_by_their_syntax_and_all_others(cop
     assert "did you mean VARIANTS?; sets Paper" in lines["misspelt"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [("plan", "--no-estimate"), ("run",)])
 def test_a_broken_file_is_refused_in_one_line_before_anything_runs(
     copy: Path, command: tuple[str, ...]
@@ -243,6 +244,7 @@ def test_a_file_that_does_not_run_is_refused_in_one_line(copy: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_the_check_lists_every_breach(copy: Path) -> None:
     done = harness(copy, "check", "endless")
     assert done.returncode == 1

@@ -183,6 +183,7 @@ def authors_loop(data: Any, ipc: int, config: idc.Config, context: Context) -> T
     return data.transform(pixels.detach())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes", [{}, {"factor": 1}, {"metric": "l1", "lr_boost": 20.0}, {"train_strategy": ""}]
 )
@@ -337,6 +338,7 @@ def test_dream_starts_from_representatives_even_of_small_classes() -> None:
     assert len(set(torch.cat(parts).tolist())) == 15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("inner", "interval", "expected"), [(5, 2, 6), (4, 4, 2), (3, 10, 2)])
 def test_dream_clusters_at_every_interval(
     inner: int, interval: int, expected: int, monkeypatch: pytest.MonkeyPatch

@@ -321,6 +321,7 @@ def test_a_whitened_trial_from_start_to_record(tmp_path: Path) -> None:
     assert len(list(tmp_path.rglob("experts/*/*.safetensors"))) == config["experts"]
 
 
+@pytest.mark.slow
 def test_soft_labels_are_what_an_expert_makes_of_the_first_images(data: Dataset) -> None:
     config = tesla.Config(**SMALL | tesla.VARIANTS["soft"] | {"lr_img": 0.0, "experts": 1})
     distilled = tesla.distill(data, 2, config=config, context=Context(arch=ARCH))
@@ -338,6 +339,7 @@ def test_soft_labels_are_what_an_expert_makes_of_the_first_images(data: Dataset)
     assert torch.equal(hard.images, distilled.images)
 
 
+@pytest.mark.slow
 def test_the_batch_of_labelling_changes_nothing(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tesla.Config(**SMALL | tesla.VARIANTS["soft"] | {"iterations": 1})
     labels = []

@@ -115,6 +115,7 @@ def test_the_gap_is_that_of_complex_numbers() -> None:
     torch.testing.assert_close(got, (0.3 * amplitudes + 0.7 * phases).sqrt().mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"sampler": True}], ids=["ncfm", "sampler"])
 @pytest.mark.parametrize("factor", [1, 2])
 def test_rounds_equal_a_loop_of_classes(settings: dict[str, Any], factor: int) -> None:
@@ -171,6 +172,7 @@ def plain_loop(config: ncfm.Config, ipc: int) -> Tensor:
     return images.detach()
 
 
+@pytest.mark.slow
 def test_frequencies_are_learnt_uphill_from_no_change() -> None:
     config = ncfm.Config(sampler=True, frequencies=64)
     source, plain = (
@@ -210,6 +212,7 @@ def test_a_blend_lies_between_start_and_end_of_one_training() -> None:
     assert not any(p.requires_grad for p in pair.blend.parameters())
 
 
+@pytest.mark.slow
 def test_pieces_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     data = toy(num_classes=4, shape=(3, 8, 8), per_class=12)
     config = ncfm.Config(**SMALL, optimizer="sgd", lr_img=0.01)

@@ -9,6 +9,7 @@ from harness.commands.conformance import command
 from methods import MethodInfo
 
 
+@pytest.mark.slow
 def test_template_keeps_the_contract(monkeypatch: pytest.MonkeyPatch) -> None:
     found = {**methods.discover(), "NAME": MethodInfo("NAME", "methods._template", "")}
     monkeypatch.setattr(methods, "discover", lambda: found)

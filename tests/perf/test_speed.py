@@ -6,7 +6,7 @@ where there is no earlier code, `test_ours` and `test_plain` of one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -18,6 +18,11 @@ PLAIN = {name: case.plain for name, case in CASES.items() if case.plain is not N
 AGREEING = [name for name in PLAIN if "-100-" not in name and not name.startswith("prepare")]
 
 
+def parameters(names: Iterable[str]) -> list[Any]:
+    """Names of cases as parameters; the largest are slow."""
+    return [pytest.param(name, marks=pytest.mark.slow if "-100" in name else ()) for name in names]
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
@@ -26,12 +31,12 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", parameters(CASES))
 def test_ours(benchmark: Any, case: str) -> None:
     benchmark(CASES[case].ours())
 
 
-@pytest.mark.parametrize("case", PLAIN)
+@pytest.mark.parametrize("case", parameters(PLAIN))
 def test_plain(benchmark: Any, case: str) -> None:
     benchmark(PLAIN[case]())
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SUITE = """
 import pytest
@@ -38,8 +40,9 @@ def suite(tmp_path: Path) -> Path:
     golden.mkdir(parents=True)
     for item in ("trace", "net", "unused"):
         (golden / f"{item}.npz").touch()
-    shutil.copy(ROOT / "tests" / "conftest.py", tmp_path / "tests")
-    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = golden: golden\n")
+    for name in ("conftest.py", "slow_tests.py"):
+        shutil.copy(ROOT / "tests" / name, tmp_path / "tests")
+    (tmp_path / "pytest.ini").write_text("[pytest]\npythonpath = tests\nmarkers = golden: golden\n")
     write(tmp_path)
     return tmp_path
 

@@ -97,6 +97,9 @@ def drawn(results: Path, output: Path, *options: str) -> dict[str, Path]:
 
 STORED = [
     ("ipc", "ConvNetW32/ipc"),
+    ("compare", "ConvNetW32/compare-ipc1"),
+]
+MORE_STORED = [
     ("flops", "ConvNetW32/flops"),
     ("seconds", "ConvNetW32/seconds"),
     ("memory", "ConvNetW32/memory"),
@@ -104,12 +107,13 @@ STORED = [
     ("classes", "ConvNetW32/classes-ipc10"),
     ("networks", "several-networks/networks-ipc10"),
     ("gallery", "ConvNetW32/gallery-bacon-ipc10"),
-    ("compare", "ConvNetW32/compare-ipc1"),
 ]
 
 
 @pytest.mark.usefixtures("small_pictures")
-@pytest.mark.parametrize(("kind", "name"), STORED)
+@pytest.mark.parametrize(
+    ("kind", "name"), [*STORED, *(pytest.param(*more, marks=pytest.mark.slow) for more in MORE_STORED)]
+)
 def test_figures_look_as_stored(results: Path, tmp_path: Path, kind: str, name: str) -> None:
     assert_as_stored(drawn(results, tmp_path / "plots", "--kind", kind)[name])
 
@@ -137,6 +141,7 @@ def assert_as_stored(made: Path) -> None:
     assert difference is None, f"{difference}\nif the new one is right, copy {made} to {reference}"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_pictures")
 def test_the_tolerance_sees_a_method_that_is_missing(results: Path, tmp_path: Path) -> None:
     made = drawn(results, tmp_path / "plots", "--kind", "ipc", "--methods", "dm,idm,random")["ConvNetW32/ipc"]
@@ -156,6 +161,7 @@ def test_the_same_records_give_the_same_bytes(results: Path, tmp_path: Path) -> 
         assert b"dc:date" not in first
 
 
+@pytest.mark.slow
 def test_what_cannot_be_drawn_is_one_line(
     make_record: Any, write_records: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -232,6 +238,7 @@ def test_records_of_other_images_never_share_a_figure(make_record: Any) -> None:
     assert [len(scene.records) for scene in scenes.scenes_across_archs(found)] == [2, 2]
 
 
+@pytest.mark.slow
 def test_seconds_of_two_machines_never_share_a_figure(make_record: Any, tmp_path: Path) -> None:
     results = tmp_path / "results"
     for method in ("dm", "idm"):

@@ -353,6 +353,7 @@ def test_the_page_says_of_which_code_its_records_are(make_record: Any) -> None:
     assert "§" not in plain
 
 
+@pytest.mark.slow
 def test_digests_of_older_records_are_kept_for_checkouts_without_history(
     make_record: Any, write_records: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -80,6 +80,7 @@ def test_an_absent_results_folder_is_empty(tmp_path: Path) -> None:
     assert frame(tmp_path).empty
 
 
+@pytest.mark.slow
 def test_two_thousand_records_report_quickly(make_record: Any, write_records: Any, tmp_path: Path) -> None:
     results = write_records(
         *(

@@ -285,6 +285,7 @@ def test_nothing_is_fetched_from_elsewhere(make_record: Any) -> None:
             assert b"@import" not in page
 
 
+@pytest.mark.slow
 def test_500_records_fit_in_five_megabytes(make_record: Any) -> None:
     config = {f"setting_{k}": 0.5 for k in range(15)}
     records = [
@@ -298,6 +299,7 @@ def test_500_records_fit_in_five_megabytes(make_record: Any) -> None:
     assert sum(sizes) + build.PICTURES_BYTES < 5e6
 
 
+@pytest.mark.slow
 def test_the_command_writes_pages_and_drops_those_of_records_that_are_gone(
     make_record: Any, write_records: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

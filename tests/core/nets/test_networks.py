@@ -11,8 +11,18 @@ from torch import nn
 from harness.core.errors import UserError
 from harness.core.nets import ARCHS, Features, Network, build, reinitialise
 
-ZOO = ("ConvNetW8", "ConvNetW8LN", "ConvNetW8BN", *(arch for arch in ARCHS if not arch.startswith("ConvNet")))
-FEW = ("ConvNetW8", "ConvNetW8LN", "MLP", "LeNet", "AlexNet", "VGG11", "ResNet18BN_AP")
+LARGE = ("AlexNet", "VGG", "ResNet")
+
+
+def _parameters(*archs: str) -> list[object]:
+    """Names as parameters; tests of large networks are slow."""
+    return [pytest.param(arch, marks=pytest.mark.slow if arch.startswith(LARGE) else ()) for arch in archs]
+
+
+ZOO = _parameters(
+    "ConvNetW8", "ConvNetW8LN", "ConvNetW8BN", *(arch for arch in ARCHS if not arch.startswith("ConvNet"))
+)
+FEW = _parameters("ConvNetW8", "ConvNetW8LN", "MLP", "LeNet", "AlexNet", "VGG11", "ResNet18BN_AP")
 SMALLEST = [
     ("ConvNetW4", 3, 8),
     ("ConvNetW4", 1, 4),
