@@ -12,8 +12,6 @@ within what the form can hold. It is said what a form cannot hold and which opti
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.core.data.catalog import FOLDER_PREFIX, KNOWN
 from harness.core.errors import UnknownNameError, UserError
+from harness.core.files import replacing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -153,23 +152,14 @@ def _refuse_unequal(found: Sequence[Distilled], paths: Sequence[Path]) -> None:
 
 
 def _write(found: Sequence[Distilled], request: Request) -> None:
-    """Write aside, then move: an output is whole or absent."""
-    output = request.output
-    output.parent.mkdir(parents=True, exist_ok=True)
-    aside = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     writers: dict[str, Callable[[Sequence[Distilled], Path], None]] = {
         "dc": _write_dc,
         "npz": _write_npz,
         "imagefolder": _write_folder,
         "safetensors": _write_own,
     }
-    try:
+    with replacing(request.output, durable=False) as aside:
         writers[request.format](found, aside)
-        aside.rename(output)
-    finally:
-        if aside.is_dir():
-            shutil.rmtree(aside)
-        aside.unlink(missing_ok=True)
 
 
 def _write_dc(found: Sequence[Distilled], path: Path) -> None:
