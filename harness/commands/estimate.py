@@ -56,20 +56,15 @@ class Estimate:
     off_by: float | None = None
 
 
-def cell(trial: Trial) -> str:
-    """Identity of a trial but for its seed: trials of one cell take the same time."""
-    return trial.cell
-
-
 def from_records(records: Iterable[Record], device: str) -> dict[str, Estimate]:
-    """Mean cost of the finished trials of each cell that ran on such a device, by `cell`."""
+    """Mean cost of the finished trials of each cell that ran on such a device, by `Trial.cell`."""
     costs: dict[str, list[float]] = defaultdict(list)
     places: dict[str, set[str]] = defaultdict(set)
     for record in records:
         if record.distill is None or record.evaluate is None or record.provenance is None:
             continue
         if (record.provenance.device == "cpu") == (device == "cpu"):
-            key = cell(record.trial)
+            key = record.trial.cell
             costs[key].append(record.distill.seconds + record.evaluate.seconds)
             places[key].add(hardware(record.provenance))
     return {
@@ -91,7 +86,7 @@ def measure(
     `threads` is the number of CPU threads that a trial will have; None leaves torch's own choice.
     """
     ends = time.perf_counter() + LIMIT_SECONDS
-    waiting = {cell(trial): trial for trial in trials}
+    waiting = {trial.cell: trial for trial in trials}
     _say(f"estimating the time of {plural(len(waiting), 'cell')}, in less than a minute ...")
     import torch
 

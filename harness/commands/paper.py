@@ -19,11 +19,11 @@ from harness.commands.arguments import (
 from harness.core.errors import UnknownNameError, UserError
 from harness.engine.options import Options, parse_options
 from harness.engine.records import Record, collect, write_atomically
+from harness.perf.steps import load_sheets
 from harness.report.frames import print_problems
 from harness.report.paper.cells import SCALE, Wanted
-from harness.report.paper.figures import load_figures
 from harness.report.paper.tables import NAMES, Tables, Wish, make_tables, page, plain
-from harness.report.speed import load_sheets
+from harness.report.reported import load_by_network
 
 PAGE = Path("report", "paper.md")
 FILTERS = ("methods", "dataset", "ipc")
@@ -98,7 +98,7 @@ def command(request: Request) -> int:
         raise UserError(f"no folder {options.results}; pass the one with your records as --results DIR")
     records, problems = collect(options.results)
     print_problems(problems)
-    tables = make_tables(records, load_figures(), request.wish, load_sheets())
+    tables = make_tables(records, load_by_network(), request.wish, load_sheets())
     if request.run is not None:
         return max(_run(request, tables), int(bool(problems)))
     if request.missing:

@@ -26,9 +26,9 @@ from harness.engine.protocol import PROTOCOLS
 from harness.engine.provenance import ROOT
 from harness.engine.records import Record, Trial, collect
 from harness.report.paper.cells import SCALE, Cell, Spec, has_settings, published
-from harness.report.paper.figures import load_figures
 from harness.report.paper.hours import image_pass, original, step_flops
 from harness.report.paper.tables import Wish, make_tables
+from harness.report.reported import load_by_network
 
 NOMINAL_SPEED = {True: 1e13, False: 1e11}  # FLOPs a second of a GPU and of a CPU
 
@@ -57,7 +57,7 @@ def _committed(results: Path) -> list[Record]:
 def _worth(waiting: Sequence[Trial], records: Sequence[Record]) -> dict[str, float]:
     """What each trial adds to the tables, by id; trials that stand in none are left out."""
     entries: dict[Spec, list[Cell]] = defaultdict(list)
-    for cells in make_tables(records, load_figures(), Wish()).cells.values():
+    for cells in make_tables(records, load_by_network(), Wish()).cells.values():
         for _, cell in cells:
             entries[cell.spec].append(cell)
     seeds: Counter[Spec] = Counter({spec: len(cells[0].done) for spec, cells in entries.items()})

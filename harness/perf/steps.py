@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +17,11 @@ from tabulate import tabulate
 
 from harness.core import clock
 from harness.core.errors import UserError
+from harness.core.packaged import packaged
 from harness.engine import provenance
 from harness.engine.records import write_atomically
 
+SHEETS = packaged("harness.report", "data", "steps")
 PLAIN = "plain"
 PRECISIONS = ("fp32", "bf16")
 VARIANTS = (PLAIN, *PRECISIONS)
@@ -149,6 +151,6 @@ def load(path: Path) -> Sheet:
         raise UserError(f"{path} holds no steps of `perf step` ({error})") from None
 
 
-def load_all(folder: Path) -> Iterable[Sheet]:
+def load_sheets(folder: Path = SHEETS) -> list[Sheet]:
     """All sheets of a folder, which need not exist, by name."""
     return [load(path) for path in sorted(folder.glob("*.json"))]

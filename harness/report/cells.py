@@ -9,9 +9,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from harness.engine.records import hardware
-from harness.report.costs import Costs, costs_of, settings_of
 from harness.report.reported import ReportedFigures
-from harness.report.standing import CEILING, Scored, Standing
+from harness.report.standing import CEILING, Costs, Scored, Standing, costs_of, settings_of
 from harness.report.stats import Difference, Estimate, estimate
 from harness.report.tables import reported_for
 from harness.report.tracks import Cell, Row, Track

@@ -7,10 +7,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 from harness.core.text import MISSING, count, memory, seconds
-from harness.engine.provenance import OLDER, UNCOMMITTED, UNKNOWN, CodeState, Lineage
+from harness.engine.provenance import OLDER, UNCOMMITTED, UNKNOWN, CodeState
 from harness.engine.records import Record, hardware
 from harness.report.claims import claims_table
-from harness.report.costs import costs_of, settings_of
 from harness.report.formats import (
     Block,
     Folded,
@@ -24,8 +23,8 @@ from harness.report.formats import (
     plain,
     strong,
 )
-from harness.report.reported import ALL_IMAGES, UNTRACED, ReportedFigure, ReportedFigures, load_reported
-from harness.report.standing import CEILING, Scored, Standing, scored
+from harness.report.reported import ALL_IMAGES, UNTRACED, ReportedFigure, ReportedFigures
+from harness.report.standing import CEILING, Scored, Standing, costs_of, settings_of
 from harness.report.stats import CONFIDENCE, FEW_SEEDS, Difference, Estimate
 from harness.report.stats import estimate as estimate_of
 from harness.report.tracks import EMPTY, Cell, Track
@@ -94,15 +93,14 @@ COST_HEADERS = (
 BRIEFLY_OMITTED = {"settings", "images forwarded", "decoded images"}
 
 
-def summary_markdown(records: Sequence[Record]) -> str:
-    """The tables of these records with the legend, as `run` and `report` print them."""
-    tracks = scored(records, Lineage().states(records))
-    return with_legend(tables_of(blocks_by_track(tracks, load_reported())), tracks)
+def with_legend(tables: Tables, tracks: Iterable[Scored]) -> str:
+    """The legend, then one section for each track."""
+    return f"{markdown(legend(tracks))}\n{sections(tables)}"
 
 
-def with_legend(tables: Tables, tracks: Iterable[Scored], level: int = 2) -> str:
-    """The legend, then one section for each track, under headings of the given level."""
-    return f"{markdown(legend(tracks))}\n{_sections(tables, level)}"
+def sections(tables: Tables) -> str:
+    """One section for each track, under a heading of its own."""
+    return "\n".join(f"{markdown([Heading(track.heading, 2)])}\n{text}" for track, text in tables.items())
 
 
 def legend(tracks: Iterable[Scored]) -> list[Block]:
@@ -131,21 +129,6 @@ def code_marks(found: Scored, cell: Cell) -> str:
     return "".join(sorted({CODE_MARKS[state] for state in found.code_of(cell) if state in CODE_MARKS}))
 
 
-def sections(records: Iterable[Record], reported: ReportedFigures, level: int = 2) -> str:
-    """One section for each track, under headings of the given level."""
-    return _sections(tables_by_track(records, reported), level)
-
-
-def tables_by_track(records: Iterable[Record], reported: ReportedFigures) -> Tables:
-    """What stands under the heading of each track, tracks in the order in which they are shown."""
-    return tables_of(blocks_by_track(scored(records), reported))
-
-
-def tables_of(found: Mapping[Track, Sequence[Block]]) -> Tables:
-    """`tables_by_track` of blocks that are made already."""
-    return {track: markdown(blocks) for track, blocks in found.items()}
-
-
 def blocks_by_track(
     tracks: Iterable[Scored], reported: ReportedFigures, *, brief: bool = False
 ) -> dict[Track, list[Block]]:
@@ -156,16 +139,17 @@ def blocks_by_track(
     return {found.track: _track_blocks(found, reported, brief=brief) for found in tracks}
 
 
+def tables_of(found: Mapping[Track, Sequence[Block]]) -> Tables:
+    """The same in Markdown, for each track."""
+    return {track: markdown(blocks) for track, blocks in found.items()}
+
+
 def document(found: Mapping[Track, Sequence[Block]], tracks: Iterable[Scored]) -> list[Block]:
     """The legend, then the sections under headings of level 2."""
     blocks = legend(tracks)
     for track, section in found.items():
         blocks += [Heading(track.heading, 2), *section]
     return blocks
-
-
-def _sections(tables: Tables, level: int) -> str:
-    return "\n".join(f"{markdown([Heading(track.heading, level)])}\n{text}" for track, text in tables.items())
 
 
 def _track_blocks(found: Scored, reported: ReportedFigures, *, brief: bool) -> list[Block]:
@@ -228,7 +212,7 @@ def _cell_text(cell: Cell, standing: Standing | None, marks: str) -> str:
     """`41.3 ± 1.2 (2×3)`, the best in bold, ties in italics; a status word where nothing was measured."""
     if standing is None:
         return ", ".join(cell.missing) or MISSING
-    figure = mean_and_std(standing.estimate)
+    figure = standing.estimate.text
     figure = strong(figure) if standing.best else em(figure) if standing.tied else figure
     return f"{figure} ({_n(cell)}){marks}"
 
@@ -236,18 +220,12 @@ def _cell_text(cell: Cell, standing: Standing | None, marks: str) -> str:
 def _ceiling_text(cell: Cell, marks: str) -> str:
     if not cell.groups:
         return ", ".join(cell.missing) or NOT_RUN
-    return f"{mean_and_std(estimate_of(cell.groups))} ({_n(cell)}){marks}"
+    return f"{estimate_of(cell.groups).text} ({_n(cell)}){marks}"
 
 
 def _n(cell: Cell) -> str:
     """`2×3`, and what is missing: `1×3; 2 oom`."""
     return "; ".join([cell.counts, *(f"{number} {status}" for status, number in cell.missing.items())])
-
-
-def mean_and_std(estimate: Estimate) -> str:
-    """`41.3 ± 1.2` in percent, without a spread if there is a single network."""
-    spread = "" if estimate.std is None else f" ± {100 * estimate.std:.1f}"
-    return f"{100 * estimate.mean:.1f}{spread}"
 
 
 def _standing_blocks(found: Scored) -> list[Block]:

@@ -9,7 +9,7 @@ import pytest
 
 from harness.core.errors import UserError
 from harness.perf import steps
-from harness.report.speed import speed_section
+from harness.report.benchmarks import speed_section
 
 
 def measured(method: str, variant: str, device: str) -> dict[str, float]:

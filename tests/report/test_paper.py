@@ -23,15 +23,14 @@ from harness.engine.records import Record
 from harness.perf.steps import Sheet, Step
 from harness.report.paper.cells import Cell, Shelf, Spec, Wanted, best_by_seed
 from harness.report.paper.commands import Missing, as_text, group, missing, words
-from harness.report.paper.figures import load_figures, methods_of
 from harness.report.paper.hours import Evidence, TrialHours, image_pass, step_flops
 from harness.report.paper.tables import NAMES, Tables, Wish, make_tables, page, specs
-from harness.report.reported import REPORTED_CSV
+from harness.report.reported import REPORTED_CSV, load_by_network, methods_of
 
 GOLDEN = Path(__file__).parent / "golden"
 ROOT = Path(__file__).parents[2]
 NOWHERE = str(ROOT / "nowhere")
-FIGURES = load_figures(GOLDEN / "paper_reported.csv")
+FIGURES = load_by_network(GOLDEN / "paper_reported.csv")
 GPU = "NVIDIA Test"
 SEEDS = (0, 1, 2, 3, 4)
 ALL = Wanted(SEEDS, 1)  # so that made-up records of few networks complete a cell
@@ -107,7 +106,7 @@ def test_a_measured_cell_has_its_gap_to_the_authors_own_figure(records: list[Rec
     cell = main_cell(records, "bacon")
     assert (cell.text, cell.gap_text, cell.state) == ("62.0 ± 0.9 (2×2)", "-0.1", "measured")
     assert cell.figure is not None
-    assert (cell.figure.text, cell.z) == ("62.06", None)
+    assert (cell.figure.text_beside_bacon, cell.z) == ("62.06", None)
 
 
 def test_z_is_the_gap_in_printed_standard_deviations(records: list[Record]) -> None:
@@ -132,7 +131,7 @@ def test_z_is_the_gap_in_printed_standard_deviations(records: list[Record]) -> N
 def test_marks(records: list[Record], key: tuple[str, str, int], state: str, reported: str | None) -> None:
     cell = main_cell(records, *key)
     assert cell.state == state
-    assert (cell.figure and cell.figure.text) == reported
+    assert (cell.figure and cell.figure.text_beside_bacon) == reported
 
 
 @pytest.mark.parametrize(
@@ -183,11 +182,11 @@ def test_figures_come_from_the_authors_first_and_never_from_a_suspect_row() -> N
     assert FIGURES["dm", "cifar10", 50, "AlexNet"].mean == pytest.approx(0.613)
     assert methods_of(FIGURES) == ["cafe@dsa", "dm", "kcenter", "idm", "bacon"]
     with pytest.raises(FileNotFoundError):
-        load_figures(GOLDEN / "absent.csv")
+        load_by_network(GOLDEN / "absent.csv")
 
 
 def test_every_cell_of_the_authors_table_has_its_figure() -> None:
-    figures = load_figures(REPORTED_CSV)
+    figures = load_by_network(REPORTED_CSV)
     own = {key[:3] for key, figure in figures.items() if figure.own and key[0] == "bacon"}
     assert len(own) == 17, "all datasets at all ipc but TinyImageNet at 50"
     assert ("bacon", "tinyimagenet", 50) not in own

@@ -12,7 +12,7 @@ from harness.core.text import MISSING
 from harness.engine.protocol import PROTOCOL_VERSION
 from harness.engine.records import Record, Trial
 from harness.engine.scales import SCALES
-from harness.report.paper.figures import Figure, Key
+from harness.report.reported import FiguresByNetwork, NetworkKey, ReportedFigure
 from harness.report.stats import Estimate, estimate
 from harness.report.tracks import data_of
 
@@ -40,7 +40,7 @@ class Spec:
         return f"{self.method} ({changes})" if changes else self.method
 
     @property
-    def key(self) -> Key:
+    def key(self) -> NetworkKey:
         """Key of its printed figure, if there is one."""
         return self.method, self.dataset, self.ipc, self.arch
 
@@ -62,7 +62,7 @@ class Cell:
     """
 
     spec: Spec
-    figure: Figure | None
+    figure: ReportedFigure | None
     done: tuple[Record, ...] = ()
     missed: tuple[str, ...] = ()
     elsewhere: tuple[str, ...] = ()
@@ -102,8 +102,7 @@ class Cell:
         found = self.measured
         if found is None:
             return f"*{self.state}*"
-        spread = "" if found.std is None else f" ± {100 * found.std:.1f}"
-        return f"{100 * found.mean:.1f}{spread} ({counts(self.done)})"
+        return f"{found.text} ({counts(self.done)})"
 
     @property
     def gap_text(self) -> str:
@@ -133,7 +132,7 @@ class Shelf:
         # Of one dataset there is one set of images in all tables: that of most records.
         self._data = {name: max(sorted(found), key=found.__getitem__) for name, found in prints.items()}
 
-    def cell(self, spec: Spec, figures: Mapping[Key, Figure]) -> Cell:
+    def cell(self, spec: Spec, figures: FiguresByNetwork) -> Cell:
         """The cell of this spec."""
         near = self._found.get((spec.method, spec.ipc, spec.arch), [])
         here = [

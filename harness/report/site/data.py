@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,12 +10,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from harness.core.text import MISSING, count, memory, one_line, seconds
+from harness.core.text import MISSING, count, memory, one_line, percent, seconds
 from harness.engine.provenance import CODE_WORDS, CodeState
 from harness.engine.records import Record, Trial, hardware
-from harness.report.costs import costs_of
-from harness.report.reported import ALL_IMAGES, PREFERRED, REPORTED_CSV, UNTRACED, ReportedFigure
-from harness.report.standing import CEILING, Scored, Standing, scored
+from harness.report.reported import ALL_IMAGES, REPORTED_CSV, UNTRACED, ReportedFigure, load_reported
+from harness.report.standing import CEILING, Scored, Standing, costs_of, scored
 from harness.report.stats import Estimate, estimate
 from harness.report.tracks import Cell, Row, Track
 
@@ -100,11 +98,6 @@ class CurveRow(msgspec.Struct, frozen=True, kw_only=True):
     accuracy: float
 
 
-def percent(fraction: float) -> str:
-    """A fraction as percent with one digit, `41.3`."""
-    return f"{100 * fraction:.1f}"
-
-
 def places(records: Iterable[Record], code: Mapping[str, CodeState] | None = None) -> list[Place]:
     """The rows of these records, in the order in which tables show them, the ceiling of a track last.
 
@@ -138,9 +131,7 @@ def curve_rows(found: Iterable[Place]) -> list[CurveRow]:
 
 def reported_rows(path: Path = REPORTED_CSV) -> list[LeaderboardRow]:
     """The figures that papers print, one for each method, dataset and ipc."""
-    with path.open(encoding="utf-8", newline="") as file:
-        lines = [line for line in csv.DictReader(file) if line["note"].startswith(PREFERRED)]
-    rows = [_reported(line) for line in lines if line["ipc"].isdigit() or line["ipc"] == "all"]
+    rows = [_reported(*key, figure) for key, figure in load_reported(path).items()]
     return sorted(rows, key=lambda row: (row.dataset, row.ipc, row.method))
 
 
@@ -228,7 +219,6 @@ def _measured(place: Place) -> LeaderboardRow:
 
 
 def _figures(found: Estimate, misses: str) -> dict[str, Any]:
-    spread = "" if found.std is None else f" ± {percent(found.std)}"
     interval = ""
     if found.low is not None and found.high is not None:
         interval = f"{percent(found.low)} to {percent(found.high)}"
@@ -236,7 +226,7 @@ def _figures(found: Estimate, misses: str) -> dict[str, Any]:
         "accuracy": found.mean,
         "low": found.low,
         "high": found.high,
-        "figure": f"{percent(found.mean)}{spread}",
+        "figure": found.text,
         "interval": interval,
         "note": "; ".join(filter(None, (found.note, misses))),
     }
@@ -310,25 +300,22 @@ def _misses(cell: Cell) -> str:
     )
 
 
-def _reported(line: Mapping[str, str]) -> LeaderboardRow:
-    source, method = line["source"], line["method"].replace("-", "")
-    figure = ReportedFigure(line["accuracy_mean"], line["accuracy_std"], "ConvNet", source)
-    dataset = line["dataset"].lower()
+def _reported(method: str, dataset: str, ipc: int, figure: ReportedFigure) -> LeaderboardRow:
     return LeaderboardRow(
         label=method,
         method=method,
         dataset=dataset,
-        ipc=ALL_IMAGES if line["ipc"] == "all" else int(line["ipc"]),
+        ipc=ipc,
         scale="paper",
-        arch=line["arch"],
-        labels=line["label"] or UNKNOWN,
+        arch=figure.arch,
+        labels=figure.label or UNKNOWN,
         augmentation=UNKNOWN,
         kind=REPORTED,
         track=f"reported by papers · {dataset}",
         conditions="the paper's own settings",
-        accuracy=float(line["accuracy_mean"]) / 100,
-        figure=figure.text,
+        accuracy=figure.mean,
+        figure=figure.bare_text,
         note="" if figure.traced else f"{UNTRACED} not yet traced to a printed source",
-        source=source if figure.traced else "",
-        url=link_of(source),
+        source=figure.source if figure.traced else "",
+        url=link_of(figure.source),
     )
