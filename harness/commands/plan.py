@@ -230,7 +230,7 @@ def launch_options(options: Options, plan: Plan) -> LaunchOptions:
 def _state(record: Record | None, retry: str | None) -> str:
     if record is None:
         return "to run"
-    if record.status in ("done", "skipped"):
+    if record.status == "done":
         return "done"
     return "to run" if record.resumable or retry == "failed" else "failed"
 

@@ -28,7 +28,7 @@ from harness.engine.worker import PROGRESS_NAME, Snapshot
 from harness.launch.tracking import OPEN_STATES, SweepStanding, standings
 from harness.report.frames import print_problems
 
-STATES = ("done", "failed", "oom", "timeout", "skipped")
+STATES = ("done", "failed", "oom", "timeout")
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ DISTILLED_SUFFIX = ".safetensors"
 
 UNIDENTIFIED = ("settings_source", "settings_from")  # what does not tell a trial from others
 
-Status = Literal["done", "skipped", "failed", "timeout", "oom"]
+Status = Literal["done", "failed", "timeout", "oom"]
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):

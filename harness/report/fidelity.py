@@ -19,7 +19,6 @@ from harness.core.errors import UserError
 from harness.core.packaged import packaged
 from harness.core.text import MISSING, table
 
-FIDELITY_IN_CHECKOUT = "harness/report/data/fidelity.json"
 FIDELITY_JSON = packaged("harness.report", "data", "fidelity.json")
 ALL_METHODS = "*"
 DEPARTURES = re.compile(

@@ -39,7 +39,7 @@ def test_a_method_measured_again_replaces_its_figures_only(tmp_path: Path) -> No
 def test_what_is_no_sheet_is_named(tmp_path: Path) -> None:
     (tmp_path / "cpu.json").write_text(json.dumps({"device": "cpu"}))
     with pytest.raises(UserError, match=r"cpu\.json holds no steps"):
-        list(steps.load_all(tmp_path))
+        steps.load_sheets(tmp_path)
 
 
 def test_the_section_has_a_table_for_each_device(tmp_path: Path) -> None:
