@@ -33,7 +33,7 @@ PICTURE_MODES = {1: "L", 3: "RGB"}
 
 
 @dataclass(frozen=True)
-class Request:
+class ExportRequest:
     """What `export` is asked to do.
 
     labels: "stored", or "hard" for the highest of each row. tiles: what becomes of sets whose images are
@@ -72,11 +72,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def handle(arguments: argparse.Namespace) -> int:
     """Do what was typed; returns the exit status."""
     return command(
-        Request(tuple(arguments.sets), arguments.format, arguments.output, arguments.labels, arguments.tiles)
+        ExportRequest(
+            tuple(arguments.sets), arguments.format, arguments.output, arguments.labels, arguments.tiles
+        )
     )
 
 
-def command(request: Request) -> int:
+def command(request: ExportRequest) -> int:
     """Write the sets and say what was written, what was lost and how it is read back; returns 0."""
     _check(request)
     from harness.core.distilled import Distilled
@@ -89,7 +91,7 @@ def command(request: Request) -> int:
     return 0
 
 
-def _check(request: Request) -> None:
+def _check(request: ExportRequest) -> None:
     """UserError for what cannot be, before anything is read."""
     if request.format not in FORMATS:
         raise UnknownNameError("format", request.format, FORMATS)
@@ -106,7 +108,7 @@ def _check(request: Request) -> None:
         )
 
 
-def _prepared(found: Distilled, path: Path, request: Request) -> Distilled:
+def _prepared(found: Distilled, path: Path, request: ExportRequest) -> Distilled:
     """The set as it is to be written; UserError if the form would lose what was not asked to be lost."""
     if found.labels.ndim == 2 and request.labels == "hard":
         found = replace(found, labels=found.labels.argmax(dim=1))
@@ -151,7 +153,7 @@ def _refuse_unequal(found: Sequence[Distilled], paths: Sequence[Path]) -> None:
             raise UserError(f"{path} and {paths[0]} differ in normalisation; export them apart")
 
 
-def _write(found: Sequence[Distilled], request: Request) -> None:
+def _write(found: Sequence[Distilled], request: ExportRequest) -> None:
     writers: dict[str, Callable[[Sequence[Distilled], Path], None]] = {
         "dc": _write_dc,
         "npz": _write_npz,
@@ -225,7 +227,7 @@ def _beside(one: Distilled) -> dict[str, Any]:
     }
 
 
-def _described(found: Sequence[Distilled], request: Request) -> Iterator[str]:
+def _described(found: Sequence[Distilled], request: ExportRequest) -> Iterator[str]:
     first = found[0]
     several = f"{len(found)} sets of " if len(found) > 1 else ""
     kind = "soft" if first.labels.ndim == 2 else "hard"
@@ -253,7 +255,7 @@ def _loss(one: Distilled) -> str:
     )
 
 
-def _reading_back(one: Distilled, request: Request) -> str:
+def _reading_back(one: Distilled, request: ExportRequest) -> str:
     from harness.core.data.transforms import ZCA
 
     dataset = one.dataset if one.dataset in KNOWN else f"{FOLDER_PREFIX}{one.dataset}"

@@ -17,7 +17,7 @@ from harness.commands.arguments import (
     add_run_arguments,
     options_from,
 )
-from harness.commands.estimate import Estimate, from_records, measure, roughly
+from harness.commands.estimate import TimeEstimate, from_records, measure, roughly
 from harness.core.text import MISSING, plural, table
 from harness.engine import devices, provenance
 from harness.engine.devices import Device
@@ -37,7 +37,7 @@ class Preview:
 
     plan: Plan
     states: Mapping[str, str]
-    estimates: Mapping[str, Estimate]
+    estimates: Mapping[str, TimeEstimate]
     device: Device
     slots: int = 1
     measuring_seconds: float = 0.0

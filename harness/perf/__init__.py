@@ -69,7 +69,7 @@ def _refuse_options(given: Mapping[str, Mapping[str, object]], what: str) -> Non
                 raise UserError(f"--{name} goes with `perf {other}`, not with `perf {what}`")
 
 
-def _steps(methods: Sequence[str], device: str, precisions: Sequence[str]) -> steps.Sheet:
+def _steps(methods: Sequence[str], device: str, precisions: Sequence[str]) -> steps.StepSheet:
     loops = _loops()
     for method in methods:
         if method not in loops:

@@ -10,7 +10,7 @@ from harness.engine.protocol import PROTOCOL_VERSION, PROTOCOLS, Protocol, Sched
 from harness.engine.provenance import CODE_WORDS, CURRENT
 from harness.engine.records import Record, hardware
 from harness.engine.scales import SCALES
-from harness.perf.steps import PLAIN, Beside, Sheet, pairs
+from harness.perf.steps import PLAIN, StepPair, StepSheet, pairs
 from harness.report.fidelity import Fidelity, fidelity_markdown
 from harness.report.formats import Block, Heading, folded_markdown, markdown
 from harness.report.reported import ReportedFigures
@@ -72,7 +72,7 @@ SPEED_HEADERS = (
 
 
 def page(
-    tracks: Iterable[Scored], reported: ReportedFigures, fidelity: Fidelity, sheets: Iterable[Sheet] = ()
+    tracks: Iterable[Scored], reported: ReportedFigures, fidelity: Fidelity, sheets: Iterable[StepSheet] = ()
 ) -> str:
     """The page for these tracks, of which only those of leaderboard scales count, and sheets of steps."""
     shown = [found for found in tracks if _on_leaderboard(found.track.scale)]
@@ -92,7 +92,7 @@ def page(
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def speed_section(sheets: Iterable[Sheet]) -> str:
+def speed_section(sheets: Iterable[StepSheet]) -> str:
     """The section for these sheets, one table each; empty without any."""
     parts = [_speed_table(sheet) for sheet in sheets]
     return "\n\n".join([SPEED_INTRODUCTION, *parts]) if parts else ""
@@ -179,8 +179,8 @@ def _augmentation_in_words(protocol: Protocol) -> str:
     )
 
 
-def _speed_table(sheet: Sheet) -> str:
-    found = {(beside.step.method, beside.step.variant): beside for beside in pairs(sheet)}
+def _speed_table(sheet: StepSheet) -> str:
+    found = {(pair.step.method, pair.step.variant): pair for pair in pairs(sheet)}
     methods = sorted({method for method, _ in found})
     rows = [
         _speed_row(found[method, PLAIN], found.get((method, "fp32")), found.get((method, "bf16")))
@@ -189,14 +189,14 @@ def _speed_table(sheet: Sheet) -> str:
     return f"On {_device(sheet)} with torch {sheet.torch}:\n\n{table(SPEED_HEADERS, rows)}"
 
 
-def _device(sheet: Sheet) -> str:
+def _device(sheet: StepSheet) -> str:
     if sheet.device != "cpu":
         return sheet.device
     bf16 = "" if sheet.bf16 is None else f", with{'' if sheet.bf16 else 'out'} instructions for bfloat16"
     return f"{sheet.cpu}, {plural(sheet.threads, 'thread')}{bf16},"
 
 
-def _speed_row(plain: Beside, fp32: Beside | None, bf16: Beside | None) -> list[str]:
+def _speed_row(plain: StepPair, fp32: StepPair | None, bf16: StepPair | None) -> list[str]:
     return [
         plain.step.method,
         f"{plain.step.seconds:.3g}",

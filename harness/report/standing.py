@@ -23,7 +23,7 @@ Key: TypeAlias = tuple[Row, int]
 
 
 @dataclass(frozen=True)
-class Standing:
+class Ranking:
     """What is known of one cell among those of its column.
 
     best: whether its mean, as shown, is the highest of several. behind: the best one's accuracy less this
@@ -55,7 +55,7 @@ class Scored:
     records: Sequence[Record]
     grid: Grid
     ceiling: Cell
-    standings: Mapping[Key, Standing]
+    rankings: Mapping[Key, Ranking]
     code: Mapping[str, CodeState] = field(default_factory=dict)
 
     def code_of(self, cell: Cell) -> list[CodeState]:
@@ -115,10 +115,10 @@ def _score(track: Track, records: Sequence[Record], code: Mapping[str, CodeState
     grid = grid_of([record for record in records if record.trial.method != CEILING])
     whole = [record for record in records if record.trial.method == CEILING]
     ceiling = cell_of(whole) if whole else EMPTY
-    return Scored(track, records, grid, ceiling, _standings(grid, ceiling.groups), code)
+    return Scored(track, records, grid, ceiling, _rankings(grid, ceiling.groups), code)
 
 
-def _standings(grid: Grid, ceiling: Groups) -> Mapping[Key, Standing]:
+def _rankings(grid: Grid, ceiling: Groups) -> Mapping[Key, Ranking]:
     """Of all cells that were measured; the statistics of all are taken at once, which is much quicker."""
     measured = {key: cell.groups for key, cell in grid.items() if cell.groups}
     found = estimates(measured)
@@ -133,7 +133,7 @@ def _standings(grid: Grid, ceiling: Groups) -> Mapping[Key, Standing]:
     for keys in columns.values():
         ranks |= rank_intervals({key: measured[key] for key in keys})
     return {
-        key: Standing(
+        key: Ranking(
             estimate=found[key],
             best=len(columns[key[1]]) > 1 and _shown(found[key]) == _shown(found[leaders[key[1]]]),
             behind=behind.get(key),

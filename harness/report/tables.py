@@ -24,7 +24,7 @@ from harness.report.formats import (
     strong,
 )
 from harness.report.reported import ALL_IMAGES, UNTRACED, ReportedFigure, ReportedFigures
-from harness.report.standing import CEILING, Scored, Standing, costs_of, settings_of
+from harness.report.standing import CEILING, Ranking, Scored, costs_of, settings_of
 from harness.report.stats import CONFIDENCE, FEW_SEEDS, Difference, Estimate
 from harness.report.stats import estimate as estimate_of
 from harness.report.tracks import EMPTY, Cell, Track
@@ -42,7 +42,7 @@ LEGEND = (
     f" {code(CEILING)} is training on all images, the ceiling, which is the same for every ipc. {REPORTED}"
     f" figures are those that papers print; their sources are in {code('harness/report/data/reported.csv')}."
 )
-STANDING_LEGEND = (
+RANKING_LEGEND = (
     "Networks trained on one distilled set are no independent trials of a method, so intervals come from the"
     f" means of the seeds: Student's t with fewer than {FEW_SEEDS} seeds, a bootstrap of whole seeds from"
     f" {FEW_SEEDS} on. Two seeds say little: their intervals hold the truth as often as any others, yet some"
@@ -66,7 +66,7 @@ CODE_LEGENDS = {
 }
 RENEWAL = f"{code('python -m harness renew')} measures such cells anew and keeps the old records."
 FLOOR = "random"  # the method that all others should beat
-STANDING_HEADERS = (
+RANKING_HEADERS = (
     "method",
     "ipc",
     "n",
@@ -105,7 +105,7 @@ def sections(tables: Tables) -> str:
 
 def legend(tracks: Iterable[Scored]) -> list[Block]:
     """How to read the tables of these tracks."""
-    return [Paragraph(LEGEND), Paragraph(STANDING_LEGEND), *code_legend(marks_of(tracks))]
+    return [Paragraph(LEGEND), Paragraph(RANKING_LEGEND), *code_legend(marks_of(tracks))]
 
 
 def marks_of(tracks: Iterable[Scored]) -> set[str]:
@@ -168,12 +168,12 @@ def _track_blocks(found: Scored, reported: ReportedFigures, *, brief: bool) -> l
         blocks.append(Paragraph(below))
     if claims := claims_table(records):
         blocks += [claims, Paragraph(CLAIMS_LEGEND)]
-    standing, costs = _standing_blocks(found), list[Block]()
+    ranking, costs = _ranking_blocks(found), list[Block]()
     if any(record.status == "done" for record in records):
         costs = [_cost_table(found, brief=brief), Paragraph(f"{_conditions(track, records)} {COST_LEGEND}")]
     if not brief:
-        return [*blocks, *standing, *costs]
-    folded = {"Intervals, distances to the best, gaps to the ceiling": standing, "What it cost": costs}
+        return [*blocks, *ranking, *costs]
+    folded = {"Intervals, distances to the best, gaps to the ceiling": ranking, "What it cost": costs}
     return [*blocks, *(Folded(summary, inner) for summary, inner in folded.items() if inner)]
 
 
@@ -184,12 +184,12 @@ def accuracy_table(found: Scored, figures: ReportedFigures, *, ranks: bool = Fal
     ceiling = _ceiling_text(found.ceiling, code_marks(found, found.ceiling))
     whole = figures.get((CEILING, found.track.dataset, ALL_IMAGES))
     for ipc in found.ipcs:
-        cells = [(found.grid.get((row, ipc), EMPTY), found.standings.get((row, ipc))) for row in rows]
-        column = [_cell_text(cell, standing, code_marks(found, cell)) for cell, standing in cells]
+        cells = [(found.grid.get((row, ipc), EMPTY), found.rankings.get((row, ipc))) for row in rows]
+        column = [_cell_text(cell, ranking, code_marks(found, cell)) for cell, ranking in cells]
         columns[f"ipc {ipc}"] = [*column, ceiling]
-        standings = [standing for _, standing in cells]
-        if ranks and any(standing and standing.estimate.low is not None for standing in standings):
-            columns[f"ipc {ipc} rank"] = [*map(_rank, standings), MISSING]
+        rankings = [ranking for _, ranking in cells]
+        if ranks and any(ranking and ranking.estimate.low is not None for ranking in rankings):
+            columns[f"ipc {ipc} rank"] = [*map(_rank, rankings), MISSING]
         printed = [figures.get((row.method, found.track.dataset, ipc)) for row in rows]
         if any(printed):
             columns[f"ipc {ipc} reported"] = list(map(_printed, [*printed, whole]))
@@ -200,20 +200,20 @@ def _printed(figure: ReportedFigure | None) -> str:
     return figure.text if figure else MISSING
 
 
-def _rank(standing: Standing | None) -> str:
+def _rank(ranking: Ranking | None) -> str:
     """The ranks left open, `1–9`."""
-    if standing is None:
+    if ranking is None:
         return MISSING
-    first, last = standing.rank
+    first, last = ranking.rank
     return f"{first}" if first == last else f"{first}–{last}"
 
 
-def _cell_text(cell: Cell, standing: Standing | None, marks: str) -> str:
+def _cell_text(cell: Cell, ranking: Ranking | None, marks: str) -> str:
     """`41.3 ± 1.2 (2×3)`, the best in bold, ties in italics; a status word where nothing was measured."""
-    if standing is None:
+    if ranking is None:
         return ", ".join(cell.missing) or MISSING
-    figure = standing.estimate.text
-    figure = strong(figure) if standing.best else em(figure) if standing.tied else figure
+    figure = ranking.estimate.text
+    figure = strong(figure) if ranking.best else em(figure) if ranking.tied else figure
     return f"{figure} ({_n(cell)}){marks}"
 
 
@@ -228,27 +228,27 @@ def _n(cell: Cell) -> str:
     return "; ".join([cell.counts, *(f"{number} {status}" for status, number in cell.missing.items())])
 
 
-def _standing_blocks(found: Scored) -> list[Block]:
+def _ranking_blocks(found: Scored) -> list[Block]:
     """The table of intervals, differences and ranks; a line instead where no cell has a second seed."""
-    if not found.standings:
+    if not found.rankings:
         return []
-    if all(standing.estimate.low is None for standing in found.standings.values()):
+    if all(ranking.estimate.low is None for ranking in found.rankings.values()):
         return [Paragraph("No intervals, ties or ranks: with one seed nothing shows how much seeds differ.")]
     rows = [
-        [plain(row.label), str(ipc), found.grid[row, ipc].counts, *_standing_texts(standing)]
-        for (row, ipc), standing in found.standings.items()
+        [plain(row.label), str(ipc), found.grid[row, ipc].counts, *_ranking_texts(ranking)]
+        for (row, ipc), ranking in found.rankings.items()
     ]
-    return [Table(STANDING_HEADERS, rows)]
+    return [Table(RANKING_HEADERS, rows)]
 
 
-def _standing_texts(standing: Standing) -> list[str]:
-    found = standing.estimate
+def _ranking_texts(ranking: Ranking) -> list[str]:
+    found = ranking.estimate
     return [
         f"{100 * found.mean:.1f}",
         _clipped(found),
-        "best" if standing.behind is None else _difference(standing.behind),
-        f"{_rank(standing)} of {standing.ranked}",
-        NOT_RUN if standing.gap is None else _difference(standing.gap),
+        "best" if ranking.behind is None else _difference(ranking.behind),
+        f"{_rank(ranking)} of {ranking.ranked}",
+        NOT_RUN if ranking.gap is None else _difference(ranking.gap),
     ]
 
 
@@ -330,7 +330,7 @@ def _misses(found: Scored) -> Iterator[str]:
 
 def _below_floor(found: Scored) -> str:
     """Which cells lie below random real images at the same ipc; empty if none does or nothing is random."""
-    means = {key: round(100 * standing.estimate.mean, 1) for key, standing in found.standings.items()}
+    means = {key: round(100 * ranking.estimate.mean, 1) for key, ranking in found.rankings.items()}
     floors = {ipc: mean for (row, ipc), mean in means.items() if row.method == FLOOR}
     below: dict[str, list[int]] = defaultdict(list)
     for (row, ipc), mean in means.items():

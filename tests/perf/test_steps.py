@@ -20,8 +20,8 @@ def measured(method: str, variant: str, device: str) -> dict[str, float]:
 
 def test_ratios_are_those_of_the_plain_loop_measured_along() -> None:
     sheet = steps.measure_steps(["dm", "idm"], "cpu", measured)
-    assert [beside.speed for beside in steps.pairs(sheet)] == [1.0, 2.0, 3.0] * 2
-    assert [beside.memory for beside in steps.pairs(sheet)] == [1.0, 0.5, 0.5] * 2
+    assert [pair.speed for pair in steps.pairs(sheet)] == [1.0, 2.0, 3.0] * 2
+    assert [pair.memory for pair in steps.pairs(sheet)] == [1.0, 0.5, 0.5] * 2
     assert "2.00x" in steps.as_text(sheet)
 
 

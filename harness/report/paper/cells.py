@@ -46,7 +46,7 @@ class Spec:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Completeness:
     """What makes a cell complete: distillation seeds, and networks trained on each distilled set."""
 
     seeds: tuple[int, ...] = tuple(range(SCALE.seeds))
@@ -54,7 +54,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Cell:
+class PaperCell:
     """A cell with what was measured and what is printed.
 
     done: finished records at paper scale, one for each seed. missed: statuses of the others. elsewhere:
@@ -111,13 +111,13 @@ class Cell:
             return MISSING
         return f"{100 * self.gap:+.1f}" + ("" if self.z is None else f" (z {self.z:+.1f})")
 
-    def lacking(self, wanted: Wanted) -> tuple[int, ...]:
+    def lacking(self, wanted: Completeness) -> tuple[int, ...]:
         """Those of the wanted seeds that are not done with enough networks."""
         there = {record.trial.seed for record in self.done if len(record.accuracies) >= wanted.evals}
         return tuple(seed for seed in wanted.seeds if seed not in there)
 
 
-class Shelf:
+class RecordIndex:
     """Records by what the paper's cells ask for."""
 
     def __init__(self, records: Iterable[Record]) -> None:
@@ -132,7 +132,7 @@ class Shelf:
         # Of one dataset there is one set of images in all tables: that of most records.
         self._data = {name: max(sorted(found), key=found.__getitem__) for name, found in prints.items()}
 
-    def cell(self, spec: Spec, figures: FiguresByNetwork) -> Cell:
+    def cell(self, spec: Spec, figures: FiguresByNetwork) -> PaperCell:
         """The cell of this spec."""
         near = self._found.get((spec.method, spec.ipc, spec.arch), [])
         here = [
@@ -145,7 +145,7 @@ class Shelf:
         others = [record for record in at_scale if data_of(record) not in same]
         at_scale = [record for record in at_scale if data_of(record) in same]
         done = best_by_seed(record for record in at_scale if record.status == "done")
-        return Cell(
+        return PaperCell(
             spec=spec,
             figure=None if spec.settings else figures.get(spec.key),
             done=done,

@@ -12,8 +12,8 @@ from typing import Any, TypeAlias
 from harness.core.errors import UnknownNameError, UserError
 from harness.core.text import MISSING, count, memory, seconds, table
 from harness.engine.records import Record, hardware
-from harness.perf.steps import PLAIN, Sheet
-from harness.report.paper.cells import DATASETS, IPCS, SCALE, Cell, Shelf, Spec
+from harness.perf.steps import PLAIN, StepSheet
+from harness.report.paper.cells import DATASETS, IPCS, SCALE, PaperCell, RecordIndex, Spec
 from harness.report.reported import (
     CROSS_NETWORKS,
     OTHER,
@@ -102,7 +102,7 @@ COSTS: dict[str, Fact] = {
 
 
 @dataclass(frozen=True)
-class Wish:
+class CellFilter:
     """Which cells are asked for; None stands for all. UserError if a name is none of the paper's."""
 
     methods: tuple[str, ...] | None = None
@@ -130,25 +130,29 @@ class Wish:
 class Tables:
     """All cells by the name of their table, with the label of their row."""
 
-    cells: Mapping[str, Sequence[tuple[str, Cell]]]
-    sheets: Sequence[Sheet] = ()
+    cells: Mapping[str, Sequence[tuple[str, PaperCell]]]
+    sheets: Sequence[StepSheet] = ()
 
 
 def make_tables(
     records: Iterable[Record],
     figures: FiguresByNetwork,
-    wish: Wish,
-    sheets: Sequence[Sheet] = (),
+    cell_filter: CellFilter,
+    sheets: Sequence[StepSheet] = (),
 ) -> Tables:
     """The cells that are asked for; UserError if there is none."""
-    shelf = Shelf(records)
+    index = RecordIndex(records)
     cells = {
-        name: [(label, shelf.cell(spec, figures)) for label, spec in specs(name, figures) if wish.takes(spec)]
+        name: [
+            (label, index.cell(spec, figures))
+            for label, spec in specs(name, figures)
+            if cell_filter.takes(spec)
+        ]
         for name in NAMES
     }
     if not any(cells.values()):
         known = sorted({spec.method for name in NAMES for _, spec in specs(name, figures)})
-        for method in wish.methods or ():
+        for method in cell_filter.methods or ():
             if method not in known:
                 raise UnknownNameError("method of the paper's tables", method, known)
         raise UserError("no cell of the paper's tables fits --methods, --dataset and --ipc; leave one out")
@@ -239,7 +243,7 @@ def _section(name: str, tables: Tables) -> str:
     return f"## {TITLES[name]}{place}\n\n{body}{note}"
 
 
-def _by_ipc(cells: Sequence[tuple[str, Cell]], corner: str) -> str:
+def _by_ipc(cells: Sequence[tuple[str, PaperCell]], corner: str) -> str:
     """A row for each label; measured, reported and gap for each ipc."""
     found = {(label, cell.spec.ipc): cell for label, cell in cells}
     ipcs = sorted({ipc for _, ipc in found})
@@ -248,7 +252,7 @@ def _by_ipc(cells: Sequence[tuple[str, Cell]], corner: str) -> str:
     return table(headers, [[label, *_texts(found[label, ipc] for ipc in ipcs)] for label in labels])
 
 
-def _by_network(cells: Sequence[tuple[str, Cell]]) -> str:
+def _by_network(cells: Sequence[tuple[str, PaperCell]]) -> str:
     found = {(cell.spec.ipc, label, cell.spec.arch): cell for label, cell in cells}
     networks = list(dict.fromkeys(arch for _, _, arch in found))
     headers = ["method", "ipc", *(f"{arch}{what}" for arch in networks for what in ("", " reported"))]
@@ -259,15 +263,15 @@ def _by_network(cells: Sequence[tuple[str, Cell]]) -> str:
     return table(headers, rows)
 
 
-def _texts(cells: Iterable[Cell]) -> list[str]:
+def _texts(cells: Iterable[PaperCell]) -> list[str]:
     return [text for cell in cells for text in (*_pair(cell), cell.gap_text)]
 
 
-def _pair(cell: Cell) -> tuple[str, str]:
+def _pair(cell: PaperCell) -> tuple[str, str]:
     return cell.text, cell.figure.text_beside_bacon if cell.figure else MISSING
 
 
-def _plain_cell(label: str, cell: Cell) -> dict[str, Any]:
+def _plain_cell(label: str, cell: PaperCell) -> dict[str, Any]:
     figure = cell.figure
     printed = figure and {
         "mean": figure.mean,
@@ -289,7 +293,7 @@ def _plain_cell(label: str, cell: Cell) -> dict[str, Any]:
     }
 
 
-def _cost_rows(cells: Iterable[Cell]) -> list[dict[str, Any]]:
+def _cost_rows(cells: Iterable[PaperCell]) -> list[dict[str, Any]]:
     """One row for each cell and hardware; unknown facts are null, unmeasured cells have a state."""
     rows = []
     for cell in cells:
@@ -303,7 +307,7 @@ def _cost_rows(cells: Iterable[Cell]) -> list[dict[str, Any]]:
     return rows
 
 
-def _cost_markdown(cells: Sequence[Cell], sheets: Sequence[Sheet]) -> str:
+def _cost_markdown(cells: Sequence[PaperCell], sheets: Sequence[StepSheet]) -> str:
     """The table of trials, then that of steps if any was kept of these methods."""
     shown = [cell for cell in cells if cell.done or cell.spec.dataset == ALWAYS_SHOWN]
     headers = ["dataset", "method", "hardware", "ipc", "seeds", "distillation (s)", "evaluation (s)"]
@@ -336,7 +340,7 @@ def _gathered(name: str, fact: Fact, records: Iterable[Record]) -> float | None:
     return max(known) if name.startswith("peak") else statistics.fmean(known)
 
 
-def _steps(methods: set[str], sheets: Iterable[Sheet]) -> str:
+def _steps(methods: set[str], sheets: Iterable[StepSheet]) -> str:
     found: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
     for sheet in sheets:
         place = sheet.device if sheet.device != "cpu" else f"{sheet.cpu or 'unknown CPU'}"
