@@ -48,7 +48,7 @@ class ExportRequest:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What can be typed after its name."""
+    """Add the arguments of this command to its parser."""
     parser.add_argument(
         "sets", nargs="+", type=Path, metavar="SET", help="distilled sets of this harness (.safetensors)"
     )

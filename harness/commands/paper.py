@@ -63,7 +63,7 @@ class PaperRequest:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What can be typed after its name."""
+    """Add the arguments of this command to its parser."""
     parser.add_argument(
         "--missing",
         action="store_true",

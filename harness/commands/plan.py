@@ -44,7 +44,7 @@ class Preview:
 
     @property
     def waiting(self) -> list[Trial]:
-        """Trials that a run would run."""
+        """Trials that `run` would start now."""
         return [trial for trial in self.plan.trials if self.states[trial.id] == "to run"]
 
     @property
@@ -145,7 +145,7 @@ def as_json(view: Preview, jobs: Sequence[PlannedArray] = ()) -> str:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What can be typed after its name."""
+    """Add the arguments of this command to its parser."""
     add_run_arguments(parser)
     parser.add_argument("--no-estimate", action="store_true", help="do not time any steps")
 
@@ -181,7 +181,7 @@ class PlannedArray:
     script: str
 
     def as_lines(self) -> list[str]:
-        """For people."""
+        """The array as lines for people."""
         head = (
             f"array of {plural(self.jobs, 'job')} with {plural(self.trials, 'trial')}, "
             f"at most {self.parallel} at a time, each with {self.resources}:"

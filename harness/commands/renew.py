@@ -79,7 +79,7 @@ def wanted_from(typed: Mapping[str, str | list[str]]) -> RecordFilter:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What can be typed after its name."""
+    """Add the arguments of this command to its parser."""
     recorded = ("seeds", "evals", "protocol", "budget", "set", "curve", "zca", "image_size", "precision")
     only = "only records of"
     filters = {

@@ -59,7 +59,7 @@ class Unfinished:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What can be typed after its name."""
+    """Add the arguments of this command to its parser."""
     add_results(parser)
     add_json(parser)
     parser.add_argument("--trials", action="store_true", help="list each trial of the open sweeps")

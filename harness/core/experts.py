@@ -156,7 +156,7 @@ class _Snapshots(dict[str, Tensor]):
         return self[name]
 
     def state_dict(self) -> dict[str, Any]:
-        """All of them."""
+        """All tensors, by name."""
         return dict(self)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -167,7 +167,7 @@ class _Snapshots(dict[str, Tensor]):
 
 @dataclass(frozen=True)
 class _ExpertTrainer:
-    """Trains any expert of the settings; knows nothing of where they are kept."""
+    """Trains the experts of the settings, one at a time; where they are kept is `_cached`'s matter."""
 
     context: Context
     data: Dataset

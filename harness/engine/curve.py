@@ -29,7 +29,7 @@ HELD_OUT_SHARE = 0.1
 
 @dataclass(frozen=True)
 class CurveEvaluator:
-    """How the set of a moment is judged: networks trained under a protocol, tested on images left out.
+    """Evaluates the set of a moment: networks trained on it under a protocol, tested on images left out.
 
     context_of: a fresh context for the k-th network after so many steps.
     """

@@ -122,7 +122,7 @@ def compare(
 
 
 def as_table(verdicts: Sequence[Verdict], candidate: MeasuredTree, reference: MeasuredTree) -> str:
-    """The gate's table for people."""
+    """The table that `perf check` prints."""
     rows = [
         (
             v.case,

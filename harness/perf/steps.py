@@ -114,7 +114,7 @@ def pairs(sheet: StepSheet) -> list[StepPair]:
 
 
 def as_text(sheet: StepSheet) -> str:
-    """The table for people."""
+    """The table that `perf step` prints."""
     rows = [
         (
             pair.step.method,

@@ -64,7 +64,7 @@ class Departures:
 
 @dataclass(frozen=True)
 class Fidelity:
-    """All that the section is made of.
+    """What the page says of the golden tests and of known departures.
 
     outcomes: by golden item and method ("*" for all of them); None if there is no file of them.
     departures: by name of a method; None for one whose header has no such paragraph.

@@ -35,7 +35,7 @@ SCALED = {"cpu": {"train_steps": 200, "train_batch": 128}, "smoke": {"train_step
 
 @dataclass(frozen=True)
 class TrainingBatches:
-    """Which images each training step sees, and who looks on.
+    """Which images each training step sees, and who is told of it.
 
     draw: indices (b,) of the images of step 0, 1, ...
     watch: told the indices (b,) of each step and the classes (b,) that the network took them for before it.

@@ -31,7 +31,7 @@ class CostScale:
     zero: float | None
 
     def place(self, cost: float) -> float:
-        """Where a cost is drawn."""
+        """The x coordinate of a cost."""
         return cost if cost > 0 or self.zero is None else self.zero
 
     @property

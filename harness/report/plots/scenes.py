@@ -90,7 +90,7 @@ class Scene:
 
     @classmethod
     def of(cls, track: Track, records: Sequence[Record], results: Path, data_dir: Path) -> Scene:
-        """The scene of these records."""
+        """Gather the records of a track into cells."""
         return cls(track, tuple(records), results, data_dir, grid_of(records))
 
     @cached_property
