@@ -73,8 +73,8 @@ def distill(
         candidates = data.index.draw(max(config.candidates, ipc), context.generator("candidates")).indices
     epochs = EpochDraws(candidates, config.train_batch, context)
     counter = ForgettingCounter(data)
-    lessons = coresets.Lessons(epochs.draw, counter.watch, {"epochs": epochs, "counter": counter})
-    coresets.train_network(data, config, context, lessons)
+    batches = coresets.TrainingBatches(epochs.draw, counter.watch, {"epochs": epochs, "counter": counter})
+    coresets.train_network(data, config, context, batches)
 
     generator = context.generator("select")
     forgotten = torch.full((len(data),), -1, device=data.device)

@@ -32,7 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.core.augment import augment, cutmix, operations, sample_draws, usual_strategy
+from harness.core.augment import augment, cutmix, cutmix_window, operations, sample_draws, usual_strategy
 from harness.core.context import Context
 from harness.core.data import ClassBatch, Dataset, draw_uniform
 from harness.core.distilled import Distilled
@@ -47,7 +47,7 @@ from methods import resolve
 from methods.shared import kernels
 from methods.shared.classwise_sgd import ClasswiseSGD
 from methods.shared.gradients import GradientMatcher, matched_parameters
-from methods.shared.layers import class_means
+from methods.shared.layers import LayerOutputs, class_means
 from methods.shared.matching import ClassMatcher, Seen
 
 
@@ -272,14 +272,9 @@ class Learner:
 
 
 def window(size: tuple[int, int], generator: torch.Generator) -> tuple[slice, slice]:
-    """Rows and columns of a window of uniform area with a uniform centre, cut off at the border."""
-    side = float(torch.rand((), generator=generator)) ** 0.5
-    slices = []
-    for length in size:
-        extent = int(length * side)
-        centre = int(torch.randint(length, (), generator=generator))
-        slices.append(slice(max(0, centre - extent // 2), min(length, centre + extent // 2)))
-    return slices[0], slices[1]
+    """A window of uniform area and centre."""
+    area = float(torch.rand((), generator=generator))
+    return cutmix_window(size, area, [int(torch.randint(length, (), generator=generator)) for length in size])
 
 
 # Puts the gradient of the summed class losses into `.grad` of tiles (C * m, ...) and returns the losses (C,).
@@ -330,7 +325,7 @@ def absolute_distance(real_mean: Tensor, synthetic_mean: Tensor) -> Tensor:
 _FEATURE_DISTANCES = {"mse": kernels.mean_distance, "l1": absolute_distance}
 
 
-class Blocks:
+class Blocks(LayerOutputs):
     """A view of a network: outputs of its blocks `first` to `last`, included; a block starts at a weight."""
 
     def __init__(self, net: Network, first: int, last: int) -> None:
@@ -341,19 +336,9 @@ class Blocks:
         matched = ends[first : last % len(ends) + 1]
         if not matched:
             raise UserError(f"blocks {first} to {last} are none of the network's {len(ends)}")
-        # Hooks that stay and mostly do nothing: a compiled pass takes them in without a break.
-        self._noted: list[Tensor] | None = None
-        for layer in matched:
-            layer.register_forward_hook(self._note)
+        super().__init__(matched)
 
     def __call__(self, net: Network, images: Tensor) -> Seen:
         """Embeddings, and as extra the maps (N, ...) of each block."""
-        noted: list[Tensor] = []
-        self._noted = noted
-        embeddings = net.features(images).flatten(1)
-        self._noted = None
-        return Seen(embeddings, extra=tuple(noted))
-
-    def _note(self, module: torch.nn.Module, inputs: object, output: Tensor) -> None:
-        if self._noted is not None:
-            self._noted.append(output)
+        outputs, final = self.of(net, images)
+        return Seen(final.flatten(1), extra=outputs)

@@ -30,7 +30,7 @@ from harness.core.data import Dataset, parse
 from harness.core.distilled import Distilled
 from methods import resolve
 from methods.shared import trajectories
-from methods.shared.trajectories import Match, Segment, Step, Student, condense, squared_distance
+from methods.shared.trajectories import Match, Segment, StatelessStudent, Step, condense, squared_distance
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def distill(
 
 
 def unrolled(
-    student: Student, segment: Segment, images: Tensor, alpha: Tensor, steps: Sequence[Step]
+    student: StatelessStudent, segment: Segment, images: Tensor, alpha: Tensor, steps: Sequence[Step]
 ) -> Match:
     """Make the steps and differentiate the distance to the target through all of them."""
     weights = segment.start

@@ -39,7 +39,7 @@ from harness.core.passes import pieces
 from harness.core.settings import setting
 from methods import mtt, resolve
 from methods.shared import trajectories
-from methods.shared.trajectories import Match, Segment, Step, Student, Weights, condense, dot, minus
+from methods.shared.trajectories import Match, Segment, StatelessStudent, Step, Weights, condense, dot, minus
 
 _LABELLED_AT_ONCE = 256  # images
 
@@ -85,7 +85,7 @@ def distill(
 
 
 def step_by_step(
-    student: Student,
+    student: StatelessStudent,
     segment: Segment,
     images: Tensor,
     alpha: Tensor,

@@ -83,14 +83,14 @@ def add_options(
 
 
 def add_results(parser: argparse.ArgumentParser) -> None:
-    """The results folder."""
+    """Add `--results`, the folder of the records."""
     parser.add_argument(
         "--results", type=Path, default=Path("results"), metavar="DIR", help="where records lie"
     )
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
-    """The wish for JSON."""
+    """Add `--json`."""
     parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
 
 

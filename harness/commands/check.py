@@ -6,7 +6,7 @@ import argparse
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What can be typed after its name."""
+    """Add the arguments of this command to its parser."""
     parser.add_argument(
         "method", nargs="?", metavar="METHOD", help="name of a method, see `list methods`; all without one"
     )

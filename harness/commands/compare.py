@@ -11,7 +11,7 @@ from harness.commands.arguments import (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What can be typed after its name."""
+    """Add the arguments of this command to its parser."""
     what = "a method, a results folder, or a git revision (REV or REV:FOLDER)"
     parser.add_argument("a", metavar="A", help=f"{what}; the baseline")
     parser.add_argument("b", metavar="B", help="another of the same kind; the candidate")

@@ -158,7 +158,7 @@ class WatchedContext(Context):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Distillation:
     """A distilled set, the context it was made in, and what happened meanwhile that should not.
 
     test_looks: how often the test split was opened. global_draws: libraries whose global generator changed.
@@ -170,7 +170,7 @@ class Outcome:
     global_draws: tuple[str, ...]
 
 
-class Subject:
+class CheckedMethod:
     """The method under check on one family, with the outcome that several points look at."""
 
     def __init__(self, name: str, family: Family) -> None:
@@ -181,7 +181,7 @@ class Subject:
 
     def run(
         self, ipc: int | None = None, seed: int = 0, watch: Watch | None = None, **runtime: Any
-    ) -> Outcome:
+    ) -> Distillation:
         """Distil the data, as a trial does: at smoke scale, with the test split sealed."""
         family = self.family
         named = {"arch": family.arch, "limit_steps": family.limit_steps, "count": False, **runtime}
@@ -191,15 +191,15 @@ class Subject:
         with sealed(f"distilling {self.name}"):
             distilled = self.module.distill(self.data, ipc or family.ipc, config=config, context=context)
         draws = tuple(name for name, state in _global_generators().items() if state != before[name])
-        return Outcome(distilled, context, self.data.test_looks - looks, draws)
+        return Distillation(distilled, context, self.data.test_looks - looks, draws)
 
     @cached_property
-    def first(self) -> Outcome:
+    def first(self) -> Distillation:
         """Outcome of seed 0, undisturbed; on the small family its cost is counted, as in every trial."""
         return self.run(count=self.family is SMALL)
 
 
-Point = Callable[[Subject], None]
+Point = Callable[[CheckedMethod], None]
 # Which points are checked on which families, in this order.
 Plan = Mapping[Family, Mapping[str, Point]]
 
@@ -231,7 +231,7 @@ def check(method: str, plan: Plan) -> bool:
     kept, total = 0, 0
     with _one_thread():
         for family, points in plan.items():
-            subject = Subject(method, family)
+            subject = CheckedMethod(method, family)
             for title, point in points.items():
                 problem = _problem(point, subject)
                 kept, total = kept + (problem is None), total + 1
@@ -252,7 +252,7 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _problem(point: Point, subject: Subject) -> str | None:
+def _problem(point: Point, subject: CheckedMethod) -> str | None:
     """What is wrong at one point, in one line; None if nothing is."""
     try:
         point(subject)
@@ -269,18 +269,18 @@ def require(condition: bool, complaint: str) -> None:
         raise Nonconformity(complaint)
 
 
-def returns_a_distilled_set(subject: Subject) -> None:
+def returns_a_distilled_set(subject: CheckedMethod) -> None:
     """Images (C * ipc, C, H, W) float32, finite, cut off from autograd, and what is needed to use them."""
     _check_set(subject, subject.first.distilled, subject.family.ipc)
 
 
-def returns_more_at_a_larger_ipc(subject: Subject) -> None:
+def returns_more_at_a_larger_ipc(subject: CheckedMethod) -> None:
     """The same with twice as many images per class."""
     ipc = 2 * subject.family.ipc
     _check_set(subject, subject.run(ipc).distilled, ipc)
 
 
-def _check_set(subject: Subject, distilled: Distilled, ipc: int) -> None:
+def _check_set(subject: CheckedMethod, distilled: Distilled, ipc: int) -> None:
     require(isinstance(distilled, Distilled), f"distill returned {type(distilled).__name__}, not Distilled")
     sizes = [ipc] * subject.data.num_classes
     if subject.module.IGNORES_IPC:
@@ -331,7 +331,7 @@ def _check_description(distilled: Distilled, data: Dataset, ipc: int) -> None:
     )
 
 
-def repeats_itself(subject: Subject) -> None:
+def repeats_itself(subject: CheckedMethod) -> None:
     """Two runs with one seed end in the same bytes."""
     require(
         subject.run().distilled.digest() == subject.first.distilled.digest(),
@@ -339,7 +339,7 @@ def repeats_itself(subject: Subject) -> None:
     )
 
 
-def heeds_its_seed(subject: Subject) -> None:
+def heeds_its_seed(subject: CheckedMethod) -> None:
     """Another seed gives another set, unless the method draws nothing."""
     other = subject.run(seed=1)
     same = other.distilled.digest() == subject.first.distilled.digest()
@@ -349,7 +349,7 @@ def heeds_its_seed(subject: Subject) -> None:
     )
 
 
-def survives_kills(subject: Subject) -> None:
+def survives_kills(subject: CheckedMethod) -> None:
     """Killed in the middle of each loop and resumed each time, it ends in the bytes of an undisturbed run."""
     # A loop of one step is over before anything of it would be saved.
     kills = {name: steps // 2 for name, steps in subject.first.context.watch.steps.items() if steps > 1}
@@ -367,7 +367,7 @@ def survives_kills(subject: Subject) -> None:
     )
 
 
-def _killed_in_turn(subject: Subject, watch: Watch, work: Path) -> Outcome:
+def _killed_in_turn(subject: CheckedMethod, watch: Watch, work: Path) -> Distillation:
     """Outcome of a run that is killed and resumed once for each of the watch's `kills`, using them up."""
     while True:
         try:
@@ -376,7 +376,7 @@ def _killed_in_turn(subject: Subject, watch: Watch, work: Path) -> Outcome:
             del watch.kills[killed.loop]
 
 
-def trains_a_network(subject: Subject) -> None:
+def trains_a_network(subject: CheckedMethod) -> None:
     """The evaluation accepts the set, whichever labels it has, and a network's loss stays finite."""
     context = Context(arch=subject.family.arch)
     result = evaluate(subject.first.distilled, subject.data, TRAINING, evals=1, context=context)
@@ -385,13 +385,13 @@ def trains_a_network(subject: Subject) -> None:
     )
 
 
-def leaves_the_test_split_alone(subject: Subject) -> None:
+def leaves_the_test_split_alone(subject: CheckedMethod) -> None:
     """The test split, sealed during each run here, was never opened."""
     looks = subject.first.test_looks
     require(looks == 0, f"the test split was opened {looks} times")
 
 
-def leaves_global_randomness_alone(subject: Subject) -> None:
+def leaves_global_randomness_alone(subject: CheckedMethod) -> None:
     """The global generators of torch, numpy and Python are neither seeded nor drawn from."""
     used = ", ".join(subject.first.global_draws)
     require(
@@ -408,7 +408,7 @@ def _global_generators() -> dict[str, object]:
     }
 
 
-def says_what_its_loop_does(subject: Subject) -> None:
+def says_what_its_loop_does(subject: CheckedMethod) -> None:
     """`steps_of` knows the loop's length, and the factor and augmentation of the set that it leaves."""
     config = methods.resolve(subject.name, subject.data.name, subject.family.ipc, SCALE).config
     said, made = subject.module.steps_of(config), subject.first.distilled
@@ -425,7 +425,7 @@ def says_what_its_loop_does(subject: Subject) -> None:
     )
 
 
-def refuses_unknown_settings(subject: Subject) -> None:
+def refuses_unknown_settings(subject: CheckedMethod) -> None:
     """A misspelt setting is an error, and not ignored."""
     try:
         methods.resolve(subject.name, subject.data.name, subject.family.ipc, SCALE, {"no_such_setting": 1})
@@ -434,7 +434,7 @@ def refuses_unknown_settings(subject: Subject) -> None:
     raise Nonconformity("the unknown setting no_such_setting was accepted")
 
 
-def saves_and_loads(subject: Subject) -> None:
+def saves_and_loads(subject: CheckedMethod) -> None:
     """A saved set reloads bit for bit, and saving that again gives the same file."""
     distilled = subject.first.distilled
     with tempfile.TemporaryDirectory() as folder:

@@ -43,7 +43,7 @@ COUNTED_OFF_BY = 2.0
 
 
 @dataclass(frozen=True)
-class Estimate:
+class TimeEstimate:
     """Seconds that one trial takes, without the start of its process, and where the figure comes from.
 
     `places` names the hardware of earlier records; empty for what was measured here and now. `off_by` is the
@@ -56,24 +56,19 @@ class Estimate:
     off_by: float | None = None
 
 
-def cell(trial: Trial) -> str:
-    """Identity of a trial but for its seed: trials of one cell take the same time."""
-    return trial.cell
-
-
-def from_records(records: Iterable[Record], device: str) -> dict[str, Estimate]:
-    """Mean cost of the finished trials of each cell that ran on such a device, by `cell`."""
+def from_records(records: Iterable[Record], device: str) -> dict[str, TimeEstimate]:
+    """Mean cost of the finished trials of each cell that ran on such a device, by `Trial.cell`."""
     costs: dict[str, list[float]] = defaultdict(list)
     places: dict[str, set[str]] = defaultdict(set)
     for record in records:
         if record.distill is None or record.evaluate is None or record.provenance is None:
             continue
         if (record.provenance.device == "cpu") == (device == "cpu"):
-            key = cell(record.trial)
+            key = record.trial.cell
             costs[key].append(record.distill.seconds + record.evaluate.seconds)
             places[key].add(hardware(record.provenance))
     return {
-        key: Estimate(
+        key: TimeEstimate(
             statistics.fmean(seconds),
             plural(len(seconds), "record"),
             frozenset(places[key]),
@@ -85,13 +80,13 @@ def from_records(records: Iterable[Record], device: str) -> dict[str, Estimate]:
 
 def measure(
     trials: Sequence[Trial], plan: Plan, options: Options, threads: int | None
-) -> dict[str, Estimate]:
+) -> dict[str, TimeEstimate]:
     """An estimate for each cell of these trials as far as `LIMIT_SECONDS` allow; stderr says what is done.
 
     `threads` is the number of CPU threads that a trial will have; None leaves torch's own choice.
     """
     ends = time.perf_counter() + LIMIT_SECONDS
-    waiting = {cell(trial): trial for trial in trials}
+    waiting = {trial.cell: trial for trial in trials}
     _say(f"estimating the time of {plural(len(waiting), 'cell')}, in less than a minute ...")
     import torch
 
@@ -99,7 +94,7 @@ def measure(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    estimates: dict[str, Estimate] = {}
+    estimates: dict[str, TimeEstimate] = {}
     for name, text in plan.datasets.items():
         cells = {key: trial for key, trial in waiting.items() if trial.dataset == name}
         if not cells:
@@ -153,7 +148,7 @@ class _Bench:
     device: str
     speeds: dict[tuple[str, str], float] = field(default_factory=dict)
 
-    def estimate(self, trial: Trial, seconds: float) -> Estimate | None:
+    def estimate(self, trial: Trial, seconds: float) -> TimeEstimate | None:
         """Estimate a trial within about so many seconds; None if that is too short to count its steps."""
         from harness.core.data import sealed
         from harness.core.hollow import TooLongError
@@ -172,8 +167,8 @@ class _Bench:
                     total += phase.repeats * work.flops / self._speed(trial.arch, phase.precision)
                     counted = True
         if counted:
-            return Estimate(total, "FLOPs counted, a piece timed", off_by=COUNTED_OFF_BY)
-        return Estimate(total, f"{STEPS} steps timed", off_by=TIMED_OFF_BY)
+            return TimeEstimate(total, "FLOPs counted, a piece timed", off_by=COUNTED_OFF_BY)
+        return TimeEstimate(total, f"{STEPS} steps timed", off_by=TIMED_OFF_BY)
 
     def _there(self) -> Dataset:
         return self.data.to(self.device)

@@ -12,8 +12,6 @@ within what the form can hold. It is said what a form cannot hold and which opti
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.core.data.catalog import FOLDER_PREFIX, KNOWN
 from harness.core.errors import UnknownNameError, UserError
+from harness.core.files import replacing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +33,7 @@ PICTURE_MODES = {1: "L", 3: "RGB"}
 
 
 @dataclass(frozen=True)
-class Request:
+class ExportRequest:
     """What `export` is asked to do.
 
     labels: "stored", or "hard" for the highest of each row. tiles: what becomes of sets whose images are
@@ -49,7 +48,7 @@ class Request:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What can be typed after its name."""
+    """Add the arguments of this command to its parser."""
     parser.add_argument(
         "sets", nargs="+", type=Path, metavar="SET", help="distilled sets of this harness (.safetensors)"
     )
@@ -73,11 +72,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def handle(arguments: argparse.Namespace) -> int:
     """Do what was typed; returns the exit status."""
     return command(
-        Request(tuple(arguments.sets), arguments.format, arguments.output, arguments.labels, arguments.tiles)
+        ExportRequest(
+            tuple(arguments.sets), arguments.format, arguments.output, arguments.labels, arguments.tiles
+        )
     )
 
 
-def command(request: Request) -> int:
+def command(request: ExportRequest) -> int:
     """Write the sets and say what was written, what was lost and how it is read back; returns 0."""
     _check(request)
     from harness.core.distilled import Distilled
@@ -90,7 +91,7 @@ def command(request: Request) -> int:
     return 0
 
 
-def _check(request: Request) -> None:
+def _check(request: ExportRequest) -> None:
     """UserError for what cannot be, before anything is read."""
     if request.format not in FORMATS:
         raise UnknownNameError("format", request.format, FORMATS)
@@ -107,7 +108,7 @@ def _check(request: Request) -> None:
         )
 
 
-def _prepared(found: Distilled, path: Path, request: Request) -> Distilled:
+def _prepared(found: Distilled, path: Path, request: ExportRequest) -> Distilled:
     """The set as it is to be written; UserError if the form would lose what was not asked to be lost."""
     if found.labels.ndim == 2 and request.labels == "hard":
         found = replace(found, labels=found.labels.argmax(dim=1))
@@ -152,24 +153,15 @@ def _refuse_unequal(found: Sequence[Distilled], paths: Sequence[Path]) -> None:
             raise UserError(f"{path} and {paths[0]} differ in normalisation; export them apart")
 
 
-def _write(found: Sequence[Distilled], request: Request) -> None:
-    """Write aside, then move: an output is whole or absent."""
-    output = request.output
-    output.parent.mkdir(parents=True, exist_ok=True)
-    aside = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+def _write(found: Sequence[Distilled], request: ExportRequest) -> None:
     writers: dict[str, Callable[[Sequence[Distilled], Path], None]] = {
         "dc": _write_dc,
         "npz": _write_npz,
         "imagefolder": _write_folder,
         "safetensors": _write_own,
     }
-    try:
+    with replacing(request.output, durable=False) as aside:
         writers[request.format](found, aside)
-        aside.rename(output)
-    finally:
-        if aside.is_dir():
-            shutil.rmtree(aside)
-        aside.unlink(missing_ok=True)
 
 
 def _write_dc(found: Sequence[Distilled], path: Path) -> None:
@@ -235,7 +227,7 @@ def _beside(one: Distilled) -> dict[str, Any]:
     }
 
 
-def _described(found: Sequence[Distilled], request: Request) -> Iterator[str]:
+def _described(found: Sequence[Distilled], request: ExportRequest) -> Iterator[str]:
     first = found[0]
     several = f"{len(found)} sets of " if len(found) > 1 else ""
     kind = "soft" if first.labels.ndim == 2 else "hard"
@@ -263,7 +255,7 @@ def _loss(one: Distilled) -> str:
     )
 
 
-def _reading_back(one: Distilled, request: Request) -> str:
+def _reading_back(one: Distilled, request: ExportRequest) -> str:
     from harness.core.data.transforms import ZCA
 
     dataset = one.dataset if one.dataset in KNOWN else f"{FOLDER_PREFIX}{one.dataset}"

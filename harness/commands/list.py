@@ -18,7 +18,7 @@ from harness.engine.protocol import PROTOCOLS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What can be typed after its name."""
+    """Add the arguments of this command to its parser."""
     parser.add_argument("what", metavar="methods|datasets|archs|protocols", help="what to list")
     parser.add_argument("name", nargs="?", metavar="METHOD", help="a method, to list its settings")
     add_json(parser)

@@ -16,7 +16,7 @@ MOST = 20  # trials that are listed where a name fits several
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What can be typed after its name."""
+    """Add the arguments of this command to its parser."""
     parser.add_argument(
         "trial", metavar="TRIAL", help='begin of a trial\'s id, or words of its name: "bacon digits"'
     )

@@ -19,18 +19,18 @@ from harness.commands.arguments import (
 from harness.core.errors import UnknownNameError, UserError
 from harness.engine.options import Options, parse_options
 from harness.engine.records import Record, collect, write_atomically
+from harness.perf.steps import load_sheets
 from harness.report.frames import print_problems
-from harness.report.paper.cells import SCALE, Wanted
-from harness.report.paper.figures import load_figures
-from harness.report.paper.tables import NAMES, Tables, Wish, make_tables, page, plain
-from harness.report.speed import load_sheets
+from harness.report.paper.cells import SCALE, Completeness
+from harness.report.paper.tables import NAMES, CellFilter, Tables, make_tables, page, plain
+from harness.report.reported import load_by_network
 
 PAGE = Path("report", "paper.md")
 FILTERS = ("methods", "dataset", "ipc")
 
 
 @dataclass(frozen=True)
-class Request:
+class PaperRequest:
     """What is asked for: options of `run` as typed, by name; methods, dataset and ipc filter cells.
 
     again: what to type to ask for the same again.
@@ -52,10 +52,10 @@ class Request:
         return {name: value for name, value in self.typed.items() if name not in (*FILTERS, "json")}
 
     @property
-    def wish(self) -> Wish:
+    def cell_filter(self) -> CellFilter:
         """Which cells are asked for."""
         options = self.options
-        return Wish(
+        return CellFilter(
             methods=options.methods if "methods" in self.typed else None,
             datasets=options.dataset if "dataset" in self.typed else None,
             ipcs=options.ipc if "ipc" in self.typed else None,
@@ -63,7 +63,7 @@ class Request:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What can be typed after its name."""
+    """Add the arguments of this command to its parser."""
     parser.add_argument(
         "--missing",
         action="store_true",
@@ -80,10 +80,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def handle(arguments: argparse.Namespace) -> int:
     """Do what was typed; returns the exit status."""
-    return command(Request(typed_options(arguments), arguments.missing, arguments.run, arguments.again))
+    return command(PaperRequest(typed_options(arguments), arguments.missing, arguments.run, arguments.again))
 
 
-def command(request: Request) -> int:
+def command(request: PaperRequest) -> int:
     """Print the tables (Markdown or JSON), what is missing, or run a table; returns the exit status.
 
     Without filters the Markdown is also written to `<results>/report/paper.md`. Files that are no records are
@@ -98,7 +98,7 @@ def command(request: Request) -> int:
         raise UserError(f"no folder {options.results}; pass the one with your records as --results DIR")
     records, problems = collect(options.results)
     print_problems(problems)
-    tables = make_tables(records, load_figures(), request.wish, load_sheets())
+    tables = make_tables(records, load_by_network(), request.cell_filter, load_sheets())
     if request.run is not None:
         return max(_run(request, tables), int(bool(problems)))
     if request.missing:
@@ -108,7 +108,7 @@ def command(request: Request) -> int:
     return int(bool(problems))
 
 
-def _print_tables(request: Request, tables: Tables) -> None:
+def _print_tables(request: PaperRequest, tables: Tables) -> None:
     text = page(tables)
     print(msgspec.json.encode(plain(tables)).decode() if request.options.json else text.rstrip("\n"))
     if any(name in request.typed for name in FILTERS):
@@ -121,7 +121,7 @@ def _print_tables(request: Request, tables: Tables) -> None:
     print(f"wrote {target}", file=sys.stderr)
 
 
-def _print_missing(request: Request, tables: Tables, records: Sequence[Record]) -> None:
+def _print_missing(request: PaperRequest, tables: Tables, records: Sequence[Record]) -> None:
     from harness.report.paper.commands import as_json, as_text, missing
     from harness.report.paper.hours import Evidence
 
@@ -130,7 +130,7 @@ def _print_missing(request: Request, tables: Tables, records: Sequence[Record]) 
     print(text.rstrip("\n"))
 
 
-def _run(request: Request, tables: Tables) -> int:
+def _run(request: PaperRequest, tables: Tables) -> int:
     """Run the commands of one table, each as `run` would; returns the worst exit status.
 
     One that is interrupted, or whose time is up, is the last: all have the time of `--for` together.
@@ -155,6 +155,6 @@ def _run(request: Request, tables: Tables) -> int:
     return status
 
 
-def _wanted(options: Options) -> Wanted:
-    usual = Wanted()
-    return Wanted(options.seeds or usual.seeds, options.evals or usual.evals)
+def _wanted(options: Options) -> Completeness:
+    usual = Completeness()
+    return Completeness(options.seeds or usual.seeds, options.evals or usual.evals)

@@ -10,7 +10,7 @@ from harness.commands.arguments import (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What can be typed after its name."""
+    """Add the arguments of this command to its parser."""
     parser.add_argument(
         "what",
         metavar="check|step",

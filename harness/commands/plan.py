@@ -17,7 +17,7 @@ from harness.commands.arguments import (
     add_run_arguments,
     options_from,
 )
-from harness.commands.estimate import Estimate, cell, from_records, measure, roughly
+from harness.commands.estimate import TimeEstimate, from_records, measure, roughly
 from harness.core.text import MISSING, plural, table
 from harness.engine import devices, provenance
 from harness.engine.devices import Device
@@ -37,20 +37,20 @@ class Preview:
 
     plan: Plan
     states: Mapping[str, str]
-    estimates: Mapping[str, Estimate]
+    estimates: Mapping[str, TimeEstimate]
     device: Device
     slots: int = 1
     measuring_seconds: float = 0.0
 
     @property
     def waiting(self) -> list[Trial]:
-        """Trials that a run would run."""
+        """Trials that `run` would start now."""
         return [trial for trial in self.plan.trials if self.states[trial.id] == "to run"]
 
     @property
     def seconds(self) -> float | None:
         """Seconds for all waiting trials one after another; None unless each has an estimate."""
-        estimates = [self.estimates.get(cell(trial)) for trial in self.waiting]
+        estimates = [self.estimates.get(trial.cell) for trial in self.waiting]
         known = [estimate.seconds for estimate in estimates if estimate is not None]
         return sum(known) if len(known) == len(estimates) else None
 
@@ -67,7 +67,7 @@ def preview(plan: Plan, options: Options, *, timing: bool) -> Preview:
     waiting = [trial for trial in plan.trials if states[trial.id] == "to run"]
     device = _device(options, needed=bool(waiting))
     estimates = from_records(known, device.name)
-    unknown = [trial for trial in waiting if cell(trial) not in estimates]
+    unknown = [trial for trial in waiting if trial.cell not in estimates]
     options = settled(options, device)
     slots, threads = _shares(plan, options) if waiting else (1, None)
     if not (timing and unknown) or options.launcher == "slurm":
@@ -120,7 +120,7 @@ def as_text(view: Preview) -> str:
     """The plan for people: a row for each cell, where settings and times come from, the headline."""
     groups: dict[str, list[Trial]] = {}
     for trial in view.plan.trials:
-        groups.setdefault(cell(trial), []).append(trial)
+        groups.setdefault(trial.cell, []).append(trial)
     headers = ("dataset", "method", "ipc", "seeds", *STATES, "time a trial", "time from")
     rows = [_row(view, key, trials) for key, trials in groups.items()]
     return "\n".join(
@@ -145,7 +145,7 @@ def as_json(view: Preview, jobs: Sequence[PlannedArray] = ()) -> str:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What can be typed after its name."""
+    """Add the arguments of this command to its parser."""
     add_run_arguments(parser)
     parser.add_argument("--no-estimate", action="store_true", help="do not time any steps")
 
@@ -181,7 +181,7 @@ class PlannedArray:
     script: str
 
     def as_lines(self) -> list[str]:
-        """For people."""
+        """The array as lines for people."""
         head = (
             f"array of {plural(self.jobs, 'job')} with {plural(self.trials, 'trial')}, "
             f"at most {self.parallel} at a time, each with {self.resources}:"
@@ -230,7 +230,7 @@ def launch_options(options: Options, plan: Plan) -> LaunchOptions:
 def _state(record: Record | None, retry: str | None) -> str:
     if record is None:
         return "to run"
-    if record.status in ("done", "skipped"):
+    if record.status == "done":
         return "done"
     return "to run" if record.resumable or retry == "failed" else "failed"
 
@@ -282,7 +282,7 @@ def _settings(plan: Plan) -> list[str]:
 
 
 def _about_times(view: Preview) -> list[str]:
-    shown = [estimate for trial in view.plan.trials if (estimate := view.estimates.get(cell(trial)))]
+    shown = [estimate for trial in view.plan.trials if (estimate := view.estimates.get(trial.cell))]
     places = sorted(frozenset[str]().union(*(estimate.places for estimate in shown)))
     lines = [f"records were made on {'; '.join(places)}"] if places else []
     if view.measuring_seconds > 0:
@@ -291,7 +291,7 @@ def _about_times(view: Preview) -> list[str]:
     lines += [
         f"times from {source} may be off by a factor of {factor:g}" for source, factor in off_by.items()
     ]
-    missing = {cell(trial) for trial in view.waiting} - view.estimates.keys()
+    missing = {trial.cell for trial in view.waiting} - view.estimates.keys()
     if view.measuring_seconds > 0 and missing:
         lines.append(f"{plural(len(missing), 'cell')} without a time: the minute for estimating was over")
     if shown:
@@ -300,7 +300,7 @@ def _about_times(view: Preview) -> list[str]:
 
 
 def _entry(view: Preview, trial: Trial) -> dict[str, Any]:
-    estimate = view.estimates.get(cell(trial))
+    estimate = view.estimates.get(trial.cell)
     return {
         "id": trial.id,
         "state": view.states[trial.id],

@@ -20,21 +20,21 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from harness.commands.estimate import Estimate
+from harness.commands.estimate import TimeEstimate
 from harness.core.data.catalog import KNOWN
 from harness.engine.protocol import PROTOCOLS
 from harness.engine.provenance import ROOT
 from harness.engine.records import Record, Trial, collect
-from harness.report.paper.cells import SCALE, Cell, Spec, has_settings, published
-from harness.report.paper.figures import load_figures
+from harness.report.paper.cells import SCALE, PaperCell, Spec, has_settings, published
 from harness.report.paper.hours import image_pass, original, step_flops, steps_in
-from harness.report.paper.tables import Wish, make_tables
+from harness.report.paper.tables import CellFilter, make_tables
+from harness.report.reported import load_by_network
 
 NOMINAL_SPEED = {True: 1e13, False: 1e11}  # FLOPs a second of a GPU and of a CPU
 
 
 def by_value(
-    waiting: Sequence[Trial], estimates: Mapping[str, Estimate], results: Path, *, on_gpu: bool
+    waiting: Sequence[Trial], estimates: Mapping[str, TimeEstimate], results: Path, *, on_gpu: bool
 ) -> list[Trial]:
     """Those of the waiting trials that fill the paper's tables, best first; `estimates` are by cell."""
     own = collect(results).records
@@ -56,8 +56,8 @@ def _committed(results: Path) -> list[Record]:
 
 def _worth(waiting: Sequence[Trial], records: Sequence[Record]) -> dict[str, float]:
     """What each trial adds to the tables, by id; trials that stand in none are left out."""
-    entries: dict[Spec, list[Cell]] = defaultdict(list)
-    for cells in make_tables(records, load_figures(), Wish()).cells.values():
+    entries: dict[Spec, list[PaperCell]] = defaultdict(list)
+    for cells in make_tables(records, load_by_network(), CellFilter()).cells.values():
         for _, cell in cells:
             entries[cell.spec].append(cell)
     seeds: Counter[Spec] = Counter({spec: len(cells[0].done) for spec, cells in entries.items()})
@@ -83,7 +83,9 @@ def _stands_for(trial: Trial, spec: Spec) -> bool:
 class _Costs:
     """Seconds of trials by what records tell."""
 
-    def __init__(self, records: Iterable[Record], estimates: Mapping[str, Estimate], on_gpu: bool) -> None:
+    def __init__(
+        self, records: Iterable[Record], estimates: Mapping[str, TimeEstimate], on_gpu: bool
+    ) -> None:
         self._estimates = estimates
         self._kin: dict[str, list[Record]] = defaultdict(list)
         flops = seconds = 0.0

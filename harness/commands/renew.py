@@ -49,7 +49,7 @@ FILTERS = ("methods", "dataset", "ipc", "scale", "arch")
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RecordFilter:
     """Which records are to be renewed: values by the names of `FILTERS` as typed, nothing for all of them."""
 
     values: Mapping[str, Sequence[str]]
@@ -67,7 +67,7 @@ class Wanted:
         return {_dataset_name(text): text for text in typed}
 
 
-def wanted_from(typed: Mapping[str, str | list[str]]) -> Wanted:
+def wanted_from(typed: Mapping[str, str | list[str]]) -> RecordFilter:
     """From what was typed: `--methods dm,idm --dataset folder:cifar10-jpeg`."""
     values = {}
     for name in FILTERS:
@@ -75,11 +75,11 @@ def wanted_from(typed: Mapping[str, str | list[str]]) -> Wanted:
             given = typed[name]
             texts = ",".join(given if isinstance(given, list) else [given]).split(",")
             values[name] = [text.strip() for text in texts if text.strip()]
-    return Wanted(values)
+    return RecordFilter(values)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What can be typed after its name."""
+    """Add the arguments of this command to its parser."""
     recorded = ("seeds", "evals", "protocol", "budget", "set", "curve", "zca", "image_size", "precision")
     only = "only records of"
     filters = {
@@ -99,7 +99,7 @@ def handle(arguments: argparse.Namespace) -> int:
     return command(parse_options(placed), wanted_from(typed))
 
 
-def command(options: Options, wanted: Wanted) -> int:
+def command(options: Options, wanted: RecordFilter) -> int:
     """Renew what is wanted and not of the present code; returns 0 only if all of it is done."""
     results = options.results
     if not results.is_dir():
@@ -121,7 +121,7 @@ def command(options: Options, wanted: Wanted) -> int:
     return max(summary.exit_status, int(len(plan.trials) < len(due)))
 
 
-def _due(records: Iterable[Record], wanted: Wanted, results: Path) -> Iterator[Record]:
+def _due(records: Iterable[Record], wanted: RecordFilter, results: Path) -> Iterator[Record]:
     """Finished records of other code that are wanted; says what they are."""
     lineage = Lineage(results)
     done = [record for record in records if record.status == "done" and wanted.takes(record)]

@@ -16,7 +16,7 @@ from harness.engine.options import flag
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What can be typed after its name."""
+    """Add the arguments of this command to its parser."""
     add_results(parser)
     parser.add_argument("--check", action="store_true", help="fail unless BENCHMARKS.md fits the records")
     parser.add_argument(

@@ -46,7 +46,7 @@ class Outcome:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What can be typed after its name."""
+    """Add the arguments of this command to its parser."""
     parser.add_argument(
         "sweep",
         nargs="?",
@@ -105,7 +105,7 @@ def carry_out(options: Options, deadline: float = math.inf, plan: Plan | None = 
 
 
 def sweep_frame(given: Mapping[str, Any], file: str | os.PathLike[str] | None) -> pd.DataFrame:
-    """See `harness.run`."""
+    """Run a sweep in this process and return its records as a frame; see `harness.run`."""
     from harness.report.frames import trials_frame
 
     options = given_options(given, None if file is None else Path(file))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What can be typed after its name."""
+    """Add the arguments of this command to its parser."""
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="distilled sets (.safetensors)")
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="PICTURE", help="the PNG to write"

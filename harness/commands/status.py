@@ -28,11 +28,11 @@ from harness.engine.worker import PROGRESS_NAME, Snapshot
 from harness.launch.tracking import OPEN_STATES, SweepStanding, standings
 from harness.report.frames import print_problems
 
-STATES = ("done", "failed", "oom", "timeout", "skipped")
+STATES = ("done", "failed", "oom", "timeout")
 
 
 @dataclass(frozen=True)
-class Row:
+class StatusRow:
     """Records of one method on one dataset at one scale: how many in each state, how many of other code.
 
     code: how many of each `CodeState`; stale: those of any other than the present code.
@@ -59,7 +59,7 @@ class Unfinished:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What can be typed after its name."""
+    """Add the arguments of this command to its parser."""
     add_results(parser)
     add_json(parser)
     parser.add_argument("--trials", action="store_true", help="list each trial of the open sweeps")
@@ -113,7 +113,7 @@ class Status:
     """What a results folder tells at one moment."""
 
     results: Path
-    rows: list[Row]
+    rows: list[StatusRow]
     sweeps: list[SweepStanding]
     unfinished: list[Unfinished]
     problems: list[str]
@@ -145,7 +145,7 @@ def _show(text: str, *, clear: bool = True) -> None:
     print(text, flush=True)
 
 
-def summarise(records: Sequence[Record], results: Path | None = None) -> list[Row]:
+def summarise(records: Sequence[Record], results: Path | None = None) -> list[StatusRow]:
     """A row for each (scale, dataset, method), sorted."""
     groups: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
     for record in records:
@@ -155,7 +155,7 @@ def summarise(records: Sequence[Record], results: Path | None = None) -> list[Ro
     for key, members in sorted(groups.items()):
         code = Counter(states[record.id] for record in members)
         counts: dict[str, int] = dict(Counter(record.status for record in members))
-        rows.append(Row(*key, counts, dict(sorted(code.items())), code.total() - code[CURRENT]))
+        rows.append(StatusRow(*key, counts, dict(sorted(code.items())), code.total() - code[CURRENT]))
     return rows
 
 
@@ -199,7 +199,7 @@ def _as_text(status: Status, trials: bool) -> str:
     return "\n".join(lines)
 
 
-def _table(rows: Sequence[Row], shown: Sequence[str]) -> str:
+def _table(rows: Sequence[StatusRow], shown: Sequence[str]) -> str:
     states = _code_shown(rows)
     headers = ("scale", "dataset", "method", *shown, *states)
     cells = [
@@ -213,7 +213,7 @@ def _table(rows: Sequence[Row], shown: Sequence[str]) -> str:
     return table(headers, cells, text_columns=3)
 
 
-def _code_shown(rows: Sequence[Row]) -> list[CodeState]:
+def _code_shown(rows: Sequence[StatusRow]) -> list[CodeState]:
     """Those states other than current that any record is in."""
     return [state for state in CODE_WORDS if any(row.code.get(state) for row in rows)]
 

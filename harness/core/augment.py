@@ -13,7 +13,7 @@ choice of its own, are joined by ">": IDC's pipeline (snu-mllab/Efficient-Datase
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -215,6 +215,16 @@ def cutmix(
     mixed[:, :, rows, columns] = images[partner, :, rows, columns]
     share = (rows.stop - rows.start) * (columns.stop - columns.start) / (images.shape[2] * images.shape[3])
     return mixed, labels * (1 - share) + labels[partner] * share
+
+
+def cutmix_window(size: tuple[int, int], area: float, centre: Sequence[int]) -> tuple[slice, slice]:
+    """Rows and columns of a window around `centre` of that share of the image, cut off at its border."""
+    side = area**0.5
+    window = []
+    for length, middle in zip(size, centre, strict=True):
+        reach = int(length * side) // 2
+        window.append(slice(max(0, middle - reach), min(length, middle + reach)))
+    return window[0], window[1]
 
 
 OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

@@ -30,7 +30,7 @@ NOISE_STD = 0.001
 
 
 @dataclass(frozen=True)
-class Draws:
+class DCDraws:
     """Random choices for the images of a batch, on the CPU.
 
     operation: (n,) int64, index into the strategy's operations.
@@ -54,7 +54,7 @@ def operations(strategy: str) -> tuple[str, ...]:
     return names
 
 
-def sample_draws(strategy: str, shape: tuple[int, int, int, int], generator: torch.Generator) -> Draws:
+def sample_draws(strategy: str, shape: tuple[int, int, int, int], generator: torch.Generator) -> DCDraws:
     """Draw the operation of each image of a batch of `shape` (n, C, H, W) and its values, on the CPU."""
     names = operations(strategy)
     operation = torch.randint(len(names), (shape[0],), generator=generator)
@@ -63,10 +63,10 @@ def sample_draws(strategy: str, shape: tuple[int, int, int, int], generator: tor
         name: _SAMPLERS[name]((count, *shape[1:]), generator)
         for name, count in zip(names, counts, strict=True)
     }
-    return Draws(operation, values)
+    return DCDraws(operation, values)
 
 
-def augment(images: Tensor, strategy: str, draws: Draws) -> Tensor:
+def augment(images: Tensor, strategy: str, draws: DCDraws) -> Tensor:
     """New images (n, C, H, W), each changed by the operation that was drawn for it."""
     mean = images.mean(dim=(0, 2, 3))
     out = images.clone()

@@ -122,14 +122,14 @@ def train_experts(context: Context, data: Dataset, settings: ExpertSettings) -> 
     """
     settings = replace(settings, arch=canonical(settings.arch or context.arch))
     with context.off_the_clock():
-        school = _School(context, data, settings)
+        trainer = _ExpertTrainer(context, data, settings)
         if context.rehearsing:
-            experts = [_stand_in(school)] * settings.count
+            experts = [_stand_in(trainer)] * settings.count
         elif context.cache is None:
-            experts = [school.train(k, school.context_of(k)) for k in range(settings.count)]
+            experts = [trainer.train(k, trainer.context_of(k)) for k in range(settings.count)]
         else:
-            experts = _cached(school, context.cache / "experts" / school.key)
-        names = [name for name, _ in school.fresh(0).named_parameters()]
+            experts = _cached(trainer, context.cache / "experts" / trainer.key)
+        names = [name for name, _ in trainer.fresh(0).named_parameters()]
     for expert in experts:
         context.charge(expert.cost)
     return Experts(settings, names, [expert.store for expert in experts], context.device)
@@ -156,7 +156,7 @@ class _Snapshots(dict[str, Tensor]):
         return self[name]
 
     def state_dict(self) -> dict[str, Any]:
-        """All of them."""
+        """All tensors, by name."""
         return dict(self)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -166,8 +166,8 @@ class _Snapshots(dict[str, Tensor]):
 
 
 @dataclass(frozen=True)
-class _School:
-    """Trains any expert of the settings; knows nothing of where they are kept."""
+class _ExpertTrainer:
+    """Trains the experts of the settings, one at a time; where they are kept is `_cached`'s matter."""
 
     context: Context
     data: Dataset
@@ -256,19 +256,19 @@ class _School:
         return distort
 
 
-def _cached(school: _School, folder: Path) -> list[_Expert]:
+def _cached(trainer: _ExpertTrainer, folder: Path) -> list[_Expert]:
     """All experts; first those that are there or that nobody else is training, then the others."""
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[int, _Expert] = {}
     for patience in (0, -1):
-        for k in range(school.settings.count):
-            expert = found.get(k) or _obtain(school, folder, k, patience)
+        for k in range(trainer.settings.count):
+            expert = found.get(k) or _obtain(trainer, folder, k, patience)
             if expert is not None:
                 found[k] = expert
-    return [found[k] for k in range(school.settings.count)]
+    return [found[k] for k in range(trainer.settings.count)]
 
 
-def _obtain(school: _School, folder: Path, k: int, patience: float) -> _Expert | None:
+def _obtain(trainer: _ExpertTrainer, folder: Path, k: int, patience: float) -> _Expert | None:
     """Expert k from its file, or trained and written there.
 
     None if another process trains it and does not finish within `patience` seconds; -1 waits for as long as
@@ -287,7 +287,7 @@ def _obtain(school: _School, folder: Path, k: int, patience: float) -> _Expert |
         expert = _read(path)
         if expert is None:
             work = folder / f"{k}.work"
-            expert = school.train(k, school.context_of(k, work))
+            expert = trainer.train(k, trainer.context_of(k, work))
             _write(path, expert)
             shutil.rmtree(work, ignore_errors=True)
         return expert
@@ -335,14 +335,14 @@ def _circumstances(device: torch.device) -> dict[str, Any]:
     return {"device": device.type, "threads": threads, "torch": str(torch.__version__)}
 
 
-def _stand_in(school: _School) -> _Expert:
+def _stand_in(trainer: _ExpertTrainer) -> _Expert:
     """A few steps of an expert's training are timed; fresh networks stand in for its snapshots."""
     snapshots = _Snapshots()
-    for epoch in school.settings.kept:
-        snapshots.take(epoch, school.fresh(epoch))
-    context = school.context_of(0)
+    for epoch in trainer.settings.kept:
+        snapshots.take(epoch, trainer.fresh(epoch))
+    context = trainer.context_of(0)
     try:
-        school.train(0, context)
+        trainer.train(0, context)
     except StoppedEarly as stopped:
         whole = stopped.total / stopped.step
         cost = msgspec.structs.replace(

@@ -40,6 +40,21 @@ def seconds(duration: float | None) -> str:
     return MISSING if duration is None else f"{duration:,.1f}"
 
 
+def percent(fraction: float) -> str:
+    """A fraction as percent to a tenth, `41.3`."""
+    return f"{100 * fraction:.1f}"
+
+
+def mean_and_std(mean: float, std: float | None) -> str:
+    """Fractions as percent, `41.3 ± 1.2`, without a spread where there is none."""
+    return plus_minus(percent(mean), "" if std is None else percent(std))
+
+
+def plus_minus(mean: str, spread: str) -> str:
+    """`41.3 ± 1.2`, or the mean alone where no spread is given."""
+    return f"{mean} ± {spread}" if spread else mean
+
+
 def plural(number: int, noun: str) -> str:
     """`1 thread`, `2 threads`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -28,8 +28,8 @@ HELD_OUT_SHARE = 0.1
 
 
 @dataclass(frozen=True)
-class Judge:
-    """How the set of a moment is judged: networks trained under a protocol, tested on images left out.
+class CurveEvaluator:
+    """Evaluates the set of a moment: networks trained on it under a protocol, tested on images left out.
 
     context_of: a fresh context for the k-th network after so many steps.
     """
@@ -54,7 +54,7 @@ class Judge:
 
 
 def measure(
-    work: Path, judge: Judge, distil_to: Callable[[Path, int], tuple[Distilled, float]]
+    work: Path, evaluator: CurveEvaluator, distil_to: Callable[[Path, int], tuple[Distilled, float]]
 ) -> Iterator[CurvePoint]:
     """The points of a trial whose work folder has snapshots; those measured before a kill are kept.
 
@@ -70,7 +70,7 @@ def measure(
             again.mkdir(exist_ok=True)
             shutil.copyfile(snapshot, again / "checkpoint.pt")
             distilled, flops = distil_to(again, step)
-            point = CurvePoint(step, flops, judge.accuracies(distilled, step))
+            point = CurvePoint(step, flops, evaluator.accuracies(distilled, step))
             write_atomically(done, msgspec.json.encode(point))
             shutil.rmtree(again)
         yield msgspec.json.decode(done.read_bytes(), type=CurvePoint)

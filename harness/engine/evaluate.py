@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harness.core import dc_augment
-from harness.core.augment import DIGIT_DATASETS, STAGE, augment_batch, cutmix, operations
+from harness.core.augment import DIGIT_DATASETS, STAGE, augment_batch, cutmix, cutmix_window, operations
 from harness.core.data import Dataset, HeldOut, Split, sealed
 from harness.core.errors import UserError
 from harness.core.loop import State
@@ -270,11 +270,8 @@ def _mixer(net: Network, protocol: Protocol, context: Context) -> Mix:
 
 
 def _draw_window(size: tuple[int, int], generator: torch.Generator) -> tuple[slice, slice]:
-    """Rows and columns of a window whose share of the area is uniform, before the border clips it."""
-    side_share = float(torch.rand((), generator=generator)) ** 0.5
-    centres = torch.rand(2, generator=generator).tolist()
-    window = []
-    for length, centre in zip(size, centres, strict=True):
-        middle, reach = int(centre * length), int(length * side_share) // 2
-        window.append(slice(max(0, middle - reach), min(length, middle + reach)))
-    return window[0], window[1]
+    """A window of uniform area and centre."""
+    area = float(torch.rand((), generator=generator))
+    places = torch.rand(2, generator=generator).tolist()
+    centre = [int(place * length) for place, length in zip(places, size, strict=True)]
+    return cutmix_window(size, area, centre)

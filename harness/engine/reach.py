@@ -328,7 +328,7 @@ class _Walk:
         self._guessing: set[str] = set()  # modules
 
     def digest(self, entries: list[Target]) -> str:
-        """See `Sources.digest`."""
+        """Digest of all that is reached from a start; see `Sources.digest`."""
         waiting, growing = list(entries), True
         while growing:
             while waiting:

@@ -29,7 +29,7 @@ DISTILLED_SUFFIX = ".safetensors"
 
 UNIDENTIFIED = ("settings_source", "settings_from")  # what does not tell a trial from others
 
-Status = Literal["done", "skipped", "failed", "timeout", "oom"]
+Status = Literal["done", "failed", "timeout", "oom"]
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
@@ -141,7 +141,7 @@ class CurvePoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     accuracies: list[float]
 
 
-class Found(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class RecordedFinding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An oddity of a submitted set: which check saw what, and what it expected ("" where nothing is)."""
 
     level: Literal["error", "warning"]
@@ -150,7 +150,7 @@ class Found(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     expected: str = ""
 
     @classmethod
-    def read(cls, sentence: str) -> Found:
+    def read(cls, sentence: str) -> RecordedFinding:
         """From the sentence that older records hold: `error: counts: saw 95 images; expected 100`."""
         level, _, rest = sentence.partition(": ")
         check, _, text = rest.partition(": ")
@@ -174,12 +174,12 @@ class Submitted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     claimed_accuracy: float | None
     file_digest: str
     importer: str
-    findings: list[Found | str] = []
+    findings: list[RecordedFinding | str] = []
 
     @property
-    def found(self) -> list[Found]:
+    def found(self) -> list[RecordedFinding]:
         """The findings, field by field."""
-        return [one if isinstance(one, Found) else Found.read(one) for one in self.findings]
+        return [RecordedFinding.read(one) if isinstance(one, str) else one for one in self.findings]
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

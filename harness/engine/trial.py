@@ -23,7 +23,7 @@ from harness.core.clock import Cost
 from harness.core.errors import CircumstanceError, DataError, UserError
 from harness.core.seeds import seed_for
 from harness.engine import provenance as code
-from harness.engine.curve import HELD_OUT_SHARE, Judge, measure
+from harness.engine.curve import HELD_OUT_SHARE, CurveEvaluator, measure
 from harness.engine.protocol import protocol_named
 from harness.engine.records import (
     WORK_FOLDER,
@@ -298,7 +298,7 @@ def _curve(run: _Run, dataset: Dataset, held_out: HeldOut, distillation: _Distil
         context = run.context("distill", work=work, limit_steps=step, on_progress=None, snapshots=0)
         return distil(trial, dataset, context), context.cost().flops
 
-    judge = Judge(held_out, protocol_named(trial.protocol), trial.evals, context_of)
+    judge = CurveEvaluator(held_out, protocol_named(trial.protocol), trial.evals, context_of)
     with sealed(f"watching {trial.method} distil"):
         points = list(measure(run.work, judge, distil_to))
         final = judge.accuracies(Distilled.load(run.distilled_path), distillation.steps)

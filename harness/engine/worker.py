@@ -45,7 +45,7 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 # The worker's own lines in a log, see `_opening` and `_run`.
 OPENING = re.compile(r"\d{4}-\d\d-\d\dT\S+ \S+ pid \d+ attempt \d+ ")
-CLOSING = re.compile(r"\d{4}-\d\d-\d\dT\S+ (done|skipped|failed|timeout|oom|stopped)\b")
+CLOSING = re.compile(r"\d{4}-\d\d-\d\dT\S+ (done|failed|timeout|oom|stopped)\b")
 
 
 class Job(msgspec.Struct, frozen=True):

@@ -101,7 +101,7 @@ class Summary:
     @property
     def failures(self) -> list[Record]:
         """Records of trials that were to be done and are not."""
-        return [record for record in self.records if record.status not in ("done", "skipped")]
+        return [record for record in self.records if record.status != "done"]
 
     @property
     def exit_status(self) -> int:

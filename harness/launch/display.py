@@ -13,13 +13,12 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, TextIO
 
-import msgspec
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from harness.core.text import memory
+from harness.core.text import mean_and_std, memory
 from harness.engine.records import Record, Trial
 from harness.engine.worker import Snapshot
 from harness.launch.base import Watcher
@@ -72,7 +71,7 @@ class Ledger:
             return f"{self._count()} {record.status} {trial.label}: {result(record)}, {self.elsewhere}"
         elapsed = time.monotonic() - begun
         if record.status == "done":
-            self.seconds[_cell(trial)].append(elapsed)
+            self.seconds[trial.cell].append(elapsed)
         return f"{self._count()} {record.status} {trial.label}: {result(record)} in {duration(elapsed)}"
 
     def elapsed(self, trial: Trial) -> float:
@@ -89,7 +88,7 @@ class Ledger:
         overall = statistics.fmean(time for times in self.seconds.values() for time in times)
         left = 0.0
         for trial in self.waiting:
-            known = self.seconds.get(_cell(trial))
+            known = self.seconds.get(trial.cell)
             spent = self.elapsed(trial) if trial.id in self.started else 0.0
             left += max(0.0, (statistics.fmean(known) if known else overall) - spent)
         return left / self.slots
@@ -236,9 +235,9 @@ def result(record: Record) -> str:
     """`71.2 ± 0.8 % (n=3)`, or why there is none."""
     if not record.accuracies:
         return record.reason or "no accuracy"
-    percent = [100 * accuracy for accuracy in record.accuracies]
-    spread = f" ± {statistics.stdev(percent):.1f}" if len(percent) > 1 else ""
-    return f"{statistics.fmean(percent):.1f}{spread} % (n={len(percent)})"
+    several = len(record.accuracies) > 1
+    std = statistics.stdev(record.accuracies) if several else None
+    return f"{mean_and_std(statistics.fmean(record.accuracies), std)} % (n={len(record.accuracies)})"
 
 
 def duration(seconds: float) -> str:
@@ -249,10 +248,6 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def _cell(trial: Trial) -> str:
-    return msgspec.structs.replace(trial, seed=0).id
 
 
 def _cells(snapshot: Snapshot | None) -> tuple[str, str, str, str]:

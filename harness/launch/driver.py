@@ -90,7 +90,7 @@ def _existing(trial: Trial, results: Path) -> Record | None:
 def _is_due(record: Record | None, retry_failed: bool) -> bool:
     if record is None:
         return True
-    return record.status not in ("done", "skipped") and (record.resumable or retry_failed)
+    return record.status != "done" and (record.resumable or retry_failed)
 
 
 def _discard(trials: Sequence[Trial], results: Path) -> None:

@@ -16,7 +16,6 @@ from pathlib import Path
 from harness.core.errors import UnknownNameError, UserError
 from harness.engine import devices
 from harness.perf import steps
-from harness.report.speed import SHEETS
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "tests" / "perf"
@@ -58,7 +57,7 @@ def command(
     sheet = _steps(methods or STEP_METHODS, devices.choose(device).name, precisions or steps.PRECISIONS)
     print(steps.as_text(sheet))
     if keep:
-        print(f"kept in {steps.keep(sheet, SHEETS)}")
+        print(f"kept in {steps.keep(sheet, steps.SHEETS)}")
     return 0
 
 
@@ -70,7 +69,7 @@ def _refuse_options(given: Mapping[str, Mapping[str, object]], what: str) -> Non
                 raise UserError(f"--{name} goes with `perf {other}`, not with `perf {what}`")
 
 
-def _steps(methods: Sequence[str], device: str, precisions: Sequence[str]) -> steps.Sheet:
+def _steps(methods: Sequence[str], device: str, precisions: Sequence[str]) -> steps.StepSheet:
     loops = _loops()
     for method in methods:
         if method not in loops:

@@ -21,7 +21,7 @@ from tabulate import tabulate
 
 from harness.core.errors import UserError
 from harness.perf.history import NoHistoryError, find_commit, laid_out, read_reference
-from harness.perf.pairs import BENCHMARKS, Run, Side, Times, run_in_turns
+from harness.perf.pairs import BENCHMARKS, MeasuredTree, Run, Times, run_in_turns
 
 TOLERANCE = 0.15  # how much slower than earlier code a case may be
 # And than a plain loop, where there is no earlier code: whole steps of the pool and the evaluation are about
@@ -81,22 +81,25 @@ def check(root: Path, against: str | None = None, patterns: Sequence[str] = ()) 
 
     Where that one is not to be had, compare with the plain loops and say so. UserError if `against` is not.
     """
-    candidate = Side("this code", root)
+    candidate = MeasuredTree("this code", root)
     try:
         commit = find_commit(root, against or read_reference(root).commit)
         with laid_out(root, commit) as tree:
             if not (tree / BENCHMARKS).is_file():
                 raise NoHistoryError(f"commit {commit[:10]} has no {BENCHMARKS}, it is older than the gate")
-            return compare(candidate, Side(commit[:10], tree), patterns)
+            return compare(candidate, MeasuredTree(commit[:10], tree), patterns)
     except NoHistoryError as error:
         if against is not None:
             raise
         print(f"no earlier code to compare with: {error}; compared with the plain loops instead", flush=True)
-    return compare(candidate, Side("plain loops", root, form="test_plain"), patterns, PLAIN_TOLERANCE)
+    return compare(candidate, MeasuredTree("plain loops", root, form="test_plain"), patterns, PLAIN_TOLERANCE)
 
 
 def compare(
-    candidate: Side, reference: Side, patterns: Sequence[str] = (), tolerance: float = TOLERANCE
+    candidate: MeasuredTree,
+    reference: MeasuredTree,
+    patterns: Sequence[str] = (),
+    tolerance: float = TOLERANCE,
 ) -> int:
     """Measure, print a table, and return 1 if a case is slower by more than the tolerance, a share."""
     first, *others = (_run(candidate, reference, patterns, k) for k in range(RUNS))
@@ -118,8 +121,8 @@ def compare(
     return _conclude(verdicts, reference, tolerance)
 
 
-def as_table(verdicts: Sequence[Verdict], candidate: Side, reference: Side) -> str:
-    """The gate's table for people."""
+def as_table(verdicts: Sequence[Verdict], candidate: MeasuredTree, reference: MeasuredTree) -> str:
+    """The table that `perf check` prints."""
     rows = [
         (
             v.case,
@@ -134,7 +137,7 @@ def as_table(verdicts: Sequence[Verdict], candidate: Side, reference: Side) -> s
     return tabulate(rows, headers, disable_numparse=True, colalign=("left", *["right"] * 4, "left"))
 
 
-def _conclude(verdicts: Sequence[Verdict], reference: Side, tolerance: float) -> int:
+def _conclude(verdicts: Sequence[Verdict], reference: MeasuredTree, tolerance: float) -> int:
     slower = [verdict.case for verdict in verdicts if verdict.slower]
     if slower:
         print(f"slower than {reference.name} by more than {tolerance:.0%} and noise: {', '.join(slower)}")
@@ -143,7 +146,7 @@ def _conclude(verdicts: Sequence[Verdict], reference: Side, tolerance: float) ->
     return 0
 
 
-def _run(candidate: Side, reference: Side, patterns: Sequence[str], number: int) -> Run:
+def _run(candidate: MeasuredTree, reference: MeasuredTree, patterns: Sequence[str], number: int) -> Run:
     what = "all cases" if number < RUNS else f"again: {', '.join(patterns)}"
     print(f"run {number + 1}, {what}", file=sys.stderr, flush=True)
     return run_in_turns(candidate, reference, patterns)
@@ -154,7 +157,7 @@ def _by_case(runs: Sequence[Run]) -> dict[str, list[Times]]:
     return {case: [run.times[case] for run in runs] for case in cases}
 
 
-def _unmatched(run: Run, candidate: Side, reference: Side) -> str:
+def _unmatched(run: Run, candidate: MeasuredTree, reference: MeasuredTree) -> str:
     """A line for each side that has cases of its own, if both are forms of the same."""
     if candidate.form != reference.form:
         return ""

@@ -34,7 +34,7 @@ NOT_PASSED_ON = ("PYTEST_XDIST_WORKER", "PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYT
 
 
 @dataclass(frozen=True)
-class Side:
+class MeasuredTree:
     """One side of a comparison: a tree and a form of the cases in its `tests/perf/test_speed.py`.
 
     name: for people. form: the test function, `test_ours` or `test_plain`. options: more for pytest.
@@ -73,7 +73,7 @@ class Run:
     only_reference: tuple[str, ...]
 
 
-def run_in_turns(candidate: Side, reference: Side, patterns: Sequence[str] = ()) -> Run:
+def run_in_turns(candidate: MeasuredTree, reference: MeasuredTree, patterns: Sequence[str] = ()) -> Run:
     """Measure all cases that both sides have and whose names match one of the patterns, if there are any."""
     with tempfile.TemporaryDirectory() as folder:
         # The reference goes first in each pair.
@@ -85,7 +85,7 @@ def run_in_turns(candidate: Side, reference: Side, patterns: Sequence[str] = ())
     return Run(times, tuple(ours["alone"]), tuple(theirs["alone"]))
 
 
-def _finish(sides: list[Side], folder: Path, patterns: Sequence[str]) -> list[dict[str, Any]]:
+def _finish(sides: list[MeasuredTree], folder: Path, patterns: Sequence[str]) -> list[dict[str, Any]]:
     """Start both processes, wait for them, read their reports."""
     ends = socket.socketpair()
     logs = [folder / f"{k}.log" for k in range(len(sides))]
@@ -109,7 +109,7 @@ def _finish(sides: list[Side], folder: Path, patterns: Sequence[str]) -> list[di
     return [json.loads(report.read_text(encoding="utf-8")) for report in reports]
 
 
-def _start(side: Side, task: dict[str, object], log: Path) -> subprocess.Popen[bytes]:
+def _start(side: MeasuredTree, task: dict[str, object], log: Path) -> subprocess.Popen[bytes]:
     """Run one side's benchmarks: its own files, with its own code before all that is installed."""
     paths = [str(side.tree), os.environ.get("PYTHONPATH", "")]
     environment = {name: value for name, value in os.environ.items() if name not in NOT_PASSED_ON}

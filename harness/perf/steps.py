@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +17,11 @@ from tabulate import tabulate
 
 from harness.core import clock
 from harness.core.errors import UserError
+from harness.core.packaged import packaged
 from harness.engine import provenance
 from harness.engine.records import write_atomically
 
+SHEETS = packaged("harness.report", "data", "steps")
 PLAIN = "plain"
 PRECISIONS = ("fp32", "bf16")
 VARIANTS = (PLAIN, *PRECISIONS)
@@ -31,7 +33,7 @@ HEADERS = ("method", "loop", "s / step", "speed", "peak MiB", "memory", "first t
 Measure = Callable[[str, str, str], Mapping[str, float]]
 
 
-class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class MeasuredStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One variant of one method's step: median seconds, seconds of the first two, peak bytes."""
 
     method: str
@@ -41,7 +43,7 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     peak_bytes: float
 
 
-class Sheet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class StepSheet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The steps measured on one device, and the circumstances of the latest.
 
     `bf16` says whether a CPU multiplies bfloat16 in hardware: those that call themselves alike may differ.
@@ -52,7 +54,7 @@ class Sheet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threads: int
     torch: str
     measured_at: str
-    steps: tuple[Step, ...]
+    steps: tuple[MeasuredStep, ...]
     bf16: bool | None = None
 
     @property
@@ -65,11 +67,11 @@ class Sheet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @dataclass(frozen=True)
-class Beside:
+class StepPair:
     """A step and the plain loop's that was measured with it."""
 
-    step: Step
-    plain: Step
+    step: MeasuredStep
+    plain: MeasuredStep
 
     @property
     def speed(self) -> float:
@@ -84,17 +86,17 @@ class Beside:
 
 def measure_steps(
     methods: Sequence[str], device: str, measure: Measure, precisions: Sequence[str] = PRECISIONS
-) -> Sheet:
+) -> StepSheet:
     """Measure each method's plain loop, then the method in each precision; a process of its own for each."""
     import torch
 
     steps = [
-        Step(method, variant, **measure(method, variant, device))
+        MeasuredStep(method, variant, **measure(method, variant, device))
         for method in methods
         for variant in (PLAIN, *precisions)
     ]
     on_gpu = torch.device(device).type == "cuda"
-    return Sheet(
+    return StepSheet(
         device=torch.cuda.get_device_name(device) if on_gpu else device,
         cpu=provenance.cpu_model(),
         threads=THREADS,
@@ -105,30 +107,30 @@ def measure_steps(
     )
 
 
-def pairs(sheet: Sheet) -> list[Beside]:
+def pairs(sheet: StepSheet) -> list[StepPair]:
     """Each step of a sheet with its method's plain loop."""
     plain = {step.method: step for step in sheet.steps if step.variant == PLAIN}
-    return [Beside(step, plain[step.method]) for step in sheet.steps]
+    return [StepPair(step, plain[step.method]) for step in sheet.steps]
 
 
-def as_text(sheet: Sheet) -> str:
-    """The table for people."""
+def as_text(sheet: StepSheet) -> str:
+    """The table that `perf step` prints."""
     rows = [
         (
-            beside.step.method,
-            beside.step.variant,
-            beside.step.seconds,
-            f"{beside.speed:.2f}x",
-            beside.step.peak_bytes / 2**20,
-            f"{beside.memory:.2f}x",
-            beside.step.warmup_seconds,
+            pair.step.method,
+            pair.step.variant,
+            pair.step.seconds,
+            f"{pair.speed:.2f}x",
+            pair.step.peak_bytes / 2**20,
+            f"{pair.memory:.2f}x",
+            pair.step.warmup_seconds,
         )
-        for beside in pairs(sheet)
+        for pair in pairs(sheet)
     ]
     return tabulate(rows, HEADERS, floatfmt=("", "", ".3g", "", ".0f", "", ".1f"))
 
 
-def keep(sheet: Sheet, folder: Path) -> Path:
+def keep(sheet: StepSheet, folder: Path) -> Path:
     """Write a sheet under `folder`; steps of other methods that lie there already stay."""
     path = folder / f"{sheet.name}.json"
     again = {step.method for step in sheet.steps}
@@ -141,14 +143,14 @@ def keep(sheet: Sheet, folder: Path) -> Path:
     return path
 
 
-def load(path: Path) -> Sheet:
+def load(path: Path) -> StepSheet:
     """Read a sheet; UserError if it is none."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Sheet)
+        return msgspec.json.decode(path.read_bytes(), type=StepSheet)
     except msgspec.DecodeError as error:
         raise UserError(f"{path} holds no steps of `perf step` ({error})") from None
 
 
-def load_all(folder: Path) -> Iterable[Sheet]:
+def load_sheets(folder: Path = SHEETS) -> list[StepSheet]:
     """All sheets of a folder, which need not exist, by name."""
     return [load(path) for path in sorted(folder.glob("*.json"))]

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
-from harness.core.errors import UserError
-from harness.core.text import MISSING, plural, table
+from harness.core.text import MISSING, memory, plural, table
 from harness.engine.protocol import PROTOCOL_VERSION, PROTOCOLS, Protocol, Schedule
-from harness.engine.provenance import CODE_WORDS, CURRENT, Lineage
-from harness.engine.records import Record, collect, hardware
+from harness.engine.provenance import CODE_WORDS, CURRENT
+from harness.engine.records import Record, hardware
 from harness.engine.scales import SCALES
-from harness.perf.steps import Sheet
-from harness.report.fidelity import Fidelity, fidelity_markdown, load_fidelity
+from harness.perf.steps import PLAIN, StepPair, StepSheet, pairs
+from harness.report.fidelity import Fidelity, fidelity_markdown
 from harness.report.formats import Block, Heading, folded_markdown, markdown
-from harness.report.reported import ReportedFigures, load_reported
-from harness.report.speed import load_sheets, speed_section
-from harness.report.standing import Scored, scored
+from harness.report.reported import ReportedFigures
+from harness.report.standing import Scored
 from harness.report.tables import blocks_by_track, code_legend, legend, marks_of
 
 INTRODUCTION = """\
@@ -51,18 +48,31 @@ RULES = """\
 - **Cost** is measured in the same run: seconds with a synchronised clock, peak memory by phase, FLOPs
   counted on the first step of each loop and multiplied by its steps."""
 
+SPEED_INTRODUCTION = """\
+## Speed of a step
 
-def benchmarks_markdown(results: Path) -> str:
-    """The page for the records under `results`; UserError names the first file that is no record."""
-    collection = collect(results)
-    if collection.problems:
-        raise UserError(collection.problems[0])
-    tracks = scored(collection.records, Lineage(results).states(collection.records))
-    return page(tracks, load_reported(), load_fidelity(), load_sheets())
+One iteration of each method at its authors' CIFAR-10 settings (ipc 10, ConvNet, made-up images of that
+shape) beside a plain loop written the authors' way: class after class, fp32, nothing compiled
+(`tests/perf/`). Both sides were measured in one run, each in a process of its own. *Speed* is the plain
+loop's time over ours, *memory* our peak over the plain loop's, the dataset included. Where an iteration has
+rounds within (DC and its kin, IDC, DREAM, CAFE), both sides make fewer of them. MTT and TESLA have no loop
+over classes: they differentiate through a training, whose passes are the cost."""
+
+SPEED_HEADERS = (
+    "method",
+    "plain, s",
+    "fp32, s",
+    "speed",
+    "plain, peak",
+    "fp32, peak",
+    "memory",
+    "bf16, speed",
+    "bf16, memory",
+)
 
 
 def page(
-    tracks: Iterable[Scored], reported: ReportedFigures, fidelity: Fidelity, sheets: Iterable[Sheet] = ()
+    tracks: Iterable[Scored], reported: ReportedFigures, fidelity: Fidelity, sheets: Iterable[StepSheet] = ()
 ) -> str:
     """The page for these tracks, of which only those of leaderboard scales count, and sheets of steps."""
     shown = [found for found in tracks if _on_leaderboard(found.track.scale)]
@@ -80,6 +90,12 @@ def page(
         _origin(shown, records),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def speed_section(sheets: Iterable[StepSheet]) -> str:
+    """The section for these sheets, one table each; empty without any."""
+    parts = [_speed_table(sheet) for sheet in sheets]
+    return "\n\n".join([SPEED_INTRODUCTION, *parts]) if parts else ""
 
 
 def _results(shown: Sequence[Scored], reported: ReportedFigures) -> str:
@@ -161,6 +177,37 @@ def _augmentation_in_words(protocol: Protocol) -> str:
         f"Training images get `{protocol.augmentation}` whatever the set calls for (flip left out for"
         f" digits): of each stage one operation a batch, drawn for each image{mixed}."
     )
+
+
+def _speed_table(sheet: StepSheet) -> str:
+    found = {(pair.step.method, pair.step.variant): pair for pair in pairs(sheet)}
+    methods = sorted({method for method, _ in found})
+    rows = [
+        _speed_row(found[method, PLAIN], found.get((method, "fp32")), found.get((method, "bf16")))
+        for method in methods
+    ]
+    return f"On {_device(sheet)} with torch {sheet.torch}:\n\n{table(SPEED_HEADERS, rows)}"
+
+
+def _device(sheet: StepSheet) -> str:
+    if sheet.device != "cpu":
+        return sheet.device
+    bf16 = "" if sheet.bf16 is None else f", with{'' if sheet.bf16 else 'out'} instructions for bfloat16"
+    return f"{sheet.cpu}, {plural(sheet.threads, 'thread')}{bf16},"
+
+
+def _speed_row(plain: StepPair, fp32: StepPair | None, bf16: StepPair | None) -> list[str]:
+    return [
+        plain.step.method,
+        f"{plain.step.seconds:.3g}",
+        f"{fp32.step.seconds:.3g}" if fp32 else MISSING,
+        f"{fp32.speed:.2f}×" if fp32 else MISSING,
+        memory(plain.step.peak_bytes),
+        memory(fp32.step.peak_bytes) if fp32 else MISSING,
+        f"{fp32.memory:.2f}×" if fp32 else MISSING,
+        f"{bf16.speed:.2f}×" if bf16 else MISSING,
+        f"{bf16.memory:.2f}×" if bf16 else MISSING,
+    ]
 
 
 def _origin(shown: Sequence[Scored], records: Sequence[Record]) -> str:

@@ -9,9 +9,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from harness.engine.records import hardware
-from harness.report.costs import Costs, costs_of, settings_of
 from harness.report.reported import ReportedFigures
-from harness.report.standing import CEILING, Scored, Standing
+from harness.report.standing import CEILING, Costs, Ranking, Scored, costs_of, settings_of
 from harness.report.stats import Difference, Estimate, estimate
 from harness.report.tables import reported_for
 from harness.report.tracks import Cell, Row, Track
@@ -49,9 +48,9 @@ def _rows(found: Scored, reported: ReportedFigures) -> Iterator[dict[str, Any]]:
     for (row, ipc), cell in found.grid.items():
         figure = figures.get((row.method, found.track.dataset, ipc))
         printed = figure.text if figure else None
-        standing = found.standings.get((row, ipc))
+        ranking = found.rankings.get((row, ipc))
         facts = {"reported_percent": printed, "code": "; ".join(found.code_of(cell))}
-        yield track | _cell(row, ipc, cell) | _standing(standing) | facts
+        yield track | _cell(row, ipc, cell) | _ranking(ranking) | facts
     if found.ceiling.done or found.ceiling.missed:
         groups = found.ceiling.groups
         accuracy = _accuracy(estimate(groups)) if groups else {}
@@ -72,19 +71,19 @@ def _cell(row: Row, ipc: int | None, cell: Cell) -> dict[str, Any]:
     }
 
 
-def _standing(standing: Standing | None) -> dict[str, Any]:
-    if standing is None:
+def _ranking(ranking: Ranking | None) -> dict[str, Any]:
+    if ranking is None:
         return {}
-    first, last = standing.rank
+    first, last = ranking.rank
     return {
-        **_accuracy(standing.estimate),
-        "best": standing.best,
-        "tied": standing.tied,
-        **_difference("behind", standing.behind),
+        **_accuracy(ranking.estimate),
+        "best": ranking.best,
+        "tied": ranking.tied,
+        **_difference("behind", ranking.behind),
         "rank_first": first,
         "rank_last": last,
-        "ranked": standing.ranked,
-        **_difference("gap", standing.gap),
+        "ranked": ranking.ranked,
+        **_difference("gap", ranking.gap),
     }
 
 

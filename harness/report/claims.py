@@ -43,7 +43,6 @@ def _claim_cells(cell: Cell) -> list[str]:
     if not cell.groups:
         return [MISSING] * 5
     found, claimed = estimate(cell.groups), claimed_of(cell.done)
-    spread = "" if found.std is None else f" ± {100 * found.std:.1f}"
     interval = MISSING if found.seeds > 1 else "one seed"
     if found.low is not None and found.high is not None:
         interval = f"{100 * max(0, found.low):.1f} ... {100 * min(1, found.high):.1f}"
@@ -51,7 +50,7 @@ def _claim_cells(cell: Cell) -> list[str]:
     errors = sum(one.level == "error" for one in findings)
     return [
         MISSING if claimed is None else f"{100 * claimed:.1f}",
-        f"{100 * found.mean:.1f}{spread} ({cell.counts})",
+        f"{found.text} ({cell.counts})",
         interval,
         MISSING if claimed is None else f"{100 * (found.mean - claimed):+.1f}",
         f"{plural(errors, 'error')}, {plural(len(findings) - errors, 'warning')}" if findings else "none",

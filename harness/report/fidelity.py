@@ -19,7 +19,6 @@ from harness.core.errors import UserError
 from harness.core.packaged import packaged
 from harness.core.text import MISSING, table
 
-FIDELITY_IN_CHECKOUT = "harness/report/data/fidelity.json"
 FIDELITY_JSON = packaged("harness.report", "data", "fidelity.json")
 ALL_METHODS = "*"
 DEPARTURES = re.compile(
@@ -42,7 +41,7 @@ What a method does otherwise than its authors' code, as its file under `methods/
 never silent."""
 
 
-class Outcome(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+class GoldenCounts(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Numbers of golden tests that passed and failed."""
 
     passed: int
@@ -65,13 +64,13 @@ class Departures:
 
 @dataclass(frozen=True)
 class Fidelity:
-    """All that the section is made of.
+    """What the page says of the golden tests and of known departures.
 
     outcomes: by golden item and method ("*" for all of them); None if there is no file of them.
     departures: by name of a method; None for one whose header has no such paragraph.
     """
 
-    outcomes: Mapping[str, Mapping[str, Outcome]] | None = None
+    outcomes: Mapping[str, Mapping[str, GoldenCounts]] | None = None
     departures: Mapping[str, Departures | None] = field(default_factory=dict)
 
 
@@ -94,9 +93,9 @@ def fidelity_markdown(fidelity: Fidelity) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _outcomes(path: Path) -> dict[str, dict[str, Outcome]] | None:
+def _outcomes(path: Path) -> dict[str, dict[str, GoldenCounts]] | None:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, dict[str, Outcome]])
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, dict[str, GoldenCounts]])
     except FileNotFoundError:
         return None
     except (OSError, msgspec.DecodeError) as error:
@@ -119,7 +118,7 @@ def departures_in(source: bytes) -> Departures | None:
     return None
 
 
-def _table(outcomes: Mapping[str, Mapping[str, Outcome]], known: list[str]) -> str:
+def _table(outcomes: Mapping[str, Mapping[str, GoldenCounts]], known: list[str]) -> str:
     """A row for what all methods share, then one for each method, its variants after it."""
     claimed = {method for by_method in outcomes.values() for method in by_method}
     names = dict.fromkeys([ALL_METHODS, *sorted(claimed | set(known))])
@@ -133,14 +132,14 @@ def _row_name(method: str) -> str:
     return "all methods" if method == ALL_METHODS else method
 
 
-def _items(outcomes: Mapping[str, Mapping[str, Outcome]], method: str) -> str:
+def _items(outcomes: Mapping[str, Mapping[str, GoldenCounts]], method: str) -> str:
     found = [
         f"{item} {by_method[method].text}" for item, by_method in outcomes.items() if method in by_method
     ]
     return ", ".join(found) or MISSING
 
 
-def _unclaimed(outcomes: Mapping[str, Mapping[str, Outcome]]) -> str:
+def _unclaimed(outcomes: Mapping[str, Mapping[str, GoldenCounts]]) -> str:
     unused = [item for item, by_method in outcomes.items() if not by_method]
     return f"Files without a test: {', '.join(unused)}." if unused else ""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import html as html_escapes
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -18,8 +18,6 @@ from harness.core.text import table as markdown_table
 
 STRONG, EM, CODE = ("\ue000", "\ue001"), ("\ue002", "\ue003"), ("\ue004", "\ue005")
 MARKS = re.compile("[\ue000-\ue005]")
-
-Writer: TypeAlias = Callable[[Iterable["Block"]], str]
 
 
 @dataclass(frozen=True)
@@ -146,7 +144,6 @@ tbody tr:hover { background: #f2f2f2; }
 </head>
 <body>"""
 HTML_TAIL = "</body>\n</html>"
-WRITERS: Mapping[str, Writer] = {"md": markdown, "tex": latex, "html": html}
 
 # Signs that Markdown would take for something; an underscore within a word it leaves alone.
 MARKDOWN_SIGNS = re.compile(r"[\\`*<]|(?<!\w)_|_(?!\w)|(?<=\])(?=\()")

@@ -26,7 +26,7 @@ MARGIN = 12
 TEXT_HEIGHT = 14
 
 
-class About(msgspec.Struct, frozen=True):
+class SetHeader(msgspec.Struct, frozen=True):
     """What the picture needs of the facts that a distilled file carries in its header."""
 
     format: str
@@ -38,7 +38,7 @@ class About(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True)
-class Sheet:
+class SetImages:
     """A distilled set as pixels: (n, H, W, 3) uint8, with the class index (n,) of each image.
 
     Each stored image is a grid of factor x factor tiles.
@@ -86,7 +86,7 @@ def command(files: Sequence[Path], output: Path) -> int:
     return 0
 
 
-def load_sheet(path: Path) -> Sheet:
+def load_sheet(path: Path) -> SetImages:
     """Read a distilled file and undo its own transform; UserError in one line if it is not one."""
     from safetensors import SafetensorError, safe_open
 
@@ -94,7 +94,7 @@ def load_sheet(path: Path) -> Sheet:
         with safe_open(path, framework="np") as file:
             header = (file.metadata() or {})["distilled"]
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return _sheet(msgspec.json.decode(header, type=About), tensors)
+        return _sheet(msgspec.json.decode(header, type=SetHeader), tensors)
     except FileNotFoundError:
         raise UserError(f"no distilled set at {path}") from None
     except OSError as error:
@@ -103,7 +103,7 @@ def load_sheet(path: Path) -> Sheet:
         raise UserError(f"{path} is damaged or not a distilled set of this harness ({error})") from None
 
 
-def draw(sheet: Sheet) -> Image.Image:
+def draw(sheet: SetImages) -> Image.Image:
     """The title above a grid: a row for each class with its name, a column for each image of the class."""
     import numpy as np
     from PIL import Image, ImageDraw
@@ -125,7 +125,7 @@ def draw(sheet: Sheet) -> Image.Image:
     return picture
 
 
-def _sheet(about: About, tensors: Mapping[str, NDArray[Any]]) -> Sheet:
+def _sheet(about: SetHeader, tensors: Mapping[str, NDArray[Any]]) -> SetImages:
     import numpy as np
 
     images, labels = tensors["images"], tensors["labels"]
@@ -141,7 +141,7 @@ def _sheet(about: About, tensors: Mapping[str, NDArray[Any]]) -> Sheet:
     unit = np.clip(_inverse(images, tensors), 0, 1)
     formation = f", {about.factor}x{about.factor} in each" if about.factor > 1 else ""
     rows = np.round(unit * 255).astype(np.uint8).transpose(0, 2, 3, 1)
-    return Sheet(
+    return SetImages(
         title=f"{about.method}, {about.dataset}, ipc {about.ipc}{formation}",
         class_names=about.class_names,
         pixels=np.broadcast_to(rows, (*rows.shape[:3], 3)),
@@ -185,7 +185,7 @@ def mosaic(rows: Sequence[Sequence[NDArray[np.uint8] | None]], below: Sequence[f
     return Mosaic(canvas, tops[:-1], lefts, height, width)
 
 
-def _grid(sheet: Sheet) -> NDArray[np.uint8]:
+def _grid(sheet: SetImages) -> NDArray[np.uint8]:
     """All images: a row for each class."""
     return mosaic([[sheet.pixels[index] for index in members] for members in sheet.by_class()]).canvas
 

@@ -15,6 +15,7 @@ from harness.core.errors import UserError
 from harness.core.text import plural
 from harness.engine.provenance import KEPT_NAME, Lineage
 from harness.engine.records import Record, collect, write_atomically
+from harness.perf.steps import load_sheets
 from harness.report.benchmarks import page
 from harness.report.cells import cells_csv
 from harness.report.fidelity import load_fidelity
@@ -22,7 +23,6 @@ from harness.report.filters import Filters
 from harness.report.formats import html, latex, markdown
 from harness.report.frames import flatten, print_problems, to_csv
 from harness.report.reported import load_reported
-from harness.report.speed import load_sheets
 from harness.report.standing import Scored, scored
 from harness.report.tables import CODE_LEGENDS, blocks_by_track, code_legend, document, tables_of, with_legend
 

@@ -3,27 +3,55 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
+import methods
 from harness.core.packaged import packaged
+from harness.core.text import plus_minus
 
 REPORTED_CSV = packaged("harness.report", "data", "reported.csv")
-PREFERRED = "preferred"
-UNTRACED = "†"
+PREFERRED = "preferred"  # notes of the figures that stand for their cell begin so
+SUSPECT = "suspect"  # notes of figures that seem to be slips begin so
+UNTRACED = "†"  # marks what cannot be looked up
+OTHER = "‡"  # in the BACON paper's tables: marks what another paper prints
 ALL_IMAGES = 0  # stands for the ipc of figures on the whole train split, "all" in the file
+BACON_AUTHORS = "zhouzhengqd/BACON"  # in the source of what BACON's authors print
+CURRENT = "(current"  # ... in the latest revision of their table
+# Networks of the cross-architecture tables, which give no depth: the field's usual ones.
+CROSS_NETWORKS = {"AlexNet": "AlexNet", "VGG": "VGG11", "ResNet": "ResNet18"}
 
 
 @dataclass(frozen=True)
 class ReportedFigure:
-    """One figure as printed: percent, with the network it was obtained with and where it is printed."""
+    """One figure as printed: percent, with the network it was obtained with and where it is printed.
+
+    label: `hard` or `soft`, "" where the paper does not say. note: what is to be known of the figure.
+    """
 
     accuracy_mean: str
     accuracy_std: str
     arch: str
     source: str
+    label: str = ""
+    note: str = ""
+
+    @property
+    def mean(self) -> float:
+        """The accuracy as a fraction in [0, 1]."""
+        return float(self.accuracy_mean) / 100
+
+    @property
+    def std(self) -> float | None:
+        """Its spread as a fraction; None if none is printed."""
+        return float(self.accuracy_std) / 100 if self.accuracy_std else None
+
+    @property
+    def preferred(self) -> bool:
+        """Whether it stands for its method, dataset and ipc."""
+        return self.note.startswith(PREFERRED)
 
     @property
     def traced(self) -> bool:
@@ -31,14 +59,49 @@ class ReportedFigure:
         return self.source != "recalled"
 
     @property
+    def own(self) -> bool:
+        """Whether it stands in the BACON authors' own table."""
+        return BACON_AUTHORS in self.source
+
+    @property
+    def bare_text(self) -> str:
+        """As printed, marked if its source cannot be looked up."""
+        return f"{self.printed}{self._mark}"
+
+    @property
     def text(self) -> str:
-        """As printed, with the network where it is not the plain ConvNet."""
-        spread = f" ± {self.accuracy_std}" if self.accuracy_std else ""
+        """The same with the network where it is not the plain ConvNet."""
         arch = "" if self.arch == "ConvNet" else f" ({self.arch})"
-        return f"{self.accuracy_mean}{spread}{arch}{'' if self.traced else UNTRACED}"
+        return f"{self.printed}{arch}{self._mark}"
+
+    @property
+    def text_beside_bacon(self) -> str:
+        """As the BACON paper's tables here show it: with its network, marked if by another paper."""
+        arch = "" if self.arch in ("ConvNet", *CROSS_NETWORKS) else f" ({self.arch})"
+        return f"{self.printed}{arch}{'' if self.own else OTHER}{self._mark}"
+
+    @property
+    def printed(self) -> str:
+        """As printed, in percent: `45.2 ± 0.3`, or the mean alone."""
+        return plus_minus(self.accuracy_mean, self.accuracy_std)
+
+    @property
+    def _mark(self) -> str:
+        return "" if self.traced else UNTRACED
 
 
 ReportedFigures: TypeAlias = Mapping[tuple[str, str, int], ReportedFigure]
+NetworkKey: TypeAlias = tuple[str, str, int, str]
+FiguresByNetwork: TypeAlias = Mapping[NetworkKey, ReportedFigure]
+
+
+class _Line(NamedTuple):
+    """A line of the file: the method as the paper calls it, but for hyphens; dataset in small letters."""
+
+    method: str
+    dataset: str
+    ipc: int
+    figure: ReportedFigure
 
 
 def load_reported(path: Path = REPORTED_CSV) -> ReportedFigures:
@@ -46,21 +109,75 @@ def load_reported(path: Path = REPORTED_CSV) -> ReportedFigures:
 
     Those on the whole train split stand under the ipc `ALL_IMAGES`.
     """
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["note"].startswith(PREFERRED)]
     return {
-        (_method(row["method"]), row["dataset"].lower(), _ipc(row["ipc"])): ReportedFigure(
-            row["accuracy_mean"], row["accuracy_std"], row["arch"], row["source"]
-        )
-        for row in rows
-        if row["ipc"].isdigit() or row["ipc"] == "all"
+        (line.method, line.dataset, line.ipc): line.figure for line in _lines(path) if line.figure.preferred
     }
 
 
-def _ipc(text: str) -> int:
-    return ALL_IMAGES if text == "all" else int(text)
+def load_by_network(path: Path = REPORTED_CSV) -> dict[NetworkKey, ReportedFigure]:
+    """The figure of each (method, dataset, ipc, network) of the BACON paper, in this harness's names.
+
+    Of several, the authors' current table goes before their older ones, and these before other papers'
+    preferred figures. The network is ConvNet for whatever ConvNet a figure was obtained with.
+    """
+    known = set(methods.discover())
+    wanted = [line for line in _lines(path) if line.ipc != ALL_IMAGES and _belongs(line.figure)]
+    found: dict[NetworkKey, ReportedFigure] = {}
+    for line in sorted(wanted, key=lambda line: _rank(line.figure)):
+        arch = CROSS_NETWORKS.get(line.figure.arch, "ConvNet")
+        found.setdefault((_variant(line.method, known), line.dataset, line.ipc, arch), line.figure)
+    return found
 
 
-def _method(name: str) -> str:
-    """A method's name as its file is called here: k-center is kcenter."""
-    return name.replace("-", "")
+def methods_of(figures: FiguresByNetwork, arch: str = "ConvNet") -> list[str]:
+    """Methods of this harness with a figure for that network: others first, BACON last as in its paper."""
+    known = set(methods.discover())
+    shown = {key[0] for key in figures if key[0] in known and key[3] == arch}
+    own = {key[0] for key, figure in figures.items() if figure.own}
+    return sorted(shown, key=lambda name: (name in own, name == "bacon", name))
+
+
+def sources(figures: Iterable[ReportedFigure]) -> list[str]:
+    """Sources of these figures, each once, sorted."""
+    return sorted({figure.source for figure in figures})
+
+
+def _lines(path: Path) -> list[_Line]:
+    """The lines whose images per class are a number or all."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["ipc"].isdigit() or row["ipc"] == "all"]
+    return [
+        _Line(
+            method=row["method"].replace("-", ""),
+            dataset=row["dataset"].lower(),
+            ipc=ALL_IMAGES if row["ipc"] == "all" else int(row["ipc"]),
+            figure=ReportedFigure(
+                row["accuracy_mean"],
+                row["accuracy_std"],
+                row["arch"],
+                row["source"],
+                row["label"],
+                row["note"],
+            ),
+        )
+        for row in rows
+    ]
+
+
+def _belongs(figure: ReportedFigure) -> bool:
+    """Whether a figure may stand in the BACON paper's tables."""
+    own = figure.own and not figure.note.startswith(SUSPECT)
+    return own or figure.arch in CROSS_NETWORKS or figure.preferred
+
+
+def _rank(figure: ReportedFigure) -> int:
+    if not figure.own:
+        return 3
+    # Of two older revisions the later one is preferred, or says so.
+    return 0 if CURRENT in figure.source else 1 if figure.note.startswith((PREFERRED, "later")) else 2
+
+
+def _variant(name: str, known: Collection[str]) -> str:
+    """A method's name as it is called here: cafe_dsa is cafe@dsa."""
+    variant = name.replace("_", "@", 1)
+    return variant if name not in known and variant in known else name

@@ -1,14 +1,15 @@
-"""Where each cell of a track stands: interval, distance to the best, rank, and gap to the ceiling.
+"""Where each cell of a track stands: interval, distance to the best, rank, gap to the ceiling, and costs.
 
 The ceiling is the method `whole`, which trains on all images: one set whatever the ipc, and no competitor.
 """
 
 from __future__ import annotations
 
+import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias, TypeVar
 
 from harness.engine.provenance import CodeState
 from harness.engine.records import Record
@@ -17,11 +18,12 @@ from harness.report.tracks import EMPTY, Cell, Grid, Row, Track, by_track, cell_
 
 CEILING = "whole"
 
+T = TypeVar("T")
 Key: TypeAlias = tuple[Row, int]
 
 
 @dataclass(frozen=True)
-class Standing:
+class Ranking:
     """What is known of one cell among those of its column.
 
     best: whether its mean, as shown, is the highest of several. behind: the best one's accuracy less this
@@ -53,7 +55,7 @@ class Scored:
     records: Sequence[Record]
     grid: Grid
     ceiling: Cell
-    standings: Mapping[Key, Standing]
+    rankings: Mapping[Key, Ranking]
     code: Mapping[str, CodeState] = field(default_factory=dict)
 
     def code_of(self, cell: Cell) -> list[CodeState]:
@@ -67,19 +69,56 @@ class Scored:
         return sorted({ipc for _, ipc in self.grid} or alone)
 
 
+class Costs(NamedTuple):
+    """Cost of one trial: means over its seeds, memory the highest, unknown None.
+
+    Memory, FLOPs and images forwarded are those of distillation.
+    """
+
+    distill_seconds: float | None
+    evaluate_seconds: float | None
+    peak_host_bytes: float | None
+    peak_device_bytes: float | None
+    flops: float | None
+    images_forwarded: float | None
+    stored_bytes: float | None
+    decoded_images: float | None
+
+
 def scored(records: Iterable[Record], code: Mapping[str, CodeState] | None = None) -> list[Scored]:
     """The tracks of these records, in the order in which they are shown; `code` as in `Scored`."""
     return [_score(track, members, code or {}) for track, members in by_track(records).items()]
+
+
+def costs_of(records: Sequence[Record]) -> Costs:
+    """Costs of these finished trials."""
+    distill = [record.distill for record in records]
+    evaluate = [record.evaluate for record in records]
+    return Costs(
+        distill_seconds=_mean(distill, lambda cost: cost.seconds),
+        evaluate_seconds=_mean(evaluate, lambda cost: cost.seconds),
+        peak_host_bytes=_highest(distill, lambda cost: cost.peak_host_bytes),
+        peak_device_bytes=_highest(distill, lambda cost: cost.peak_device_bytes),
+        flops=_mean(distill, lambda cost: cost.flops),
+        images_forwarded=_mean(distill, lambda cost: cost.images_forwarded),
+        stored_bytes=_mean(records, lambda record: record.stored_bytes),
+        decoded_images=_mean(records, lambda record: record.decoded_images),
+    )
+
+
+def settings_of(records: Iterable[Record]) -> str:
+    """Where the settings of these trials come from."""
+    return " / ".join(sorted({record.trial.source_sentence for record in records}))
 
 
 def _score(track: Track, records: Sequence[Record], code: Mapping[str, CodeState]) -> Scored:
     grid = grid_of([record for record in records if record.trial.method != CEILING])
     whole = [record for record in records if record.trial.method == CEILING]
     ceiling = cell_of(whole) if whole else EMPTY
-    return Scored(track, records, grid, ceiling, _standings(grid, ceiling.groups), code)
+    return Scored(track, records, grid, ceiling, _rankings(grid, ceiling.groups), code)
 
 
-def _standings(grid: Grid, ceiling: Groups) -> Mapping[Key, Standing]:
+def _rankings(grid: Grid, ceiling: Groups) -> Mapping[Key, Ranking]:
     """Of all cells that were measured; the statistics of all are taken at once, which is much quicker."""
     measured = {key: cell.groups for key, cell in grid.items() if cell.groups}
     found = estimates(measured)
@@ -94,7 +133,7 @@ def _standings(grid: Grid, ceiling: Groups) -> Mapping[Key, Standing]:
     for keys in columns.values():
         ranks |= rank_intervals({key: measured[key] for key in keys})
     return {
-        key: Standing(
+        key: Ranking(
             estimate=found[key],
             best=len(columns[key[1]]) > 1 and _shown(found[key]) == _shown(found[leaders[key[1]]]),
             behind=behind.get(key),
@@ -109,3 +148,18 @@ def _standings(grid: Grid, ceiling: Groups) -> Mapping[Key, Standing]:
 def _shown(estimate: Estimate) -> float:
     """Percent as tables round it: what looks equal there is equally bold."""
     return round(100 * estimate.mean, 1)
+
+
+def _mean(parts: Iterable[T | None], fact: Callable[[T], float | None]) -> float | None:
+    """Mean of a fact over the parts that know it; None if none does."""
+    known = _known(parts, fact)
+    return statistics.fmean(known) if known else None
+
+
+def _highest(parts: Iterable[T | None], fact: Callable[[T], float | None]) -> float | None:
+    return max(_known(parts, fact), default=None)
+
+
+def _known(parts: Iterable[T | None], fact: Callable[[T], float | None]) -> list[float]:
+    facts = (fact(part) for part in parts if part is not None)
+    return [value for value in facts if value is not None]

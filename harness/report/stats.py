@@ -22,6 +22,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+from harness.core.text import mean_and_std
 from harness.report.tracks import sample_std
 
 if TYPE_CHECKING:
@@ -54,6 +55,11 @@ class Estimate:
     seeds: int
     networks: int
     note: str
+
+    @property
+    def text(self) -> str:
+        """Mean and deviation in percent, `41.3 ± 1.2`."""
+        return mean_and_std(self.mean, self.std)
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 from harness.core.text import MISSING, count, memory, seconds
-from harness.engine.provenance import OLDER, UNCOMMITTED, UNKNOWN, CodeState, Lineage
+from harness.engine.provenance import OLDER, UNCOMMITTED, UNKNOWN, CodeState
 from harness.engine.records import Record, hardware
 from harness.report.claims import claims_table
-from harness.report.costs import costs_of, settings_of
 from harness.report.formats import (
     Block,
     Folded,
@@ -24,8 +23,8 @@ from harness.report.formats import (
     plain,
     strong,
 )
-from harness.report.reported import ALL_IMAGES, UNTRACED, ReportedFigure, ReportedFigures, load_reported
-from harness.report.standing import CEILING, Scored, Standing, scored
+from harness.report.reported import ALL_IMAGES, UNTRACED, ReportedFigure, ReportedFigures
+from harness.report.standing import CEILING, Ranking, Scored, costs_of, settings_of
 from harness.report.stats import CONFIDENCE, FEW_SEEDS, Difference, Estimate
 from harness.report.stats import estimate as estimate_of
 from harness.report.tracks import EMPTY, Cell, Track
@@ -43,7 +42,7 @@ LEGEND = (
     f" {code(CEILING)} is training on all images, the ceiling, which is the same for every ipc. {REPORTED}"
     f" figures are those that papers print; their sources are in {code('harness/report/data/reported.csv')}."
 )
-STANDING_LEGEND = (
+RANKING_LEGEND = (
     "Networks trained on one distilled set are no independent trials of a method, so intervals come from the"
     f" means of the seeds: Student's t with fewer than {FEW_SEEDS} seeds, a bootstrap of whole seeds from"
     f" {FEW_SEEDS} on. Two seeds say little: their intervals hold the truth as often as any others, yet some"
@@ -67,7 +66,7 @@ CODE_LEGENDS = {
 }
 RENEWAL = f"{code('python -m harness renew')} measures such cells anew and keeps the old records."
 FLOOR = "random"  # the method that all others should beat
-STANDING_HEADERS = (
+RANKING_HEADERS = (
     "method",
     "ipc",
     "n",
@@ -94,20 +93,19 @@ COST_HEADERS = (
 BRIEFLY_OMITTED = {"settings", "images forwarded", "decoded images"}
 
 
-def summary_markdown(records: Sequence[Record]) -> str:
-    """The tables of these records with the legend, as `run` and `report` print them."""
-    tracks = scored(records, Lineage().states(records))
-    return with_legend(tables_of(blocks_by_track(tracks, load_reported())), tracks)
+def with_legend(tables: Tables, tracks: Iterable[Scored]) -> str:
+    """The legend, then one section for each track."""
+    return f"{markdown(legend(tracks))}\n{sections(tables)}"
 
 
-def with_legend(tables: Tables, tracks: Iterable[Scored], level: int = 2) -> str:
-    """The legend, then one section for each track, under headings of the given level."""
-    return f"{markdown(legend(tracks))}\n{_sections(tables, level)}"
+def sections(tables: Tables) -> str:
+    """One section for each track, under a heading of its own."""
+    return "\n".join(f"{markdown([Heading(track.heading, 2)])}\n{text}" for track, text in tables.items())
 
 
 def legend(tracks: Iterable[Scored]) -> list[Block]:
     """How to read the tables of these tracks."""
-    return [Paragraph(LEGEND), Paragraph(STANDING_LEGEND), *code_legend(marks_of(tracks))]
+    return [Paragraph(LEGEND), Paragraph(RANKING_LEGEND), *code_legend(marks_of(tracks))]
 
 
 def marks_of(tracks: Iterable[Scored]) -> set[str]:
@@ -131,21 +129,6 @@ def code_marks(found: Scored, cell: Cell) -> str:
     return "".join(sorted({CODE_MARKS[state] for state in found.code_of(cell) if state in CODE_MARKS}))
 
 
-def sections(records: Iterable[Record], reported: ReportedFigures, level: int = 2) -> str:
-    """One section for each track, under headings of the given level."""
-    return _sections(tables_by_track(records, reported), level)
-
-
-def tables_by_track(records: Iterable[Record], reported: ReportedFigures) -> Tables:
-    """What stands under the heading of each track, tracks in the order in which they are shown."""
-    return tables_of(blocks_by_track(scored(records), reported))
-
-
-def tables_of(found: Mapping[Track, Sequence[Block]]) -> Tables:
-    """`tables_by_track` of blocks that are made already."""
-    return {track: markdown(blocks) for track, blocks in found.items()}
-
-
 def blocks_by_track(
     tracks: Iterable[Scored], reported: ReportedFigures, *, brief: bool = False
 ) -> dict[Track, list[Block]]:
@@ -156,16 +139,17 @@ def blocks_by_track(
     return {found.track: _track_blocks(found, reported, brief=brief) for found in tracks}
 
 
+def tables_of(found: Mapping[Track, Sequence[Block]]) -> Tables:
+    """The same in Markdown, for each track."""
+    return {track: markdown(blocks) for track, blocks in found.items()}
+
+
 def document(found: Mapping[Track, Sequence[Block]], tracks: Iterable[Scored]) -> list[Block]:
     """The legend, then the sections under headings of level 2."""
     blocks = legend(tracks)
     for track, section in found.items():
         blocks += [Heading(track.heading, 2), *section]
     return blocks
-
-
-def _sections(tables: Tables, level: int) -> str:
-    return "\n".join(f"{markdown([Heading(track.heading, level)])}\n{text}" for track, text in tables.items())
 
 
 def _track_blocks(found: Scored, reported: ReportedFigures, *, brief: bool) -> list[Block]:
@@ -184,12 +168,12 @@ def _track_blocks(found: Scored, reported: ReportedFigures, *, brief: bool) -> l
         blocks.append(Paragraph(below))
     if claims := claims_table(records):
         blocks += [claims, Paragraph(CLAIMS_LEGEND)]
-    standing, costs = _standing_blocks(found), list[Block]()
+    ranking, costs = _ranking_blocks(found), list[Block]()
     if any(record.status == "done" for record in records):
         costs = [_cost_table(found, brief=brief), Paragraph(f"{_conditions(track, records)} {COST_LEGEND}")]
     if not brief:
-        return [*blocks, *standing, *costs]
-    folded = {"Intervals, distances to the best, gaps to the ceiling": standing, "What it cost": costs}
+        return [*blocks, *ranking, *costs]
+    folded = {"Intervals, distances to the best, gaps to the ceiling": ranking, "What it cost": costs}
     return [*blocks, *(Folded(summary, inner) for summary, inner in folded.items() if inner)]
 
 
@@ -200,12 +184,12 @@ def accuracy_table(found: Scored, figures: ReportedFigures, *, ranks: bool = Fal
     ceiling = _ceiling_text(found.ceiling, code_marks(found, found.ceiling))
     whole = figures.get((CEILING, found.track.dataset, ALL_IMAGES))
     for ipc in found.ipcs:
-        cells = [(found.grid.get((row, ipc), EMPTY), found.standings.get((row, ipc))) for row in rows]
-        column = [_cell_text(cell, standing, code_marks(found, cell)) for cell, standing in cells]
+        cells = [(found.grid.get((row, ipc), EMPTY), found.rankings.get((row, ipc))) for row in rows]
+        column = [_cell_text(cell, ranking, code_marks(found, cell)) for cell, ranking in cells]
         columns[f"ipc {ipc}"] = [*column, ceiling]
-        standings = [standing for _, standing in cells]
-        if ranks and any(standing and standing.estimate.low is not None for standing in standings):
-            columns[f"ipc {ipc} rank"] = [*map(_rank, standings), MISSING]
+        rankings = [ranking for _, ranking in cells]
+        if ranks and any(ranking and ranking.estimate.low is not None for ranking in rankings):
+            columns[f"ipc {ipc} rank"] = [*map(_rank, rankings), MISSING]
         printed = [figures.get((row.method, found.track.dataset, ipc)) for row in rows]
         if any(printed):
             columns[f"ipc {ipc} reported"] = list(map(_printed, [*printed, whole]))
@@ -216,27 +200,27 @@ def _printed(figure: ReportedFigure | None) -> str:
     return figure.text if figure else MISSING
 
 
-def _rank(standing: Standing | None) -> str:
+def _rank(ranking: Ranking | None) -> str:
     """The ranks left open, `1–9`."""
-    if standing is None:
+    if ranking is None:
         return MISSING
-    first, last = standing.rank
+    first, last = ranking.rank
     return f"{first}" if first == last else f"{first}–{last}"
 
 
-def _cell_text(cell: Cell, standing: Standing | None, marks: str) -> str:
+def _cell_text(cell: Cell, ranking: Ranking | None, marks: str) -> str:
     """`41.3 ± 1.2 (2×3)`, the best in bold, ties in italics; a status word where nothing was measured."""
-    if standing is None:
+    if ranking is None:
         return ", ".join(cell.missing) or MISSING
-    figure = mean_and_std(standing.estimate)
-    figure = strong(figure) if standing.best else em(figure) if standing.tied else figure
+    figure = ranking.estimate.text
+    figure = strong(figure) if ranking.best else em(figure) if ranking.tied else figure
     return f"{figure} ({_n(cell)}){marks}"
 
 
 def _ceiling_text(cell: Cell, marks: str) -> str:
     if not cell.groups:
         return ", ".join(cell.missing) or NOT_RUN
-    return f"{mean_and_std(estimate_of(cell.groups))} ({_n(cell)}){marks}"
+    return f"{estimate_of(cell.groups).text} ({_n(cell)}){marks}"
 
 
 def _n(cell: Cell) -> str:
@@ -244,33 +228,27 @@ def _n(cell: Cell) -> str:
     return "; ".join([cell.counts, *(f"{number} {status}" for status, number in cell.missing.items())])
 
 
-def mean_and_std(estimate: Estimate) -> str:
-    """`41.3 ± 1.2` in percent, without a spread if there is a single network."""
-    spread = "" if estimate.std is None else f" ± {100 * estimate.std:.1f}"
-    return f"{100 * estimate.mean:.1f}{spread}"
-
-
-def _standing_blocks(found: Scored) -> list[Block]:
+def _ranking_blocks(found: Scored) -> list[Block]:
     """The table of intervals, differences and ranks; a line instead where no cell has a second seed."""
-    if not found.standings:
+    if not found.rankings:
         return []
-    if all(standing.estimate.low is None for standing in found.standings.values()):
+    if all(ranking.estimate.low is None for ranking in found.rankings.values()):
         return [Paragraph("No intervals, ties or ranks: with one seed nothing shows how much seeds differ.")]
     rows = [
-        [plain(row.label), str(ipc), found.grid[row, ipc].counts, *_standing_texts(standing)]
-        for (row, ipc), standing in found.standings.items()
+        [plain(row.label), str(ipc), found.grid[row, ipc].counts, *_ranking_texts(ranking)]
+        for (row, ipc), ranking in found.rankings.items()
     ]
-    return [Table(STANDING_HEADERS, rows)]
+    return [Table(RANKING_HEADERS, rows)]
 
 
-def _standing_texts(standing: Standing) -> list[str]:
-    found = standing.estimate
+def _ranking_texts(ranking: Ranking) -> list[str]:
+    found = ranking.estimate
     return [
         f"{100 * found.mean:.1f}",
         _clipped(found),
-        "best" if standing.behind is None else _difference(standing.behind),
-        f"{_rank(standing)} of {standing.ranked}",
-        NOT_RUN if standing.gap is None else _difference(standing.gap),
+        "best" if ranking.behind is None else _difference(ranking.behind),
+        f"{_rank(ranking)} of {ranking.ranked}",
+        NOT_RUN if ranking.gap is None else _difference(ranking.gap),
     ]
 
 
@@ -352,7 +330,7 @@ def _misses(found: Scored) -> Iterator[str]:
 
 def _below_floor(found: Scored) -> str:
     """Which cells lie below random real images at the same ipc; empty if none does or nothing is random."""
-    means = {key: round(100 * standing.estimate.mean, 1) for key, standing in found.standings.items()}
+    means = {key: round(100 * ranking.estimate.mean, 1) for key, ranking in found.rankings.items()}
     floors = {ipc: mean for (row, ipc), mean in means.items() if row.method == FLOOR}
     below: dict[str, list[int]] = defaultdict(list)
     for (row, ipc), mean in means.items():

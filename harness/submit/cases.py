@@ -10,13 +10,13 @@ from harness.core.data.catalog import KNOWN
 from harness.core.errors import UserError
 from harness.core.nets.names import canonical
 from harness.submit.importers import Source
-from harness.submit.request import Request
+from harness.submit.request import SubmitRequest
 
 if TYPE_CHECKING:
     from harness.core.data import Dataset, Transform
     from harness.core.distilled import Distilled
     from harness.submit.importers.common import Imported
-    from harness.submit.inspect import Finding, Likeness, Reading, Space
+    from harness.submit.inspect import ClassifierScores, Finding, PixelReading, Space
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Case:
     """
 
     distilled: Distilled
-    reading: Reading
-    like: Likeness
+    reading: PixelReading
+    like: ClassifierScores
     findings: list[Finding]
     claimed: float | None
     seed: int
@@ -36,7 +36,7 @@ class Case:
     importer: str
 
 
-def prepare(request: Request) -> Iterator[Case]:
+def prepare(request: SubmitRequest) -> Iterator[Case]:
     """The sets of the file, converted and looked over, all of it without any look at the test split."""
     from harness.core.data import load, sealed
     from harness.submit import importers
@@ -60,7 +60,7 @@ def prepare(request: Request) -> Iterator[Case]:
             yield _case(one, source, data, request)
 
 
-def _case(one: Imported, source: Source, data: Dataset, request: Request) -> Case:
+def _case(one: Imported, source: Source, data: Dataset, request: SubmitRequest) -> Case:
     from harness.submit import inspect
 
     images, labels = _channels_first(one.images, data.shape), _labels(one.labels, request.labels)
@@ -83,7 +83,7 @@ def _case(one: Imported, source: Source, data: Dataset, request: Request) -> Cas
     return Case(distilled, reading, like, findings, claimed, seed, source, one.importer)
 
 
-def _claim(one: Imported, request: Request) -> float | None:
+def _claim(one: Imported, request: SubmitRequest) -> float | None:
     """The accuracy in [0, 1] that the file gives for the network of this evaluation, if it does."""
     for name, claim in one.claims.items():
         try:
@@ -95,7 +95,7 @@ def _claim(one: Imported, request: Request) -> float | None:
     return None
 
 
-def _claims_of_others(one: Imported, request: Request) -> Finding:
+def _claims_of_others(one: Imported, request: SubmitRequest) -> Finding:
     """A note on accuracies that the file gives for other networks than that of this evaluation."""
     from harness.submit.inspect import Finding
 
@@ -136,7 +136,7 @@ def _labels(labels: Any, how: str) -> Any:
     return torch.softmax(labels.float(), dim=1) if how == "logits" else labels.float()
 
 
-def _stated_space(one: Imported, request: Request) -> Space | None:
+def _stated_space(one: Imported, request: SubmitRequest) -> Space | None:
     """The reading of the pixels that was stated, by the user or the file itself."""
     if request.normalised is not None or request.mean is not None or one.transform is not None:
         return "normalised"
@@ -145,7 +145,7 @@ def _stated_space(one: Imported, request: Request) -> Space | None:
     return "bytes" if float(one.images.max()) > 1.5 else "unit"
 
 
-def _stated_transform(one: Imported, data: Dataset, request: Request) -> Transform:
+def _stated_transform(one: Imported, data: Dataset, request: SubmitRequest) -> Transform:
     """What normalised pixels of the file were made by."""
     from harness.core.data import Normalization
 
@@ -190,7 +190,7 @@ def _converted(images: Any, space: Space, transform: Transform, data: Dataset) -
     return data.transform(as_unit(images, space, transform)).contiguous()
 
 
-def _distilled(images: Any, labels: Any, one: Imported, data: Dataset, request: Request) -> Distilled:
+def _distilled(images: Any, labels: Any, one: Imported, data: Dataset, request: SubmitRequest) -> Distilled:
     """The set in this harness's form, class after class."""
     from harness.core.augment import operations, usual_strategy
     from harness.core.distilled import Distilled

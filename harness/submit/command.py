@@ -9,13 +9,13 @@ from pathlib import Path
 import msgspec
 
 from harness.engine.devices import choose
-from harness.engine.records import Found, Record, read_record
+from harness.engine.records import Record, RecordedFinding, read_record
 from harness.submit.cases import Case, prepare
 from harness.submit.measure import LATE, evaluate_case
-from harness.submit.request import Request
+from harness.submit.request import SubmitRequest
 
 
-def command(request: Request) -> int:
+def command(request: SubmitRequest) -> int:
     """Look the set over, evaluate it, print what came of it; returns 0, or 1 if an error was found."""
     if request.file is None:
         return _list(request)
@@ -40,7 +40,7 @@ def command(request: Request) -> int:
     return int(not request.force and any(finding.level == "error" for finding in late))
 
 
-def _list(request: Request) -> int:
+def _list(request: SubmitRequest) -> int:
     """Print what was submitted to the results folder."""
     from harness.engine.records import collect
     from harness.report.claims import claims_markdown
@@ -60,7 +60,7 @@ def _with_siblings(records: Sequence[Record], results: Path) -> list[Record]:
     return [read_record(path) for path in paths]
 
 
-def _described(request: Request, cases: Sequence[Case]) -> Iterator[str]:
+def _described(request: SubmitRequest, cases: Sequence[Case]) -> Iterator[str]:
     """What was read and found, line by line."""
     from harness.submit.inspect import SPACE_WORDS, hard
 
@@ -87,7 +87,7 @@ def _errors(case: Case) -> bool:
     return any(finding.level == "error" for finding in case.findings)
 
 
-def _late(record: Record) -> list[Found]:
+def _late(record: Record) -> list[RecordedFinding]:
     """Findings of a record that only its evaluation could bring."""
     found = [] if record.submission is None else record.submission.found
     return [one for one in found if one.check in LATE]

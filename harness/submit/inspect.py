@@ -17,6 +17,7 @@ from torch import Tensor
 
 from harness.core.errors import UserError
 from harness.core.seeds import seed_for
+from harness.engine.records import RecordedFinding
 
 if TYPE_CHECKING:
     from harness.core.data import Dataset, Transform
@@ -70,9 +71,12 @@ class Finding:
 
     def __str__(self) -> str:
         """`error: counts: saw 95 images; expected 100, 10 classes x ipc 10`."""
-        if not self.expected:
-            return f"{self.level}: {self.check}: {self.seen}"
-        return f"{self.level}: {self.check}: saw {self.seen}; expected {self.expected}"
+        return str(self.recorded)
+
+    @property
+    def recorded(self) -> RecordedFinding:
+        """As it stands in a record, where nothing is fatal any more."""
+        return RecordedFinding(self.level, self.check, self.seen, self.expected)
 
 
 def structure(images: Tensor, labels: Tensor, data: Dataset, ipc: int | None) -> list[Finding]:
@@ -171,7 +175,7 @@ def class_names(theirs: tuple[str, ...] | None, ours: tuple[str, ...]) -> list[F
 
 
 @dataclass(frozen=True)
-class Reading:
+class PixelReading:
     """How the pixels of a set are read, and how far they then are from the train images.
 
     fits: for each possible reading, a distance of its mean and standard deviation from those of the train
@@ -193,7 +197,7 @@ def as_unit(images: Tensor, space: Space, transform: Transform) -> Tensor:
 
 def read_pixels(
     images: Tensor, data: Dataset, transform: Transform, stated: Space | None
-) -> tuple[Reading, list[Finding]]:
+) -> tuple[PixelReading, list[Finding]]:
     """In which numbers the pixels are: as stated, else the reading that fits the train split best."""
     possible = [
         space for space in SPACES if space in (stated, "normalised", "unit", "bytes") or _signed(images)
@@ -202,7 +206,7 @@ def read_pixels(
     best = min(possible, key=fits.__getitem__)
     space = stated or best
     findings = _on_pixels(images, data, fits, space, stated)
-    return Reading(space, fits), findings + _far_outside(as_unit(images, space, transform))
+    return PixelReading(space, fits), findings + _far_outside(as_unit(images, space, transform))
 
 
 def _signed(images: Tensor) -> bool:
@@ -272,7 +276,7 @@ def _far_outside(unit: Tensor) -> list[Finding]:
 
 
 @dataclass(frozen=True)
-class Likeness:
+class ClassifierScores:
     """What the classifier sees in a set: scores (n, classes) and the true labels (n,) of its images.
 
     reliability: share of real train images, kept out of its fit, that the classifier puts into their class.
@@ -283,7 +287,7 @@ class Likeness:
     reliability: float
 
 
-def likeness(images: Tensor, labels: Tensor, data: Dataset, factor: int = 1) -> Likeness:
+def likeness(images: Tensor, labels: Tensor, data: Dataset, factor: int = 1) -> ClassifierScores:
     """How images (n, C, H, W), in the space of the dataset's transform, look to a classifier of real ones.
 
     Images that were decoded from tiles are compared with real ones as coarse as tiles of that `factor` are.
@@ -300,10 +304,10 @@ def likeness(images: Tensor, labels: Tensor, data: Dataset, factor: int = 1) -> 
     right = (ridge.scores(real[:kept_out]).argmax(dim=1) == real_labels[:kept_out]).float().mean()
     judged = torch.randperm(len(images), generator=generator)[:MOST_JUDGED]
     seen = ridge.scores(features(images[judged].to(data.device)))
-    return Likeness(seen.float().cpu(), hard(labels)[judged].cpu(), float(right))
+    return ClassifierScores(seen.float().cpu(), hard(labels)[judged].cpu(), float(right))
 
 
-def classes(like: Likeness, names: tuple[str, ...]) -> list[Finding]:
+def classes(like: ClassifierScores, names: tuple[str, ...]) -> list[Finding]:
     """Findings on whether the labels are those of the dataset's classes, or another numbering of them."""
     from scipy.optimize import linear_sum_assignment
     from scipy.stats import binom

@@ -18,8 +18,8 @@ from harness.core.errors import UserError
 from harness.core.seeds import seed_for
 from harness.engine.protocol import PROTOCOL_VERSION, protocol_named
 from harness.engine.records import (
-    Found,
     Record,
+    RecordedFinding,
     Submitted,
     Trial,
     read_record,
@@ -29,7 +29,7 @@ from harness.engine.records import (
 )
 from harness.engine.scales import scale_named
 from harness.submit.cases import Case
-from harness.submit.request import Request
+from harness.submit.request import SubmitRequest
 from methods.source import SettingsSource
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ CLAIM = "claim"
 LATE = ("chance", CLAIM)  # checks of the linter that need the evaluation
 
 
-def trial_of(case: Case, request: Request) -> Trial:
+def trial_of(case: Case, request: SubmitRequest) -> Trial:
     """The trial that the evaluation of a set is."""
     scale = scale_named(request.scale)
     spec = request.spec
@@ -66,7 +66,7 @@ def trial_of(case: Case, request: Request) -> Trial:
     )
 
 
-def evaluate_case(case: Case, request: Request) -> Record:
+def evaluate_case(case: Case, request: SubmitRequest) -> Record:
     """The record of a set: the one that is there, or that of evaluating it now, written before it returns.
 
     UserError if other images stand under the same name, seed and settings, or another process is at it.
@@ -87,7 +87,7 @@ def evaluate_case(case: Case, request: Request) -> Record:
         raise UserError(f"{error}; wait for it, or end it") from None
 
 
-def _same(record: Record, case: Case, path: Path, request: Request) -> Record:
+def _same(record: Record, case: Case, path: Path, request: SubmitRequest) -> Record:
     """The record that is there, if it is of the same images and rate; UserError if not."""
     from harness.core.distilled import Distilled
 
@@ -106,7 +106,7 @@ def _same(record: Record, case: Case, path: Path, request: Request) -> Record:
     return record
 
 
-def _claimed_anew(record: Record, case: Case, path: Path, request: Request) -> Record:
+def _claimed_anew(record: Record, case: Case, path: Path, request: SubmitRequest) -> Record:
     """The record with the claim that was typed, and what is found about it; the measurement stays."""
     assert record.submission is not None
     assert case.claimed is not None
@@ -124,7 +124,7 @@ def _claimed_anew(record: Record, case: Case, path: Path, request: Request) -> R
     return changed
 
 
-def _measured(case: Case, trial: Trial, request: Request) -> Record:
+def _measured(case: Case, trial: Trial, request: SubmitRequest) -> Record:
     """The record of training on the set as it was saved, and of testing once."""
     from harness.core import clock
     from harness.core.data import load
@@ -163,11 +163,11 @@ def _submitted(case: Case, late: Sequence[Finding]) -> Submitted:
     )
 
 
-def _facts(findings: Sequence[Finding]) -> list[Found | str]:
-    return [Found(one.level, one.check, one.seen, one.expected) for one in findings]
+def _facts(findings: Sequence[Finding]) -> list[RecordedFinding | str]:
+    return [one.recorded for one in findings]
 
 
-def _context(trial: Trial, digest: str, request: Request) -> Context:
+def _context(trial: Trial, digest: str, request: SubmitRequest) -> Context:
     """What networks are trained in: an interrupted evaluation of the same set by the same code goes on."""
     import torch
 

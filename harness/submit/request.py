@@ -22,7 +22,7 @@ LABELS = ("stored", "hard", "logits")
 
 
 @dataclass(frozen=True)
-class Request:
+class SubmitRequest:
     """What `submit` is asked to do; None stands for what the scale, the file or the dataset says.
 
     claimed: percent, as typed. normalised: None, or the dataset whose statistics were used ("" its own).
@@ -171,20 +171,22 @@ def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def request_from(arguments: argparse.Namespace) -> Request:
+def request_from(arguments: argparse.Namespace) -> SubmitRequest:
     """The request that was typed; UserError for what is missing or cannot be."""
-    typed = {name: value for name, value in vars(arguments).items() if name in Request.__dataclass_fields__}
+    typed = {
+        name: value for name, value in vars(arguments).items() if name in SubmitRequest.__dataclass_fields__
+    }
     if typed["file"] is not None:
         for name in ("dataset", "method"):
             if name not in typed:
                 raise UserError(f"{_flag(name)} is missing; type submit FILE --dataset NAME --method NAME")
-    request = Request(**({"dataset": "", "method": ""} | typed))
+    request = SubmitRequest(**({"dataset": "", "method": ""} | typed))
     if request.file is not None:
         _check(request)
     return request
 
 
-def _check(request: Request) -> None:
+def _check(request: SubmitRequest) -> None:
     if not NAME.fullmatch(request.method):
         raise UserError(
             f"--method {request.method!r} cannot name a record; "
@@ -212,7 +214,7 @@ def _check(request: Request) -> None:
         raise UserError(f"--seed {request.seed} is impossible; expected a whole number from 0 up")
 
 
-def _check_statistics(request: Request) -> None:
+def _check_statistics(request: SubmitRequest) -> None:
     """UserError for a mean without a standard deviation, for impossible ones, or two ways of stating them."""
     if (request.mean is None) != (request.std is None):
         raise UserError("--mean and --std belong together; type e.g. --mean 0.5 --std 0.5")

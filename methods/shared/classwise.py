@@ -157,5 +157,5 @@ class Plateau:
         return {"best": self._best, "stale": self._stale}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore both."""
+        """Restore best loss and count of idle steps."""
         self._best, self._stale = state["best"], state["stale"]

@@ -34,8 +34,8 @@ SCALED = {"cpu": {"train_steps": 200, "train_batch": 128}, "smoke": {"train_step
 
 
 @dataclass(frozen=True)
-class Lessons:
-    """Which images each training step sees, and who looks on.
+class TrainingBatches:
+    """Which images each training step sees, and who is told of it.
 
     draw: indices (b,) of the images of step 0, 1, ...
     watch: told the indices (b,) of each step and the classes (b,) that the network took them for before it.
@@ -47,7 +47,9 @@ class Lessons:
     state: State = field(default_factory=dict)
 
 
-def train_network(data: Dataset, config: FeatureConfig, context: Context, lessons: Lessons) -> Network:
+def train_network(
+    data: Dataset, config: FeatureConfig, context: Context, batches: TrainingBatches
+) -> Network:
     """A network trained on real images, without augmentation."""
     net = context.network(data)
     optimizer = torch.optim.SGD(
@@ -62,12 +64,12 @@ def train_network(data: Dataset, config: FeatureConfig, context: Context, lesson
         return logits
 
     rows_at_once = rows_per_piece(net, data.shape)
-    state = {"net": net, "optimizer": optimizer, **lessons.state}
+    state = {"net": net, "optimizer": optimizer, **batches.state}
     for step in context.steps(config.train_steps, state, name="train"):
-        indices = lessons.draw(step)
+        indices = batches.draw(step)
         images, labels = data.batch(indices), data.labels[indices]
         loss, _ = train_step(watched, net, optimizer, images, labels, rows_at_once)
-        lessons.watch(indices, torch.cat(predictions))
+        batches.watch(indices, torch.cat(predictions))
         predictions.clear()
         context.log(loss)
     return net
@@ -76,8 +78,8 @@ def train_network(data: Dataset, config: FeatureConfig, context: Context, lesson
 def trained_features(data: Dataset, config: FeatureConfig, context: Context) -> Tensor:
     """Embeddings (N, D) of all training images by a network trained on random batches of them."""
     generator = context.generator("train")
-    lessons = Lessons(draw=lambda step: draw_uniform(len(data), config.train_batch, generator))
-    net = train_network(data, config, context, lessons).eval()
+    batches = TrainingBatches(draw=lambda step: draw_uniform(len(data), config.train_batch, generator))
+    net = train_network(data, config, context, batches).eval()
     rows_at_once = rows_per_piece(net, data.shape)
     features = torch.empty(len(data), net.feature_dim, device=data.device)
     for _ in context.steps(1, {"features": features}, name="embed", budgeted=False):

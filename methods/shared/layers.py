@@ -18,31 +18,42 @@ from methods.shared import kernels
 ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.Sigmoid, nn.SiLU)
 
 
-class Layers:
-    """A view of one network, to be made once: outputs of its activations, in order, and its final map.
+class LayerOutputs:
+    """What some layers of a network put out as images pass through it; to be made once for a network.
 
-    Activations may work in place: what they return is changed by no later layer of the benchmark's networks.
+    Layers may work in place: what they return is changed by no later layer of the benchmark's networks.
     """
 
-    def __init__(self, net: Network) -> None:
+    def __init__(self, layers: Iterable[nn.Module]) -> None:
         # Hooks that stay and mostly do nothing: a compiled pass takes them in without a break.
         self._noted: list[Tensor] | None = None
-        for layer in net.features.layers:
-            for module in layer.modules():
-                if isinstance(module, ACTIVATIONS):
-                    module.register_forward_hook(self._note)
+        for layer in layers:
+            layer.register_forward_hook(self._note)
 
-    def __call__(self, net: Network, images: Tensor) -> tuple[Tensor, ...]:
-        """Maps (N, channels, height, width), or (N, units) of linear layers; the last is not flattened."""
+    def of(self, net: Network, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Outputs (N, ...) of the layers, in the order in which images reach them, and the final map."""
         noted: list[Tensor] = []
         self._noted = noted
         final = net.features(images)
         self._noted = None
-        return (*noted, final)
+        return tuple(noted), final
 
     def _note(self, module: nn.Module, inputs: object, output: Tensor) -> None:
         if self._noted is not None:
             self._noted.append(output)
+
+
+class Layers(LayerOutputs):
+    """A view of one network: outputs of its activations, in order, and its final map."""
+
+    def __init__(self, net: Network) -> None:
+        modules = (module for layer in net.features.layers for module in layer.modules())
+        super().__init__(module for module in modules if isinstance(module, ACTIVATIONS))
+
+    def __call__(self, net: Network, images: Tensor) -> tuple[Tensor, ...]:
+        """Maps (N, channels, height, width), or (N, units) of linear layers; the last is not flattened."""
+        outputs, final = self.of(net, images)
+        return (*outputs, final)
 
 
 class ClassMeans:

@@ -86,7 +86,7 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Student:
+class StatelessStudent:
     """A network without weights of its own, and what it learns from besides the synthetic images.
 
     labels: (n,) classes or (n, classes) soft labels of the synthetic images.
@@ -122,7 +122,7 @@ class Match:
 
 
 # Lets a student make its steps along a segment on images (n, ...) at rate alpha; how is the method's own.
-Matching = Callable[[Student, Segment, Tensor, Tensor, Sequence[Step]], Match]
+Matching = Callable[[StatelessStudent, Segment, Tensor, Tensor, Sequence[Step]], Match]
 # Labels for initial images (n, ...) by the experts.
 Labelling = Callable[[Network, Experts, Tensor], Tensor]
 
@@ -150,7 +150,7 @@ def condense(
         [{"params": [images], "lr": config.lr_img}, {"params": [alpha], "lr": config.lr_lr}],
         momentum=config.momentum,
     )
-    student = Student(context, net, labels, strategy)
+    student = StatelessStudent(context, net, labels, strategy)
 
     state: State = {"images": images, "alpha": alpha, "optimizer": optimizer}
     for _ in context.steps(config.iterations, state):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.commands import priority
-from harness.commands.estimate import Estimate
+from harness.commands.estimate import TimeEstimate
 from harness.commands.priority import by_value
 from harness.core.clock import Cost
 from harness.core.data.catalog import DatasetSpec
@@ -32,10 +32,10 @@ def names(ordered: list[Trial]) -> list[tuple[str, int, int]]:
     return [(trial.method, trial.ipc, trial.seed) for trial in ordered]
 
 
-def hours(waiting: list[Trial], **known: float) -> dict[str, Estimate]:
+def hours(waiting: list[Trial], **known: float) -> dict[str, TimeEstimate]:
     """Estimates by `method_ipc`; others have none."""
     return {
-        trial.cell: Estimate(3600 * known[f"{trial.method}_{trial.ipc}"], "a record")
+        trial.cell: TimeEstimate(3600 * known[f"{trial.method}_{trial.ipc}"], "a record")
         for trial in waiting
         if f"{trial.method}_{trial.ipc}" in known
     }

@@ -7,7 +7,7 @@ import torch
 from support import assert_close, golden, tensor
 
 from harness.core import dc_augment
-from harness.core.dc_augment import Draws, augment, operations, sample_draws
+from harness.core.dc_augment import DCDraws, augment, operations, sample_draws
 from harness.core.errors import UnknownNameError
 
 EVERYTHING = "dc:crop_scale_rotate_noise"
@@ -24,7 +24,7 @@ def test_matches_authors(case: str, strategy: str) -> None:
     if "noise" in values:
         values["noise"] = tensor(arrays["rgb_noise"])
     images = tensor(arrays[f"{case}_x"])
-    assert_close(augment(images, strategy, Draws(choice, values)), arrays[f"{case}_out"])
+    assert_close(augment(images, strategy, DCDraws(choice, values)), arrays[f"{case}_out"])
     assert torch.equal(images, tensor(arrays[f"{case}_x"])), "the images given stay as they are"
 
 
@@ -49,7 +49,7 @@ def test_only_the_operations_that_were_drawn_change_an_image() -> None:
         "noise": torch.zeros(1, 2, 8, 8),
         "rotate": torch.empty(0),
     }
-    draws = Draws(torch.tensor([0, 3, 1]), nothing)
+    draws = DCDraws(torch.tensor([0, 3, 1]), nothing)
     assert torch.equal(augment(images, EVERYTHING, draws), images)
 
 

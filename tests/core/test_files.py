@@ -21,6 +21,35 @@ def test_the_file_is_moved_to_its_place_in_the_end(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_a_folder_is_moved_as_a_whole(tmp_path: Path) -> None:
+    path = tmp_path / "folder"
+    with replacing(path, durable=False) as aside:
+        (aside / "part").mkdir(parents=True)
+        assert not path.exists()
+    assert list(tmp_path.rglob("*")) == [path, path / "part"]
+
+
+def test_nothing_is_left_of_half_a_folder(tmp_path: Path) -> None:
+    def write() -> None:
+        with replacing(tmp_path / "folder", durable=False) as aside:
+            (aside / "part").mkdir(parents=True)
+            raise ValueError("half")
+
+    with pytest.raises(ValueError, match="half"):
+        write()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_writers_of_a_path_in_one_process_do_not_meet(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    with replacing(path) as late:
+        late.write_text("late")
+        with replacing(path) as early:
+            early.write_text("early")
+        assert path.read_text() == "early"
+    assert path.read_text() == "late"
+
+
 @pytest.mark.parametrize("durable", [True, False])
 def test_what_fails_leaves_the_earlier_file_and_nothing_else(tmp_path: Path, durable: bool) -> None:
     path = tmp_path / "file.txt"

@@ -15,7 +15,7 @@ from PIL import Image
 
 import methods
 from harness.commands.cli import main
-from harness.commands.estimate import COUNTED_OFF_BY, cell, from_records, measure
+from harness.commands.estimate import COUNTED_OFF_BY, from_records, measure
 from harness.commands.plan import as_json, as_text, headline, preview
 from harness.core.clock import Cost
 from harness.core.data.catalog import DatasetSpec
@@ -407,11 +407,11 @@ def test_records_that_are_there_are_not_run_again(tmp_path: Path) -> None:
 def test_estimates_come_from_records_of_the_same_work(tmp_path: Path) -> None:
     trials = expand(Options(methods=("dm",), ipc=(1,), seeds=(0, 1, 2), scale="smoke"), [SMALL]).trials
     records = [record_of(trials[0], 2.0), record_of(trials[1], 4.0), record_of(trials[2], 99.0, device="GPU")]
-    estimate = from_records(records, "cpu")[cell(trials[2])]
+    estimate = from_records(records, "cpu")[trials[2].cell]
     assert (estimate.seconds, estimate.source) == (6.0, "2 records")
     assert estimate.places == {"a CPU with 1 thread"}
     changed = msgspec.structs.replace(trials[0], config={**trials[0].config, "lr_img": 9.0})
-    assert cell(changed) not in from_records(records, "cpu")
+    assert changed.cell not in from_records(records, "cpu")
 
 
 @pytest.mark.slow
@@ -425,7 +425,7 @@ def test_long_steps_are_counted_and_not_made(
     monkeypatch.setattr("harness.commands.estimate._speed", lambda *_: 1e9)
     plan = make_plan(options)
     view = preview(plan, options, timing=True)
-    estimate = view.estimates[cell(plan.trials[0])]
+    estimate = view.estimates[plan.trials[0].cell]
     assert estimate.source == "FLOPs counted, a piece timed"
     assert estimate.off_by == COUNTED_OFF_BY
     assert estimate.seconds > 20_000
@@ -451,7 +451,7 @@ def test_estimates_without_records_are_timed(tmp_path: Path, monkeypatch: pytest
     plan = make_plan(options)
     view = preview(plan, options, timing=True)
     assert view.seconds is not None
-    assert view.seconds == pytest.approx(2 * view.estimates[cell(plan.trials[0])].seconds)
+    assert view.seconds == pytest.approx(2 * view.estimates[plan.trials[0].cell].seconds)
     assert view.measuring_seconds > 0
     text = as_text(view)
     assert "3 steps timed" in text
@@ -470,7 +470,7 @@ def test_timing_grows_with_the_work(method: str, setting: str, few: str, many: s
     def seconds(value: str) -> float:
         options = wishes(tmp_path, methods=(method,), set=(Setting(method, setting, value),), threads=1)
         plan = make_plan(options)
-        return measure(plan.trials, plan, options, threads=1)[cell(plan.trials[0])].seconds
+        return measure(plan.trials, plan, options, threads=1)[plan.trials[0].cell].seconds
 
     assert seconds(many) > 20 * seconds(few)
 

@@ -17,6 +17,7 @@ import torch
 from trials import digits_trial, dm_trial
 
 import methods
+from harness.core import files
 from harness.core.context import Context
 from harness.core.distilled import Distilled
 from harness.core.errors import UserError
@@ -338,12 +339,13 @@ def test_changed_folder_is_refused(settings: Settings) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_full_disk_while_the_set_is_noted(settings: Settings) -> None:
+def test_full_disk_while_the_set_is_noted(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     trial = digits_trial()
     work = trial.work_folder(settings.results)
     work.mkdir(parents=True)
     # The note that distillation is finished is written here first.
-    (work / f".distillation.json.{os.getpid()}.tmp").symlink_to("/dev/full")
+    monkeypatch.setattr(files, "_mark", lambda: "mark")
+    (work / ".distillation.json.mark.tmp").symlink_to("/dev/full")
     record = run_trial(trial, settings)
     reason = f"No space left on device: {work / 'distillation.json'}"
     assert (record.status, record.reason, record.resumable) == ("failed", reason, True)

@@ -27,7 +27,7 @@ from harness.engine.protocol import protocol_named
 from harness.engine.trial import Settings, run_trial
 from methods import mtt, resolve, tesla
 from methods.shared import trajectories
-from methods.shared.trajectories import Match, Segment, Step, Student
+from methods.shared.trajectories import Match, Segment, StatelessStudent, Step
 
 ARCH = "ConvNetW8D2"
 SMALL: dict[str, Any] = {
@@ -129,7 +129,7 @@ def data() -> Dataset:
 class Scene:
     """All that a way to match trajectories is given."""
 
-    student: Student
+    student: StatelessStudent
     segment: Segment
     images: Tensor
     alpha: Tensor
@@ -150,7 +150,7 @@ def scene(data: Dataset, student_steps: int = 4, *, ipc: int = 2, soft: bool = F
     if soft:
         labels = torch.rand(len(images), 3, generator=context.generator("labels")).softmax(dim=1)
     return Scene(
-        Student(context, context.network(data), labels, strategy),
+        StatelessStudent(context, context.network(data), labels, strategy),
         trajectories.draw_segment(known, config, context),
         images,
         torch.tensor(config.alpha0),

@@ -22,9 +22,9 @@ from harness.core.errors import UserError
 from harness.perf import FOLDER, ROOT, gate, history
 from harness.perf.gate import Verdict, as_table, check, compare, interval
 from harness.perf.history import find_commit, laid_out, read_reference
-from harness.perf.pairs import Run, Side, Times, run_in_turns
+from harness.perf.pairs import MeasuredTree, Run, Times, run_in_turns
 
-OURS, THEIRS = Side("this code", Path("ours")), Side("0123456789", Path("theirs"))
+OURS, THEIRS = MeasuredTree("this code", Path("ours")), MeasuredTree("0123456789", Path("theirs"))
 
 BENCHMARKS = """
 import os, time
@@ -95,7 +95,7 @@ class Scripted:
         self.ratio = ratio
         self.asked: list[list[str]] = []
 
-    def __call__(self, candidate: Side, reference: Side, patterns: Sequence[str]) -> Run:
+    def __call__(self, candidate: MeasuredTree, reference: MeasuredTree, patterns: Sequence[str]) -> Run:
         self.asked.append(list(patterns))
         wanted = [case for case in self.cases if not patterns or case in patterns]
         times = {case: Times((self.ratio(case, len(self.asked)),) * 5, (1.0,) * 5) for case in wanted}
@@ -183,8 +183,8 @@ needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="git is not i
 
 
 def test_both_sides_run_their_own_code_in_their_own_files(tmp_path: Path) -> None:
-    candidate = Side("this code", plant(tmp_path / "new", 0.013, ["b", "a", "new"]))
-    reference = Side("reference", plant(tmp_path / "old", 0.01, ["old", "a", "b"]))
+    candidate = MeasuredTree("this code", plant(tmp_path / "new", 0.013, ["b", "a", "new"]))
+    reference = MeasuredTree("reference", plant(tmp_path / "old", 0.01, ["old", "a", "b"]))
     run = run_in_turns(candidate, reference)
     assert (list(run.times), run.only_candidate, run.only_reference) == (["a", "b"], ("new",), ("old",))
     for times in run.times.values():
@@ -198,7 +198,7 @@ def test_code_from_elsewhere_is_refused(tmp_path: Path) -> None:
     tree = plant(tmp_path / "new", 0.01)
     shutil.rmtree(tree / "methods")
     with pytest.raises(UserError, match=r"a benchmark of hollow failed: .*methods was imported from .*, not"):
-        run_in_turns(Side("hollow", tree), Side("whole", plant(tmp_path / "old", 0.01)))
+        run_in_turns(MeasuredTree("hollow", tree), MeasuredTree("whole", plant(tmp_path / "old", 0.01)))
 
 
 def test_a_broken_benchmark_is_named(tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_a_broken_benchmark_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"a benchmark of broken failed: FAILED .*test_ours\[a\].* AttributeError"
     ):
-        run_in_turns(Side("whole", plant(tmp_path / "old", 0.01)), Side("broken", tree))
+        run_in_turns(MeasuredTree("whole", plant(tmp_path / "old", 0.01)), MeasuredTree("broken", tree))
 
 
 @needs_git
@@ -350,9 +350,9 @@ def test_slowdowns_of_distance_and_pool_are_caught_and_equal_trees_pass(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(FOLDER))
-    slowed = Side("slowed", ROOT, options=("-p", "slowed"))
+    slowed = MeasuredTree("slowed", ROOT, options=("-p", "slowed"))
     cases = ["prepare-bacon-10", "distance-bacon-10", "distance-dm-50", "pool"]
-    assert compare(slowed, Side("as it is", ROOT), [*cases, "evaluation"]) == 1
+    assert compare(slowed, MeasuredTree("as it is", ROOT), [*cases, "evaluation"]) == 1
     *rows, conclusion = capsys.readouterr().out.splitlines()
     verdicts = {row.split()[0]: row.split()[-1] for row in rows}
     assert {case: verdicts[case] for case in cases} == dict.fromkeys(cases, "SLOWER")

@@ -15,7 +15,7 @@ import pytest
 from scale import OTHERS, commands, generate
 
 from harness.commands.cli import main
-from harness.commands.estimate import cell, from_records
+from harness.commands.estimate import from_records
 from harness.core.data import load
 from harness.core.data.catalog import KNOWN, DatasetSpec
 from harness.core.text import MISSING
@@ -23,8 +23,8 @@ from harness.engine.options import Options
 from harness.engine.plan import Plan, dataset_facts, finished
 from harness.engine.records import Record, collect
 from harness.report.frames import COLUMNS, to_csv, to_frame
-from harness.report.standing import CEILING
-from harness.report.tables import tables_by_track
+from harness.report.standing import CEILING, scored
+from harness.report.tables import blocks_by_track, tables_of
 from harness.report.tracks import sample_std
 
 RECORDS = 300
@@ -65,11 +65,11 @@ def test_finding_what_is_finished(benchmark: Any, generated: tuple[Options, Plan
 def test_estimating(benchmark: Any, records: list[Record]) -> None:
     estimates = benchmark(from_records, records, "cpu")
     ran = [record for record in records if record.distill and record.provenance.device == "cpu"]
-    assert estimates.keys() == {cell(record.trial) for record in ran}
+    assert estimates.keys() == {record.trial.cell for record in ran}
 
 
 def test_tables_hold_every_cell(benchmark: Any, records: list[Record]) -> None:
-    tables = benchmark(tables_by_track, records, {})
+    tables = benchmark(lambda: tables_of(blocks_by_track(scored(records), {})))
     assert [track.dataset for track in tables] == sorted({"digits", *OTHERS})
     shown: list[tuple[str, str, str]] = []
     for track, text in tables.items():

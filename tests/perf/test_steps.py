@@ -9,7 +9,7 @@ import pytest
 
 from harness.core.errors import UserError
 from harness.perf import steps
-from harness.report.speed import speed_section
+from harness.report.benchmarks import speed_section
 
 
 def measured(method: str, variant: str, device: str) -> dict[str, float]:
@@ -20,8 +20,8 @@ def measured(method: str, variant: str, device: str) -> dict[str, float]:
 
 def test_ratios_are_those_of_the_plain_loop_measured_along() -> None:
     sheet = steps.measure_steps(["dm", "idm"], "cpu", measured)
-    assert [beside.speed for beside in steps.pairs(sheet)] == [1.0, 2.0, 3.0] * 2
-    assert [beside.memory for beside in steps.pairs(sheet)] == [1.0, 0.5, 0.5] * 2
+    assert [pair.speed for pair in steps.pairs(sheet)] == [1.0, 2.0, 3.0] * 2
+    assert [pair.memory for pair in steps.pairs(sheet)] == [1.0, 0.5, 0.5] * 2
     assert "2.00x" in steps.as_text(sheet)
 
 
@@ -39,7 +39,7 @@ def test_a_method_measured_again_replaces_its_figures_only(tmp_path: Path) -> No
 def test_what_is_no_sheet_is_named(tmp_path: Path) -> None:
     (tmp_path / "cpu.json").write_text(json.dumps({"device": "cpu"}))
     with pytest.raises(UserError, match=r"cpu\.json holds no steps"):
-        list(steps.load_all(tmp_path))
+        steps.load_sheets(tmp_path)
 
 
 def test_the_section_has_a_table_for_each_device(tmp_path: Path) -> None:

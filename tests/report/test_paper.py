@@ -18,24 +18,23 @@ from hypothesis import strategies as st
 import methods
 from harness.commands import paper
 from harness.commands.cli import main
-from harness.commands.paper import Request, command
+from harness.commands.paper import PaperRequest, command
 from harness.core.errors import UnknownNameError, UserError
 from harness.engine.records import Record
-from harness.perf.steps import Sheet, Step
-from harness.report.paper.cells import Cell, Shelf, Spec, Wanted, best_by_seed
+from harness.perf.steps import MeasuredStep, StepSheet
+from harness.report.paper.cells import Completeness, PaperCell, RecordIndex, Spec, best_by_seed
 from harness.report.paper.commands import Missing, as_text, group, missing, words
-from harness.report.paper.figures import load_figures, methods_of
 from harness.report.paper.hours import Evidence, TrialHours, image_pass, step_flops
-from harness.report.paper.tables import NAMES, Tables, Wish, make_tables, page, specs
-from harness.report.reported import REPORTED_CSV
+from harness.report.paper.tables import NAMES, CellFilter, Tables, make_tables, page, specs
+from harness.report.reported import REPORTED_CSV, load_by_network, methods_of
 
 GOLDEN = Path(__file__).parent / "golden"
 ROOT = Path(__file__).parents[2]
 NOWHERE = str(ROOT / "nowhere")
-FIGURES = load_figures(GOLDEN / "paper_reported.csv")
+FIGURES = load_by_network(GOLDEN / "paper_reported.csv")
 GPU = "NVIDIA Test"
 SEEDS = (0, 1, 2, 3, 4)
-ALL = Wanted(SEEDS, 1)  # so that made-up records of few networks complete a cell
+ALL = Completeness(SEEDS, 1)  # so that made-up records of few networks complete a cell
 # Settings of IDM's loop at the authors' CIFAR-10 commands, as far as FLOPs depend on them.
 LOOP = {"iterations": 20_000, "batch_real": 256, "factor": 2, "train_steps": 10, "train_batch": 256}
 SMALL = {"iterations": 100, "batch_real": 32, "factor": 2, "train_steps": 2, "train_batch": 64}
@@ -85,22 +84,27 @@ def records(make_record: Any) -> list[Record]:
     ]
 
 
-def cells(records: Sequence[Record], name: str) -> Mapping[tuple[str, str, int, str], Cell]:
+def cells(records: Sequence[Record], name: str) -> Mapping[tuple[str, str, int, str], PaperCell]:
     """Cells of a table by label, dataset, ipc and network."""
-    shelf = Shelf(records)
-    found = ((label, shelf.cell(spec, FIGURES)) for label, spec in specs(name, FIGURES))
+    index = RecordIndex(records)
+    found = ((label, index.cell(spec, FIGURES)) for label, spec in specs(name, FIGURES))
     return {(label, cell.spec.dataset, cell.spec.ipc, cell.spec.arch): cell for label, cell in found}
 
 
-def main_cell(records: Sequence[Record], method: str, dataset: str = "cifar10", ipc: int = 10) -> Cell:
+def main_cell(records: Sequence[Record], method: str, dataset: str = "cifar10", ipc: int = 10) -> PaperCell:
     return cells(records, "main")[method, dataset, ipc, "ConvNet"]
 
 
 def test_the_page_is_the_golden_one_byte_for_byte(records: list[Record]) -> None:
-    sheet = Sheet(
-        GPU, "cpu", 2, "2.9", "", (Step("bacon", "fp32", 0.1, 1.0, 2.0), Step("dc", "fp32", 1, 1, 2))
+    sheet = StepSheet(
+        GPU,
+        "cpu",
+        2,
+        "2.9",
+        "",
+        (MeasuredStep("bacon", "fp32", 0.1, 1.0, 2.0), MeasuredStep("dc", "fp32", 1, 1, 2)),
     )
-    text = page(make_tables(records, FIGURES, Wish(), [sheet]))
+    text = page(make_tables(records, FIGURES, CellFilter(), [sheet]))
     assert text == (GOLDEN / "paper.md").read_text(encoding="utf-8")
 
 
@@ -108,7 +112,7 @@ def test_a_measured_cell_has_its_gap_to_the_authors_own_figure(records: list[Rec
     cell = main_cell(records, "bacon")
     assert (cell.text, cell.gap_text, cell.state) == ("62.0 ± 0.9 (2×2)", "-0.1", "measured")
     assert cell.figure is not None
-    assert (cell.figure.text, cell.z) == ("62.06", None)
+    assert (cell.figure.text_beside_bacon, cell.z) == ("62.06", None)
 
 
 def test_z_is_the_gap_in_printed_standard_deviations(records: list[Record]) -> None:
@@ -133,7 +137,7 @@ def test_z_is_the_gap_in_printed_standard_deviations(records: list[Record]) -> N
 def test_marks(records: list[Record], key: tuple[str, str, int], state: str, reported: str | None) -> None:
     cell = main_cell(records, *key)
     assert cell.state == state
-    assert (cell.figure and cell.figure.text) == reported
+    assert (cell.figure and cell.figure.text_beside_bacon) == reported
 
 
 @pytest.mark.parametrize(
@@ -184,11 +188,11 @@ def test_figures_come_from_the_authors_first_and_never_from_a_suspect_row() -> N
     assert FIGURES["dm", "cifar10", 50, "AlexNet"].mean == pytest.approx(0.613)
     assert methods_of(FIGURES) == ["cafe@dsa", "dm", "kcenter", "idm", "bacon"]
     with pytest.raises(FileNotFoundError):
-        load_figures(GOLDEN / "absent.csv")
+        load_by_network(GOLDEN / "absent.csv")
 
 
 def test_every_cell_of_the_authors_table_has_its_figure() -> None:
-    figures = load_figures(REPORTED_CSV)
+    figures = load_by_network(REPORTED_CSV)
     own = {key[:3] for key, figure in figures.items() if figure.own and key[0] == "bacon"}
     assert len(own) == 17, "all datasets at all ipc but TinyImageNet at 50"
     assert ("bacon", "tinyimagenet", 50) not in own
@@ -228,21 +232,28 @@ def evidence(make_record: Any, *others: Record) -> Evidence:
         )
         for method, config in (("bacon", SMALL), ("dm", dm))
     ]
-    sheet = Sheet(
-        GPU, None, 2, "2.9", "", (Step("bacon", "plain", 9.0, 1.0, 2.0), Step("bacon", "fp32", 0.09, 1, 2))
+    sheet = StepSheet(
+        GPU,
+        None,
+        2,
+        "2.9",
+        "",
+        (MeasuredStep("bacon", "plain", 9.0, 1.0, 2.0), MeasuredStep("bacon", "fp32", 0.09, 1, 2)),
     )
     return Evidence([*small, *others], [sheet])
 
 
 def test_what_is_missing_is_golden_byte_for_byte(records: list[Record], make_record: Any) -> None:
-    found = missing(make_tables(records, FIGURES, Wish(datasets=("cifar10",))), ALL, evidence(make_record))
+    found = missing(
+        make_tables(records, FIGURES, CellFilter(datasets=("cifar10",))), ALL, evidence(make_record)
+    )
     assert as_text(found, {"results": "my results"}) == (GOLDEN / "paper_missing.txt").read_text(
         encoding="utf-8"
     )
 
 
 def test_the_commands_fill_every_lacking_cell_once_and_no_other(records: list[Record]) -> None:
-    tables = make_tables(records, FIGURES, Wish())
+    tables = make_tables(records, FIGURES, CellFilter())
     wanted = {
         cell.spec for name in NAMES for _, cell in tables.cells[name] if set(cell.lacking(ALL)) == set(SEEDS)
     }
@@ -260,7 +271,7 @@ def test_the_commands_fill_every_lacking_cell_once_and_no_other(records: list[Re
 def test_the_printed_command_is_understood_by_run(records: list[Record]) -> None:
     from harness.engine.options import parse_options
 
-    commands = missing(make_tables(records, FIGURES, Wish()), ALL, None).commands
+    commands = missing(make_tables(records, FIGURES, CellFilter()), ALL, None).commands
     (changed,) = [one for one in commands if one.settings == (("tv_weight", 0.4),)]
     line = shlex.split(changed.line({"slots": "2", "slurm": ["a=b", "exclusive"], "detach": True}))
     assert line[:4] == ["python", "-m", "harness", "run"]
@@ -280,8 +291,8 @@ def test_a_complete_cell_needs_no_command(make_record: Any) -> None:
     done = [paper_record(make_record, "bacon", seed=seed, accuracies=[0.6]) for seed in SEEDS]
     cell = main_cell(done, "bacon")
     assert cell.lacking(ALL) == ()
-    assert cell.lacking(Wanted((0, 7), 1)) == (7,)
-    assert cell.lacking(Wanted((0, 7), 2)) == (0, 7), "one network is not two"
+    assert cell.lacking(Completeness((0, 7), 1)) == (7,)
+    assert cell.lacking(Completeness((0, 7), 2)) == (0, 7), "one network is not two"
     assert "nothing is missing" in as_text(Missing((), {}), {})
 
 
@@ -338,13 +349,13 @@ def test_the_formula_gives_the_flops_that_real_records_counted() -> None:
 
 
 def test_groups_keep_settings_with_their_method() -> None:
-    shelf = Shelf(())
+    index = RecordIndex(())
     open_cells = [
-        shelf.cell(Spec(method, "cifar10", ipc, settings=changes), FIGURES)
+        index.cell(Spec(method, "cifar10", ipc, settings=changes), FIGURES)
         for method, changes in (("bacon", (("tv_weight", 0.0),)), ("idm", ()), ("dm", ()))
         for ipc in (1, 10)
     ]
-    found = group("terms", open_cells, Wanted((0,)))
+    found = group("terms", open_cells, Completeness((0,)))
     assert [(one.methods, one.ipcs, one.trials) for one in found] == [
         (("bacon",), (1, 10), 2),
         (("idm", "dm"), (1, 10), 4),
@@ -410,7 +421,7 @@ def test_run_hands_the_commands_of_one_table_over_with_launch_options(
         "evals": "2",
         "ipc": ["10"],
     }
-    assert command(Request(typed, run="lambda", again="the same")) == 1
+    assert command(PaperRequest(typed, run="lambda", again="the same")) == 1
     assert [(o.set, o.ipc, o.methods) for o in ran] == [
         ((("bacon", "tv_weight", str(value)),), (10,), ("bacon",)) for value in (0.0, 0.2, 0.4, 0.6, 1.0)
     ]
@@ -431,7 +442,7 @@ def test_a_run_that_ends_early_is_the_last_and_all_share_one_time(
 
     monkeypatch.setattr("harness.commands.run.command", pretend)
     typed = {"results": str(write_records(*records)), "ipc": ["10"], "for_": "50m"}
-    assert command(Request(typed, run="lambda")) == status
+    assert command(PaperRequest(typed, run="lambda")) == status
     assert len(deadlines) == 3
     assert len(set(deadlines)) == 1
     assert 0 < deadlines[0] - time.monotonic() <= 3000
@@ -451,29 +462,29 @@ def test_nothing_to_run_says_so(
         "methods": ["bacon"],
         "dataset": ["svhn"],
     }
-    assert command(Request(typed, run="main")) == 0
+    assert command(PaperRequest(typed, run="main")) == 0
     assert "all of these cells of the table main are complete" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("request_", "error", "words_"),
     [
-        (Request({}, run="mian"), UnknownNameError, "unknown table 'mian'; did you mean 'main'"),
-        (Request({}, run="main", missing=True), UserError, "--run runs what --missing lists; drop one"),
-        (Request({"results": NOWHERE}), UserError, f"no folder {re.escape(NOWHERE)}; pass the one"),
+        (PaperRequest({}, run="mian"), UnknownNameError, "unknown table 'mian'; did you mean 'main'"),
+        (PaperRequest({}, run="main", missing=True), UserError, "--run runs what --missing lists; drop one"),
+        (PaperRequest({"results": NOWHERE}), UserError, f"no folder {re.escape(NOWHERE)}; pass the one"),
         (
-            Request({"dataset": ["digits"]}),
+            PaperRequest({"dataset": ["digits"]}),
             UnknownNameError,
             "unknown dataset of the paper's tables 'digits'",
         ),
-        (Request({"ipc": ["7"]}), UserError, "--ipc 7: the paper's tables have 1, 10, 50"),
-        (Request({"methods": ["becon"]}), UnknownNameError, "did you mean 'bacon'"),
+        (PaperRequest({"ipc": ["7"]}), UserError, "--ipc 7: the paper's tables have 1, 10, 50"),
+        (PaperRequest({"methods": ["becon"]}), UnknownNameError, "did you mean 'bacon'"),
     ],
 )
 def test_mistakes_are_one_line(
-    request_: Request, error: type[Exception], words_: str, tmp_path: Path
+    request_: PaperRequest, error: type[Exception], words_: str, tmp_path: Path
 ) -> None:
-    here = Request({"results": str(tmp_path)} | dict(request_.typed), request_.missing, request_.run)
+    here = PaperRequest({"results": str(tmp_path)} | dict(request_.typed), request_.missing, request_.run)
     with pytest.raises(error) as raised:
         command(here)
     assert words_ in str(raised.value)
@@ -487,7 +498,7 @@ def test_a_page_that_cannot_be_written_is_a_user_error(
 
     monkeypatch.setattr(paper, "write_atomically", refuse)
     with pytest.raises(UserError, match="Read-only file system; the tables above are complete"):
-        command(Request({"results": str(write_records(make_record()))}))
+        command(PaperRequest({"results": str(write_records(make_record()))}))
 
 
 def test_a_file_that_is_no_record_makes_the_status_one(
@@ -496,5 +507,5 @@ def test_a_file_that_is_no_record_makes_the_status_one(
     record = make_record()
     results = write_records(record, make_record("idm"))
     record.trial.record_path(results).write_text("{")
-    assert command(Request({"results": str(results)})) == 1
+    assert command(PaperRequest({"results": str(results)})) == 1
     assert "left out" in capsys.readouterr().err

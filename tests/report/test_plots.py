@@ -254,8 +254,8 @@ def test_seconds_of_two_machines_never_share_a_figure(make_record: Any, tmp_path
 
 
 def test_pareto_front_holds_what_none_beats() -> None:
-    def spot(name: str, price: float, accuracy: float) -> cost.Spot:
-        return cost.Spot(Row(name, ""), price, accuracy, None, None)
+    def spot(name: str, price: float, accuracy: float) -> cost.CostPoint:
+        return cost.CostPoint(Row(name, ""), price, accuracy, None, None)
 
     cheap, twin, best = spot("cheap", 0, 30), spot("twin", 0, 30), spot("best", 5, 60)
     beaten = [spot("worse", 0, 20), spot("dear", 9, 60), spot("dearer", 9, 50), spot("late", 4, 30)]
@@ -331,7 +331,7 @@ def test_nothing_reported_is_drawn_where_papers_speak_of_something_else(
 
 
 def test_looks_differ_also_without_colours() -> None:
-    looks = [style.Look.of(place) for place in range(28)]
+    looks = [style.MethodStyle.of(place) for place in range(28)]
     assert len({(look.marker, str(look.dashes)) for look in looks}) == 28
 
 

@@ -14,7 +14,7 @@ from harness.core.errors import UserError
 from harness.report.fidelity import (
     Departures,
     Fidelity,
-    Outcome,
+    GoldenCounts,
     departures_in,
     fidelity_markdown,
     load_fidelity,
@@ -22,9 +22,9 @@ from harness.report.fidelity import (
 from harness.report.publish import command
 
 OUTCOMES = {
-    "net": {"*": Outcome(3, 0)},
-    "trace_dm": {"dm": Outcome(2, 0), "idm": Outcome(1, 2)},
-    "trace_idm": {"idm": Outcome(1, 0), "idm@paper": Outcome(1, 0)},
+    "net": {"*": GoldenCounts(3, 0)},
+    "trace_dm": {"dm": GoldenCounts(2, 0), "idm": GoldenCounts(1, 2)},
+    "trace_idm": {"idm": GoldenCounts(1, 0), "idm@paper": GoldenCounts(1, 0)},
     "zca": {},
 }
 HEADER = (
@@ -93,7 +93,7 @@ def test_it_is_read_from_files(tmp_path: Path) -> None:
     assert load_fidelity(path, tmp_path).outcomes is None
     path.write_text('{"net": {"*": {"passed": 3, "failed": 0}}}')
     found = load_fidelity(path, tmp_path)
-    assert found.outcomes == {"net": {"*": Outcome(3, 0)}}
+    assert found.outcomes == {"net": {"*": GoldenCounts(3, 0)}}
     assert list(found.departures) == ["dm"]
     assert found.departures["dm"] is not None
     path.write_text('{"net": 1}')
@@ -106,11 +106,10 @@ def test_a_changed_outcome_makes_the_page_stale(
 ) -> None:
     results, target = write_records(make_record()), tmp_path / "page.md"
     seen = Fidelity(OUTCOMES, {"dm": None})
-    for module in ("publish", "benchmarks"):
-        monkeypatch.setattr(f"harness.report.{module}.load_fidelity", lambda: seen)
+    monkeypatch.setattr("harness.report.publish.load_fidelity", lambda: seen)
     assert command(results, check=False, benchmarks=target, as_json=False) == 0
     assert command(results, check=True, benchmarks=target, as_json=False) == 0
-    seen = Fidelity(OUTCOMES | {"net": {"*": Outcome(2, 1)}}, {"dm": None})
+    seen = Fidelity(OUTCOMES | {"net": {"*": GoldenCounts(2, 1)}}, {"dm": None})
     assert command(results, check=True, benchmarks=target, as_json=False) == 1
 
 

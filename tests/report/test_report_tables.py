@@ -12,11 +12,12 @@ import pytest
 from harness.core.text import count, memory, table
 from harness.engine.provenance import CURRENT, OLDER, UNCOMMITTED, CodeState
 from harness.engine.records import Submitted
+from harness.report import tables
 from harness.report.cells import cells_csv
-from harness.report.formats import WRITERS
-from harness.report.reported import ReportedFigure, load_reported
+from harness.report.formats import html, latex, markdown
+from harness.report.reported import ReportedFigure, ReportedFigures, load_reported
 from harness.report.standing import scored
-from harness.report.tables import blocks_by_track, document, sections, summary_markdown
+from harness.report.tables import blocks_by_track, document, tables_of
 
 REPORTED = {
     ("dm", "mnist", 1): ReportedFigure("89.7", "0.6", "ConvNet", "a paper"),
@@ -44,6 +45,11 @@ def fixed_records(make_record: Any) -> list[Any]:
     ]
 
 
+def sections(records: list[Any], reported: ReportedFigures) -> str:
+    """The tables of all tracks in Markdown, as `report` writes them."""
+    return tables.sections(tables_of(blocks_by_track(scored(records), reported)))
+
+
 def headings(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.startswith("## ")]
 
@@ -59,7 +65,8 @@ def written(records: list[Any]) -> dict[str, str]:
     states = {record.id: STATES[record.trial.method] for record in records if record.trial.method in STATES}
     tracks = scored(records, states)
     blocks = document(blocks_by_track(tracks, REPORTED), tracks)
-    return {suffix: write(blocks) for suffix, write in WRITERS.items()} | {"csv": cells_csv(tracks, REPORTED)}
+    made = {"md": markdown(blocks), "tex": latex(blocks), "html": html(blocks)}
+    return made | {"csv": cells_csv(tracks, REPORTED)}
 
 
 @pytest.mark.parametrize("suffix", ["md", "tex", "html", "csv"])
@@ -109,9 +116,9 @@ def test_records_of_other_images_never_share_a_cell(part: str, make_record: Any)
     right = make_record("dm", seed=0, accuracies=[1.0], **facts, **HERE)
     wrong = make_record("dm", seed=1, accuracies=[0.0], **facts, **(HERE | {part: "2" * 16}))
     failed = make_record("dm", seed=2, status="oom", reason="too large", **facts)
-    text = summary_markdown([right, wrong, failed])
+    text = sections([right, wrong, failed], {})
     assert "50.0" not in text
-    assert {row(section, "dm")[1].rstrip("§") for section in text.split("\n## ")[1:]} == {
+    assert {row(section, "dm")[1] for section in text.split("\n## ")} == {
         "100.0 (1×1)",
         "0.0 (1×1)",
         "oom",
@@ -261,7 +268,7 @@ def test_paper_scale_says_no_more_than_whose_settings(make_record: Any) -> None:
 
 
 def test_summary_uses_the_committed_figures(make_record: Any) -> None:
-    text = summary_markdown([make_record("dm", dataset="cifar10", dataset_source="cifar10")])
+    text = sections([make_record("dm", dataset="cifar10", dataset_source="cifar10")], load_reported())
     assert "26.0 ± 0.8" in row(text, "dm")
 
 
@@ -406,7 +413,7 @@ def test_intervals_go_no_further_than_accuracies(make_record: Any) -> None:
 
 def test_what_was_claimed_for_submitted_sets_stands_beside_what_was_measured(make_record: Any) -> None:
     claim = Submitted(claimed_accuracy=0.7, file_digest="0", importer="dc", findings=["warning: dark"])
-    text = summary_markdown([make_record("theirs@submitted", accuracies=[0.5, 0.6], submission=claim)])
+    text = sections([make_record("theirs@submitted", accuracies=[0.5, 0.6], submission=claim)], {})
     (line,) = [line for line in text.splitlines() if "1 warning" in line]
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells[0] == "theirs@submitted"

@@ -23,7 +23,9 @@ from harness.core.context import Context
 from harness.core.distilled import Distilled
 from harness.engine.records import Record, read_record, read_records
 from harness.report.claims import claims_markdown
-from harness.report.tables import summary_markdown
+from harness.report.formats import markdown
+from harness.report.standing import scored
+from harness.report.tables import blocks_by_track, document
 from methods import random
 
 IPC = 2
@@ -157,7 +159,8 @@ def test_record_stands_in_tables_and_status_under_its_own_name(
     assert read_record(path).id == record.trial.id
     (row,) = summarise([record])
     assert (row.method, row.counts, row.stale) == ("dm@submitted", {"done": 1}, 0)
-    assert "dm@submitted" in summary_markdown([record])
+    tracks = scored([record])
+    assert "dm@submitted" in markdown(document(blocks_by_track(tracks, {}), tracks))
     assert record.submission is not None
     assert record.submission.claimed_accuracy == pytest.approx(0.3)  # mean of those in the file
     (line,) = claims_markdown([record]).splitlines()[2:]

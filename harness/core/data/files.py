@@ -10,13 +10,13 @@ import hashlib
 import os
 import sys
 import time
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from harness.core.errors import DataError
+from harness.core.files import replacing
 
 # What torchvision's ImageFolder takes for an image, so that both see the same files in the same order.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -282,13 +282,7 @@ def _load(place: Path) -> _Index:
 
 
 def _store(place: Path, index: _Index) -> None:
-    """Write aside and rename: several processes may be at it."""
     import msgspec
 
-    place.parent.mkdir(parents=True, exist_ok=True)
-    aside = place.with_name(f"{place.name}.{uuid.uuid4().hex}.tmp")
-    try:
+    with replacing(place, durable=False) as aside:
         aside.write_bytes(msgspec.msgpack.encode(index))
-        os.replace(aside, place)
-    finally:
-        aside.unlink(missing_ok=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import struct
-import uuid
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -21,6 +20,7 @@ from harness.core.data.dataset import Samples
 from harness.core.data.files import beside_images, folder_contents, folder_splits
 from harness.core.data.pictures import as_rgb
 from harness.core.errors import DataError
+from harness.core.files import replacing
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -125,8 +125,8 @@ def decode(files: Sequence[str | Path], size: int | None, cache: Path) -> Tensor
     pixels = _cached(cache, len(files))
     if pixels is None:
         pixels = _decode(files, size)
-        with suppress(OSError):
-            _store(cache, pixels)
+        with suppress(OSError), replacing(cache, durable=False) as aside, aside.open("wb") as file:
+            np.save(file, pixels)
     return torch.from_numpy(pixels)
 
 
@@ -169,15 +169,3 @@ def _cached(path: Path, count: int) -> Pixels | None:
         return None
     fits = pixels.dtype == np.uint8 and pixels.ndim == 4 and len(pixels) == count
     return pixels.copy() if fits else None
-
-
-def _store(path: Path, pixels: Pixels) -> None:
-    """Write aside and rename, so that no reader and no second writer ever meets half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            np.save(file, pixels)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""From a spec to a loaded dataset."""
+"""Load the dataset that a `DatasetSpec` names."""
 
 from __future__ import annotations
 

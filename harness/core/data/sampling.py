@@ -47,11 +47,6 @@ class ClassIndex:
             return ClassBatch(rows.flatten(), sizes)
         return ClassBatch(torch.cat([row[:size] for row, size in zip(rows, sizes, strict=True)]), sizes)
 
-    def draw_one_class(self, label: int, n: int, generator: Generator) -> Tensor:
-        """Draw min(n, class size) samples of one class, without replacement."""
-        members = self.table[label, : self.counts[label]]
-        return members[draw_uniform(len(members), n, generator)]
-
     def balanced(self, ipc: int, generator: Generator) -> Tensor:
         """Draw exactly `ipc` samples of every class, class after class: (C * ipc,).
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from harness.core.nets.names import ARCHS, canonical, describe, validate
+from harness.core.nets.names import ARCHS, canonical, describe
 
 if TYPE_CHECKING:
     from harness.core.nets.base import Features, Network
     from harness.core.nets.factory import build, reinitialise
 
-__all__ = ["ARCHS", "Features", "Network", "build", "canonical", "describe", "reinitialise", "validate"]
+__all__ = ["ARCHS", "Features", "Network", "build", "canonical", "describe", "reinitialise"]
 
 _NEEDS_TORCH = {
     "Features": "harness.core.nets.base",

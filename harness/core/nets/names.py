@@ -96,11 +96,6 @@ def canonical(arch: str) -> str:
     return spec.name if spec else _ZOO_BY_LOWER[arch.lower()]
 
 
-def validate(arch: str) -> None:
-    """Raise as :func:`canonical` does unless ``arch`` names a network."""
-    canonical(arch)
-
-
 def describe() -> list[tuple[str, str]]:
     """(name, one-line description) of every network in ARCHS."""
     convnet = (

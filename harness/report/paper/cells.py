@@ -12,7 +12,7 @@ from harness.core.text import MISSING
 from harness.engine.protocol import PROTOCOL_VERSION
 from harness.engine.records import Record, Trial
 from harness.engine.scales import SCALES
-from harness.report.paper.figures import Figure, Key
+from harness.report.reported import FiguresByNetwork, NetworkKey, ReportedFigure
 from harness.report.stats import Estimate, estimate
 from harness.report.tracks import data_of
 
@@ -40,13 +40,13 @@ class Spec:
         return f"{self.method} ({changes})" if changes else self.method
 
     @property
-    def key(self) -> Key:
+    def key(self) -> NetworkKey:
         """Key of its printed figure, if there is one."""
         return self.method, self.dataset, self.ipc, self.arch
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Completeness:
     """What makes a cell complete: distillation seeds, and networks trained on each distilled set."""
 
     seeds: tuple[int, ...] = tuple(range(SCALE.seeds))
@@ -54,7 +54,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Cell:
+class PaperCell:
     """A cell with what was measured and what is printed.
 
     done: finished records at paper scale, one for each seed. missed: statuses of the others. elsewhere:
@@ -62,7 +62,7 @@ class Cell:
     """
 
     spec: Spec
-    figure: Figure | None
+    figure: ReportedFigure | None
     done: tuple[Record, ...] = ()
     missed: tuple[str, ...] = ()
     elsewhere: tuple[str, ...] = ()
@@ -102,8 +102,7 @@ class Cell:
         found = self.measured
         if found is None:
             return f"*{self.state}*"
-        spread = "" if found.std is None else f" ± {100 * found.std:.1f}"
-        return f"{100 * found.mean:.1f}{spread} ({counts(self.done)})"
+        return f"{found.text} ({counts(self.done)})"
 
     @property
     def gap_text(self) -> str:
@@ -112,13 +111,13 @@ class Cell:
             return MISSING
         return f"{100 * self.gap:+.1f}" + ("" if self.z is None else f" (z {self.z:+.1f})")
 
-    def lacking(self, wanted: Wanted) -> tuple[int, ...]:
+    def lacking(self, wanted: Completeness) -> tuple[int, ...]:
         """Those of the wanted seeds that are not done with enough networks."""
         there = {record.trial.seed for record in self.done if len(record.accuracies) >= wanted.evals}
         return tuple(seed for seed in wanted.seeds if seed not in there)
 
 
-class Shelf:
+class RecordIndex:
     """Records by what the paper's cells ask for."""
 
     def __init__(self, records: Iterable[Record]) -> None:
@@ -133,7 +132,7 @@ class Shelf:
         # Of one dataset there is one set of images in all tables: that of most records.
         self._data = {name: max(sorted(found), key=found.__getitem__) for name, found in prints.items()}
 
-    def cell(self, spec: Spec, figures: Mapping[Key, Figure]) -> Cell:
+    def cell(self, spec: Spec, figures: FiguresByNetwork) -> PaperCell:
         """The cell of this spec."""
         near = self._found.get((spec.method, spec.ipc, spec.arch), [])
         here = [
@@ -146,7 +145,7 @@ class Shelf:
         others = [record for record in at_scale if data_of(record) not in same]
         at_scale = [record for record in at_scale if data_of(record) in same]
         done = best_by_seed(record for record in at_scale if record.status == "done")
-        return Cell(
+        return PaperCell(
             spec=spec,
             figure=None if spec.settings else figures.get(spec.key),
             done=done,

@@ -12,7 +12,7 @@ import msgspec
 
 from harness.core.text import plural
 from harness.engine.options import flag
-from harness.report.paper.cells import SCALE, Cell, Spec, Wanted
+from harness.report.paper.cells import SCALE, Completeness, PaperCell, Spec
 from harness.report.paper.hours import Evidence, Hours, TrialHours
 from harness.report.paper.tables import COMPARED, NAMES, Tables
 
@@ -85,7 +85,7 @@ class Missing:
         return ", ".join(filter(None, (known, gap))) if known else f"GPU-hours {gap}"
 
 
-def missing(tables: Tables, wanted: Wanted, evidence: Evidence | None) -> Missing:
+def missing(tables: Tables, wanted: Completeness, evidence: Evidence | None) -> Missing:
     """Commands for all cells that are not complete, table by table; a cell of two tables is filled once.
 
     Without evidence no hours are estimated, and torch stays out.
@@ -100,16 +100,16 @@ def missing(tables: Tables, wanted: Wanted, evidence: Evidence | None) -> Missin
     return Missing(tuple(commands), {spec: evidence.hours(spec) for spec in specs} if evidence else {})
 
 
-def group(name: str, cells: Iterable[Cell], wanted: Wanted) -> list[Command]:
+def group(name: str, cells: Iterable[PaperCell], wanted: Completeness) -> list[Command]:
     """As few commands as fill these cells exactly, in their order."""
-    rows: dict[tuple[Any, ...], list[Cell]] = {}
+    rows: dict[tuple[Any, ...], list[PaperCell]] = {}
     for cell in cells:
         spec = cell.spec
         # Settings name their method, so methods with settings of their own have commands of their own; those
         # of the authors' own table are apart from the many others.
         own = spec.method if spec.settings else str(spec.method in COMPARED)
         rows.setdefault((spec.dataset, spec.arch, own, spec.settings, spec.method), []).append(cell)
-    merged: dict[tuple[Any, ...], list[Cell]] = {}
+    merged: dict[tuple[Any, ...], list[PaperCell]] = {}
     for (*place, _), row in rows.items():
         ipcs = tuple(sorted(cell.spec.ipc for cell in row))
         merged.setdefault((*place, ipcs), []).extend(row)

@@ -33,7 +33,7 @@ from harness.core.settings import Steps
 from harness.core.text import plural
 from harness.engine.protocol import PROTOCOLS
 from harness.engine.records import Record, Trial, hardware
-from harness.perf.steps import Sheet
+from harness.perf.steps import StepSheet
 from harness.report.paper.cells import SCALE, Spec, copy_of, published
 
 TOLERANCE = 0.02  # of FLOPs by formula against those that records counted
@@ -78,7 +78,7 @@ class Pass:
 class Evidence:
     """What records and kept steps say about time on a GPU."""
 
-    def __init__(self, records: Iterable[Record], sheets: Iterable[Sheet]) -> None:
+    def __init__(self, records: Iterable[Record], sheets: Iterable[StepSheet]) -> None:
         self._done = [r for r in records if r.status == "done" and r.distill and r.evaluate]
         self._on_gpu = [r for r in self._done if r.provenance is not None and r.provenance.device != "cpu"]
         self._small = [record for record in self._on_gpu if _at_other_scale(record)]

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from harness.core.errors import UnknownNameError, UserError
-from harness.core.text import MISSING, table
-from harness.engine.records import Record
-from harness.perf.steps import Sheet
-from harness.report.paper.cells import DATASETS, IPCS, SCALE, Cell, Shelf, Spec
-from harness.report.paper.costs import cost_markdown, cost_rows
-from harness.report.paper.figures import OTHER, ZOO, Figure, Key, methods_of, sources
-from harness.report.reported import UNTRACED
+from harness.core.text import MISSING, count, memory, seconds, table
+from harness.engine.records import Record, hardware
+from harness.perf.steps import PLAIN, StepSheet
+from harness.report.paper.cells import DATASETS, IPCS, SCALE, PaperCell, RecordIndex, Spec
+from harness.report.reported import (
+    CROSS_NETWORKS,
+    OTHER,
+    UNTRACED,
+    FiguresByNetwork,
+    methods_of,
+    sources,
+)
 
 NAMES = ("main", "cross", "terms", "lambda", "cost")
 TITLES = {
@@ -61,9 +68,9 @@ and what fills them: `python -m harness paper --missing`.
 NOTES = {
     "cross": (
         "This harness distils with the network that it evaluates, so what is measured for"
-        f" {', '.join(ZOO.values())} is of sets distilled on that network; papers distil on ConvNet. The two"
-        " are not like for like, and no gap is given. Papers name no depth: VGG is taken for VGG11, ResNet"
-        " for ResNet18."
+        f" {', '.join(CROSS_NETWORKS.values())} is of sets distilled on that network; papers distil on"
+        " ConvNet. The two are not like for like, and no gap is given. Papers name no depth: VGG is taken for"
+        " VGG11, ResNet for ResNet18."
     ),
     "terms": (
         f"Rows are commands of this harness. {NO_FIGURES} Methods of the main comparison show what is"
@@ -74,9 +81,28 @@ NOTES = {
     ),
 }
 
+ALWAYS_SHOWN = "cifar10"  # the dataset whose cells are shown even when nothing was measured
+COST_NOTE = (
+    "Mean over seeds of one trial, memory the highest of any seed, by hardware; seconds of two machines do"
+    " not compare. harness/report/data/reported.csv holds no cost that the paper prints."
+)
+STEP_NOTE = (
+    "Seconds of one step at the authors' CIFAR-10 settings (ipc 10, ConvNet), ours in fp32 and a plain loop"
+    " written the authors' way, from harness/report/data/steps:"
+)
+
+Fact: TypeAlias = Callable[[Record], Any]
+COSTS: dict[str, Fact] = {
+    "distill_seconds": lambda record: record.distill and record.distill.seconds,
+    "evaluate_seconds": lambda record: record.evaluate and record.evaluate.seconds,
+    "flops": lambda record: record.distill and record.distill.flops,
+    "peak_host_bytes": lambda record: record.distill and record.distill.peak_host_bytes,
+    "peak_device_bytes": lambda record: record.distill and record.distill.peak_device_bytes,
+}
+
 
 @dataclass(frozen=True)
-class Wish:
+class CellFilter:
     """Which cells are asked for; None stands for all. UserError if a name is none of the paper's."""
 
     methods: tuple[str, ...] | None = None
@@ -104,29 +130,36 @@ class Wish:
 class Tables:
     """All cells by the name of their table, with the label of their row."""
 
-    cells: Mapping[str, Sequence[tuple[str, Cell]]]
-    sheets: Sequence[Sheet] = ()
+    cells: Mapping[str, Sequence[tuple[str, PaperCell]]]
+    sheets: Sequence[StepSheet] = ()
 
 
 def make_tables(
-    records: Iterable[Record], figures: Mapping[Key, Figure], wish: Wish, sheets: Sequence[Sheet] = ()
+    records: Iterable[Record],
+    figures: FiguresByNetwork,
+    cell_filter: CellFilter,
+    sheets: Sequence[StepSheet] = (),
 ) -> Tables:
     """The cells that are asked for; UserError if there is none."""
-    shelf = Shelf(records)
+    index = RecordIndex(records)
     cells = {
-        name: [(label, shelf.cell(spec, figures)) for label, spec in specs(name, figures) if wish.takes(spec)]
+        name: [
+            (label, index.cell(spec, figures))
+            for label, spec in specs(name, figures)
+            if cell_filter.takes(spec)
+        ]
         for name in NAMES
     }
     if not any(cells.values()):
         known = sorted({spec.method for name in NAMES for _, spec in specs(name, figures)})
-        for method in wish.methods or ():
+        for method in cell_filter.methods or ():
             if method not in known:
                 raise UnknownNameError("method of the paper's tables", method, known)
         raise UserError("no cell of the paper's tables fits --methods, --dataset and --ipc; leave one out")
     return Tables(cells, sheets)
 
 
-def specs(name: str, figures: Mapping[Key, Figure]) -> list[tuple[str, Spec]]:
+def specs(name: str, figures: FiguresByNetwork) -> list[tuple[str, Spec]]:
     """Cells of a table, row by row, each with the label of its row."""
     if name == "main":
         rows = [
@@ -161,19 +194,19 @@ def plain(tables: Tables) -> dict[str, list[dict[str, Any]]]:
         for name in NAMES
         if name != "cost"
     }
-    return found | {"cost": cost_rows([cell for _, cell in tables.cells["cost"]])}
+    return found | {"cost": _cost_rows([cell for _, cell in tables.cells["cost"]])}
 
 
-def _cross_specs(figures: Mapping[Key, Figure]) -> list[Spec]:
+def _cross_specs(figures: FiguresByNetwork) -> list[Spec]:
     """BACON, IDM and whatever has printed figures on other networks, on the networks of such tables."""
-    printed = {(key[0], key[2]) for key in figures if key[3] in ZOO.values() and key[1] == ABLATED}
+    printed = {(key[0], key[2]) for key in figures if key[3] in CROSS_NETWORKS.values() and key[1] == ABLATED}
     compared = {(method, ipc) for method in COMPARED for ipc in IPCS[1:]}
     order = methods_of(figures)
     pairs = sorted(
         ((method, ipc) for method, ipc in printed | compared if method in order and ipc in IPCS),
         key=lambda pair: (pair[1], order.index(pair[0])),
     )
-    networks = (SCALE.arch, *dict.fromkeys(ZOO.values()))
+    networks = (SCALE.arch, *dict.fromkeys(CROSS_NETWORKS.values()))
     return [Spec(method, ABLATED, ipc, arch) for method, ipc in pairs for arch in networks]
 
 
@@ -202,7 +235,7 @@ def _section(name: str, tables: Tables) -> str:
     elif name == "cross":
         body = _by_network(cells)
     elif name == "cost":
-        body = cost_markdown([cell for _, cell in cells], tables.sheets)
+        body = _cost_markdown([cell for _, cell in cells], tables.sheets)
     else:
         body = _by_ipc(cells, "terms" if name == "terms" else "lambda")
     note = f"\n\n{NOTES[name]}" if name in NOTES else ""
@@ -210,7 +243,7 @@ def _section(name: str, tables: Tables) -> str:
     return f"## {TITLES[name]}{place}\n\n{body}{note}"
 
 
-def _by_ipc(cells: Sequence[tuple[str, Cell]], corner: str) -> str:
+def _by_ipc(cells: Sequence[tuple[str, PaperCell]], corner: str) -> str:
     """A row for each label; measured, reported and gap for each ipc."""
     found = {(label, cell.spec.ipc): cell for label, cell in cells}
     ipcs = sorted({ipc for _, ipc in found})
@@ -219,7 +252,7 @@ def _by_ipc(cells: Sequence[tuple[str, Cell]], corner: str) -> str:
     return table(headers, [[label, *_texts(found[label, ipc] for ipc in ipcs)] for label in labels])
 
 
-def _by_network(cells: Sequence[tuple[str, Cell]]) -> str:
+def _by_network(cells: Sequence[tuple[str, PaperCell]]) -> str:
     found = {(cell.spec.ipc, label, cell.spec.arch): cell for label, cell in cells}
     networks = list(dict.fromkeys(arch for _, _, arch in found))
     headers = ["method", "ipc", *(f"{arch}{what}" for arch in networks for what in ("", " reported"))]
@@ -230,15 +263,15 @@ def _by_network(cells: Sequence[tuple[str, Cell]]) -> str:
     return table(headers, rows)
 
 
-def _texts(cells: Iterable[Cell]) -> list[str]:
+def _texts(cells: Iterable[PaperCell]) -> list[str]:
     return [text for cell in cells for text in (*_pair(cell), cell.gap_text)]
 
 
-def _pair(cell: Cell) -> tuple[str, str]:
-    return cell.text, cell.figure.text if cell.figure else MISSING
+def _pair(cell: PaperCell) -> tuple[str, str]:
+    return cell.text, cell.figure.text_beside_bacon if cell.figure else MISSING
 
 
-def _plain_cell(label: str, cell: Cell) -> dict[str, Any]:
+def _plain_cell(label: str, cell: PaperCell) -> dict[str, Any]:
     figure = cell.figure
     printed = figure and {
         "mean": figure.mean,
@@ -258,3 +291,64 @@ def _plain_cell(label: str, cell: Cell) -> dict[str, Any]:
         "gap": cell.gap,
         "z": cell.z,
     }
+
+
+def _cost_rows(cells: Iterable[PaperCell]) -> list[dict[str, Any]]:
+    """One row for each cell and hardware; unknown facts are null, unmeasured cells have a state."""
+    rows = []
+    for cell in cells:
+        places: dict[str | None, list[Record]] = defaultdict(list)
+        for record in cell.done:
+            places[hardware(record.provenance)].append(record)
+        for place, records in (places or {None: []}).items():
+            facts = {name: _gathered(name, fact, records) for name, fact in COSTS.items()}
+            spec = {"method": cell.spec.method, "dataset": cell.spec.dataset, "ipc": cell.spec.ipc}
+            rows.append(spec | {"state": cell.state, "hardware": place, "seeds": len(records)} | facts)
+    return rows
+
+
+def _cost_markdown(cells: Sequence[PaperCell], sheets: Sequence[StepSheet]) -> str:
+    """The table of trials, then that of steps if any was kept of these methods."""
+    shown = [cell for cell in cells if cell.done or cell.spec.dataset == ALWAYS_SHOWN]
+    headers = ["dataset", "method", "hardware", "ipc", "seeds", "distillation (s)", "evaluation (s)"]
+    headers += ["FLOPs", "peak host memory", "peak device memory"]
+    rows = [
+        [
+            row["dataset"],
+            row["method"],
+            row["hardware"] or f"*{row['state']}*",
+            str(row["ipc"]),
+            str(row["seeds"] or MISSING),
+            seconds(row["distill_seconds"]),
+            seconds(row["evaluate_seconds"]),
+            count(row["flops"]),
+            memory(row["peak_host_bytes"]),
+            memory(row["peak_device_bytes"]),
+        ]
+        for row in _cost_rows(shown)
+    ]
+    steps = _steps({cell.spec.method for cell in cells}, sheets)
+    return "\n\n".join(
+        part for part in (table(headers, rows, text_columns=3) if rows else "", COST_NOTE, steps) if part
+    )
+
+
+def _gathered(name: str, fact: Fact, records: Iterable[Record]) -> float | None:
+    known = [value for value in map(fact, records) if value is not None]
+    if not known:
+        return None
+    return max(known) if name.startswith("peak") else statistics.fmean(known)
+
+
+def _steps(methods: set[str], sheets: Iterable[StepSheet]) -> str:
+    found: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
+    for sheet in sheets:
+        place = sheet.device if sheet.device != "cpu" else f"{sheet.cpu or 'unknown CPU'}"
+        for step in sheet.steps:
+            if step.method in methods:
+                found[step.method, place][step.variant] = step.seconds
+    rows = [
+        [method, place, *(f"{known[name]:.3g}" if name in known else MISSING for name in (PLAIN, "fp32"))]
+        for (method, place), known in sorted(found.items())
+    ]
+    return f"{STEP_NOTE}\n\n{table(['method', 'hardware', 'plain loop', 'ours'], rows, 2)}" if rows else ""

@@ -40,7 +40,7 @@ class Kind:
     across: bool = False
 
 
-class Lack(NamedTuple):
+class UndrawnFigure(NamedTuple):
     """A kind of figure that could not be drawn of a track."""
 
     kind: str
@@ -88,17 +88,19 @@ def command(
     if not chosen:
         raise UserError("no record fits all of --dataset, --methods, --scale and --ipc; leave some out")
     scenes = scenes_of(chosen, results, data_dir or default_data_dir())
-    lacks: list[Lack] = []
-    written = list(draw(scenes, selection.kinds or tuple(KINDS), output or results / DEFAULT_FOLDER, lacks))
-    print_lacks(lacks)
+    undrawn: list[UndrawnFigure] = []
+    written = list(draw(scenes, selection.kinds or tuple(KINDS), output or results / DEFAULT_FOLDER, undrawn))
+    print_undrawn(undrawn)
     if written:
         print(_listing(written))
         print(f"wrote {plural(len(written), 'figure')}, each as PNG and as SVG beside it", file=sys.stderr)
     return int(bool(problems) or not written)
 
 
-def draw(scenes: Sequence[Scene], kinds: Iterable[str], folder: Path, lacks: list[Lack]) -> Iterator[Figures]:
-    """Draw and write kinds of figures, a folder for each track; what is absent is added to `lacks`."""
+def draw(
+    scenes: Sequence[Scene], kinds: Iterable[str], folder: Path, undrawn: list[UndrawnFigure]
+) -> Iterator[Figures]:
+    """Draw and write kinds of figures, a folder for each track; what is absent is added to `undrawn`."""
     together = scenes_across_archs(scenes)
     folders = slugs([scene.track for scene in scenes]) | slugs([scene.track for scene in together])
     with style.settings():
@@ -107,16 +109,16 @@ def draw(scenes: Sequence[Scene], kinds: Iterable[str], folder: Path, lacks: lis
                 heading = scene.track.heading
                 for outcome in KINDS[kind].draw(scene):
                     if isinstance(outcome, Absent):
-                        lacks.append(Lack(kind, heading, outcome.reason))
+                        undrawn.append(UndrawnFigure(kind, heading, outcome.reason))
                     else:
                         yield _write(kind, heading, outcome, folder / folders[scene.track])
 
 
-def print_lacks(lacks: Sequence[Lack]) -> None:
+def print_undrawn(undrawn: Sequence[UndrawnFigure]) -> None:
     """Say on stderr what was not drawn and why, a line for each kind and reason."""
     tracks: dict[tuple[str, str], list[str]] = {}
-    for lack in lacks:
-        tracks.setdefault((lack.kind, lack.reason), []).append(lack.track)
+    for figure in undrawn:
+        tracks.setdefault((figure.kind, figure.reason), []).append(figure.track)
     for (kind, reason), headings in tracks.items():
         print(f"not drawn: {kind} of {'; '.join(headings)}: {reason}", file=sys.stderr)
 

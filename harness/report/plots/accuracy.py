@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from harness.report.plots.axes import cost_scale
 from harness.report.plots.labels import Name, beside_lines
-from harness.report.plots.scenes import Absent, Drawn, Outcome, Reference, Scene, noun, percent, span
-from harness.report.plots.style import PALE, PANEL, Look, Sheet, figure_of, percent_axis
+from harness.report.plots.scenes import Absent, Drawn, Outcome, ReferenceAccuracy, Scene, noun, percent, span
+from harness.report.plots.style import PALE, PANEL, FigureLayout, MethodStyle, figure_of, percent_axis
 from harness.report.stats import Estimate, estimates
 from harness.report.tracks import Row
 
@@ -40,7 +40,7 @@ class Lines(NamedTuple):
     place: Callable[[float, float], float]
     y_label: str
     ranked: str
-    reference: Reference | None = None
+    reference: ReferenceAccuracy | None = None
 
 
 def against_ipc(scene: Scene) -> Iterator[Outcome]:
@@ -128,8 +128,10 @@ def _panels(scene: Scene, drawing: Lines, title: str, note: str) -> Figure:
     """Lines in panels of seven, those of the other panels grey behind them."""
     rows = list(drawing.by_row)
     chunks = [rows[start : start + PANEL] for start in range(0, len(rows), PANEL)]
-    sheet = Sheet(title, scene.track.heading, note, len(chunks), min(2, len(chunks)), width=5.2, height=3.5)
-    figure, panels = figure_of(sheet)
+    layout = FigureLayout(
+        title, scene.track.heading, note, len(chunks), min(2, len(chunks)), width=5.2, height=3.5
+    )
+    figure, panels = figure_of(layout)
     reference = drawing.reference
     for number, (axes, chunk) in enumerate(zip(panels, chunks, strict=True)):
         drawing.prepare(axes)
@@ -156,16 +158,16 @@ def _draw_behind(axes: Axes, drawing: Lines, line: Line) -> None:
 
 
 def _draw_line(axes: Axes, drawing: Lines, row: Row, rank: int, position: float) -> Name:
-    """Draw one line in its look; returns its name for the margin."""
-    look, line = Look.of(rank), drawing.by_row[row]
+    """Draw one line in its style; returns its name for the margin."""
+    style, line = MethodStyle.of(rank), drawing.by_row[row]
     xs = [drawing.place(point.x, position) for point in line]
     means = [100 * point.estimate.mean for point in line]
     axes.plot(
         xs,
         means,
-        color=look.colour,
-        marker=look.marker,
-        linestyle=look.dashes,
+        color=style.colour,
+        marker=style.marker,
+        linestyle=style.dashes,
         markeredgecolor="white",
         markeredgewidth=0.5,
         zorder=3,
@@ -175,11 +177,11 @@ def _draw_line(axes: Axes, drawing: Lines, row: Row, rank: int, position: float)
         lows = [percent(estimate.low) or 0.0 for _, estimate in known]
         highs = [percent(estimate.high) or 0.0 for _, estimate in known]
         places = [x for x, _ in known]
-        axes.vlines(places, lows, highs, color=look.colour, linewidth=0.9, alpha=0.6, zorder=2)
-    return Name(f"{row.label} {means[-1]:.1f}", xs[-1], means[-1], look.ink)
+        axes.vlines(places, lows, highs, color=style.colour, linewidth=0.9, alpha=0.6, zorder=2)
+    return Name(f"{row.label} {means[-1]:.1f}", xs[-1], means[-1], style.ink)
 
 
-def _draw_reference(axes: Axes, reference: Reference) -> None:
+def _draw_reference(axes: Axes, reference: ReferenceAccuracy) -> None:
     """The accuracy on the whole train split as a line across the panel, with its interval and its origin."""
     axes.axhline(reference.percent, color="black", linestyle=(0, (6, 3)), linewidth=1.0, zorder=1)
     if reference.low is not None and reference.high is not None:
@@ -195,7 +197,7 @@ def _draw_reference(axes: Axes, reference: Reference) -> None:
     )
 
 
-def _limits(by_row: Mapping[Row, Line], reference: Reference | None) -> tuple[float, float]:
+def _limits(by_row: Mapping[Row, Line], reference: ReferenceAccuracy | None) -> tuple[float, float]:
     """Limits in percent that show every mean; wide intervals may end at them."""
     means = [100 * point.estimate.mean for line in by_row.values() for point in line]
     low, high = min(means), max(means)

@@ -16,10 +16,10 @@ CLOSEST = 0.13  # distance of neighbouring ticks at least, in widths of the rang
 
 
 def short(value: float) -> str:
-    """A round number with a decimal prefix: `500 G`, `2 T`."""
-    prefixes = ("", " k", " M", " G", " T", " P", " E")
-    power = max(0, min(len(prefixes) - 1, math.floor(math.log10(value) / 3 + 1e-9))) if value > 0 else 0
-    return f"{value / 1000.0**power:g}{prefixes[power]}"
+    """A round number with a decimal prefix: `500 G`, `2 T`; as it is below 1."""
+    from matplotlib.ticker import EngFormatter
+
+    return EngFormatter()(value) if value >= 1 else f"{value:g}"
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class CostScale:
     zero: float | None
 
     def place(self, cost: float) -> float:
-        """Where a cost is drawn."""
+        """The x coordinate of a cost."""
         return cost if cost > 0 or self.zero is None else self.zero
 
     @property

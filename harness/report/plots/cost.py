@@ -14,7 +14,7 @@ from harness.engine.records import Record, hardware
 from harness.report.plots.axes import CostScale, cost_scale
 from harness.report.plots.labels import Name, beside_points
 from harness.report.plots.scenes import Absent, Drawn, Outcome, Scene, percent, safe
-from harness.report.plots.style import ACCENT, COLOURS, GREY, MARKERS, Sheet, figure_of, percent_axis
+from harness.report.plots.style import ACCENT, COLOURS, GREY, MARKERS, FigureLayout, figure_of, percent_axis
 from harness.report.tracks import Row
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ LOGARITHMIC_FROM = 6.0
 FEWEST = 2  # methods, below which there is nothing to compare
 
 
-class Spot(NamedTuple):
+class CostPoint(NamedTuple):
     """A method at one ipc: its mean cost over seeds and its accuracy in percent with the 95 % interval."""
 
     row: Row
@@ -38,27 +38,27 @@ class Spot(NamedTuple):
 
 def against_flops(scene: Scene) -> Iterator[Outcome]:
     """One figure: accuracy against FLOPs of distillation, a panel for each ipc."""
-    spots = {ipc: _spots(scene, ipc, lambda cost: cost.flops, None) for ipc in scene.ipcs}
-    spots = {ipc: found for ipc, found in spots.items() if len(found) >= FEWEST}
-    if not spots:
+    points = {ipc: _points(scene, ipc, lambda cost: cost.flops, None) for ipc in scene.ipcs}
+    points = {ipc: found for ipc, found in points.items() if len(found) >= FEWEST}
+    if not points:
         yield Absent("fewer than two methods have FLOPs on record at any ipc; run a second method")
         return
     title = "Accuracy by compute"
-    yield Drawn("flops", _scatter(scene, spots, title, "FLOPs of distillation", ""))
+    yield Drawn("flops", _scatter(scene, points, title, "FLOPs of distillation", ""))
 
 
 def against_seconds(scene: Scene) -> Iterator[Outcome]:
     """One figure for each hardware: accuracy against seconds of distillation, a panel for each ipc."""
     for place, several in _places(scene):
-        found = {ipc: _spots(scene, ipc, lambda cost: cost.seconds, place) for ipc in scene.ipcs}
-        spots = {ipc: found for ipc, found in found.items() if len(found) >= FEWEST}
-        if not spots:
+        found = {ipc: _points(scene, ipc, lambda cost: cost.seconds, place) for ipc in scene.ipcs}
+        points = {ipc: found for ipc, found in found.items() if len(found) >= FEWEST}
+        if not points:
             yield Absent(
                 f"fewer than two methods were timed on {place} at any ipc; run a second method there"
             )
             continue
         title = "Accuracy by time"
-        figure = _scatter(scene, spots, title, "seconds of distillation", f" Measured on {place}.")
+        figure = _scatter(scene, points, title, "seconds of distillation", f" Measured on {place}.")
         yield Drawn("seconds" + (f"-{safe(place)}" if several else ""), figure)
 
 
@@ -76,17 +76,17 @@ def peak_memory(scene: Scene) -> Iterator[Outcome]:
         yield Drawn("memory" + (f"-{safe(place)}" if several else ""), _memory(scene, known, place))
 
 
-def pareto_front(spots: Sequence[Spot]) -> list[Spot]:
-    """The spots that no other beats: none is at least as accurate at no more cost, and better in one of both.
+def pareto_front(points: Sequence[CostPoint]) -> list[CostPoint]:
+    """The points that no other beats, ascending in cost.
 
-    Ascending in cost.
+    None is at least as accurate at no more cost, and better in one of both.
     """
-    front: list[Spot] = []
-    for spot in sorted(spots, key=lambda spot: (spot.cost, -spot.accuracy, spot.row)):
-        better = not front or spot.accuracy > front[-1].accuracy
-        equal = bool(front) and (spot.accuracy, spot.cost) == (front[-1].accuracy, front[-1].cost)
+    front: list[CostPoint] = []
+    for point in sorted(points, key=lambda point: (point.cost, -point.accuracy, point.row)):
+        better = not front or point.accuracy > front[-1].accuracy
+        equal = bool(front) and (point.accuracy, point.cost) == (front[-1].accuracy, front[-1].cost)
         if better or equal:
-            front.append(spot)
+            front.append(point)
     return front
 
 
@@ -102,64 +102,72 @@ def _costs(records: Sequence[Record], fact: Callable[[Cost], float | None], plac
     return [value for value in values if value is not None]
 
 
-def _spots(scene: Scene, ipc: int, fact: Callable[[Cost], float | None], place: str | None) -> list[Spot]:
-    spots = []
+def _points(
+    scene: Scene, ipc: int, fact: Callable[[Cost], float | None], place: str | None
+) -> list[CostPoint]:
+    points = []
     for row in scene.rows:
         costs = _costs(scene.done(row, ipc), fact, place)
         if costs and (row, ipc) in scene.estimates:
             found = scene.estimates[row, ipc]
             bounds = percent(found.low), percent(found.high)
-            spots.append(Spot(row, statistics.fmean(costs), 100 * found.mean, *bounds))
-    return spots
+            points.append(CostPoint(row, statistics.fmean(costs), 100 * found.mean, *bounds))
+    return points
 
 
 def _scatter(
-    scene: Scene, spots: Mapping[int, Sequence[Spot]], title: str, x_label: str, where: str
+    scene: Scene, points: Mapping[int, Sequence[CostPoint]], title: str, x_label: str, where: str
 ) -> Figure:
-    scales = {ipc: cost_scale(spot.cost for spot in found) for ipc, found in spots.items()}
+    scales = {ipc: cost_scale(point.cost for point in found) for ipc, found in points.items()}
     zero = next((scale.note for scale in scales.values() if scale.note), "")
     note = (
         f"Filled and bold: the Pareto front, methods that none beats in both accuracy and cost; hollow: all "
         f"others. Up and left is better. {scene.seeds_note().capitalize()}; faint bars: 95 % intervals of "
         f"the mean over seeds, cut off at the panel's edge. Cost is the mean over seeds.{zero}{where}"
     )
-    crowded = max(map(len, spots.values())) > 10
-    sheet = Sheet(
+    crowded = max(map(len, points.values())) > 10
+    layout = FigureLayout(
         title,
         scene.track.heading,
         note,
-        len(spots),
-        min(2, len(spots)),
+        len(points),
+        min(2, len(points)),
         *((6.0, 5.0) if crowded else (5.0, 3.6)),
     )
-    figure, panels = figure_of(sheet)
-    for axes, (ipc, found) in zip(panels, spots.items(), strict=True):
+    figure, panels = figure_of(layout)
+    for axes, (ipc, found) in zip(panels, points.items(), strict=True):
         axes.set_title(f"ipc {ipc}")
         scales[ipc].apply(axes, x_label)
         percent_axis(axes)
-        _draw_spots(axes, scales[ipc], found)
+        _draw_points(axes, scales[ipc], found)
     return figure
 
 
-def _draw_spots(axes: Axes, scale: CostScale, spots: Sequence[Spot]) -> None:
-    front = pareto_front(spots)
-    low, high = min(spot.accuracy for spot in spots), max(spot.accuracy for spot in spots)
+def _draw_points(axes: Axes, scale: CostScale, points: Sequence[CostPoint]) -> None:
+    front = pareto_front(points)
+    low, high = min(point.accuracy for point in points), max(point.accuracy for point in points)
     room = max(1.0, 0.1 * (high - low))
     axes.set_ylim(max(0.0, low - room), min(100.5, high + room))
-    for spot in spots:
-        if spot.low is not None and spot.high is not None:
-            colour = ACCENT if spot in front else GREY
+    for point in points:
+        if point.low is not None and point.high is not None:
+            colour = ACCENT if point in front else GREY
             axes.vlines(
-                scale.place(spot.cost), spot.low, spot.high, color=colour, alpha=0.22, linewidth=0.8, zorder=1
+                scale.place(point.cost),
+                point.low,
+                point.high,
+                color=colour,
+                alpha=0.22,
+                linewidth=0.8,
+                zorder=1,
             )
-    others = [spot for spot in spots if spot not in front]
+    others = [point for point in points if point not in front]
     _marks(
         axes, scale, others, marker="s", markerfacecolor="white", markeredgecolor=DOMINATED, markersize=4.5
     )
     _marks(axes, scale, front, marker="o", markerfacecolor=ACCENT, markeredgecolor="white", markersize=7.0)
     axes.plot(
-        [scale.place(spot.cost) for spot in front],
-        [spot.accuracy for spot in front],
+        [scale.place(point.cost) for point in front],
+        [point.accuracy for point in front],
         color=ACCENT,
         linewidth=1.3,
         drawstyle="steps-post",
@@ -167,13 +175,13 @@ def _draw_spots(axes: Axes, scale: CostScale, spots: Sequence[Spot]) -> None:
     )
     names = [
         Name(s.row.label, scale.place(s.cost), s.accuracy, ACCENT if s in front else DOMINATED, s in front)
-        for s in spots
+        for s in points
     ]
-    beside_points(axes, names, [(scale.place(spot.cost), spot.accuracy) for spot in front])
+    beside_points(axes, names, [(scale.place(point.cost), point.accuracy) for point in front])
 
 
-def _marks(axes: Axes, scale: CostScale, spots: Sequence[Spot], **look: object) -> None:
-    xs, ys = [scale.place(spot.cost) for spot in spots], [spot.accuracy for spot in spots]
+def _marks(axes: Axes, scale: CostScale, points: Sequence[CostPoint], **look: object) -> None:
+    xs, ys = [scale.place(point.cost) for point in points], [point.accuracy for point in points]
     axes.plot(xs, ys, linestyle="none", zorder=3, **look)  # type: ignore[arg-type]
 
 
@@ -197,10 +205,10 @@ def _memory(scene: Scene, facts: Mapping[str, Mapping[Row, Mapping[int, float]]]
         f" Measured on {place}. Methods from least to most by the first panel, from the bottom up."
     )
     title = "Peak memory of distillation"
-    sheet = Sheet(
+    layout = FigureLayout(
         title, scene.track.heading, note, len(facts), len(facts), width=4.8, height=1.1 + 0.17 * len(rows)
     )
-    figure, panels = figure_of(sheet)
+    figure, panels = figure_of(layout)
     for axes, (name, peaks) in zip(panels, facts.items(), strict=True):
         _draw_peaks(axes, rows, peaks, scene.ipcs)
         axes.set_xlabel(f"peak {name}")

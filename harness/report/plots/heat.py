@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from harness.core.errors import UserError
 from harness.report.plots.scenes import WHOLE, Absent, Drawn, Outcome, Scene, estimates_of
-from harness.report.plots.style import Sheet, figure_of
+from harness.report.plots.style import FigureLayout, figure_of
 from harness.report.tracks import Row, Track, by_track, grid_of
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _classes(scene: Scene, ipc: int, means: Mapping[Row, Sequence[float]]) -> Fi
         f"Test accuracy (%) on each class; {scene.seeds_note()}. The best method over all classes on top. "
         "Classes in the order of their labels."
     )
-    return _draw(heat, Sheet(f"Accuracy by class, ipc {ipc}", scene.track.heading, note))
+    return _draw(heat, FigureLayout(f"Accuracy by class, ipc {ipc}", scene.track.heading, note))
 
 
 def _networks(
@@ -124,10 +124,10 @@ def _networks(
         " the mean over these; light: not run."
     )
     heading = dataclasses.replace(scene.track, arch=" | ".join(track.arch for track in archs)).heading
-    return _draw(heat, Sheet(f"Accuracy by network, ipc {ipc}", heading, note))
+    return _draw(heat, FigureLayout(f"Accuracy by network, ipc {ipc}", heading, note))
 
 
-def _draw(heat: Heat, head: Sheet) -> Figure:
+def _draw(heat: Heat, head: FigureLayout) -> Figure:
     columns = len(heat.columns)
     numbered = columns <= MOST_NUMBERED
     width = max(5.0, 1.9 + (0.52 * columns if numbered else 6.5))

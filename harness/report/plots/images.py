@@ -11,7 +11,7 @@ from harness.core.errors import UserError
 from harness.engine.records import Record
 from harness.report import gallery as pictures
 from harness.report.plots.scenes import Absent, Drawn, Outcome, Scene, safe
-from harness.report.plots.style import Sheet, figure_of
+from harness.report.plots.style import FigureLayout, figure_of
 from harness.report.tracks import Row
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Tiles(NamedTuple):
     captions: Sequence[Sequence[str]] = ()
 
 
-class Found(NamedTuple):
+class StoredSet(NamedTuple):
     """A record whose distilled set lies beside it."""
 
     row: Row
@@ -96,19 +96,19 @@ def nearest(scene: Scene) -> Iterator[Outcome]:
         yield Absent(str(error))
 
 
-def _found(scene: Scene, ipc: int) -> list[Found]:
+def _found(scene: Scene, ipc: int) -> list[StoredSet]:
     """For each method the lowest seed whose distilled set lies beside its record."""
     entries = []
     for row in scene.rows:
         for record in scene.done(row, ipc):
             path = record.trial.distilled_path(scene.results)
             if path.is_file():
-                entries.append(Found(row, record, path))
+                entries.append(StoredSet(row, record, path))
                 break
     return entries
 
 
-def _sheets(entries: Sequence[Found]) -> tuple[list[tuple[Found, pictures.Sheet]], list[str]]:
+def _sheets(entries: Sequence[StoredSet]) -> tuple[list[tuple[StoredSet, pictures.SetImages]], list[str]]:
     sheets, problems = [], []
     for entry in entries:
         try:
@@ -118,7 +118,7 @@ def _sheets(entries: Sequence[Found]) -> tuple[list[tuple[Found, pictures.Sheet]
     return sheets, problems
 
 
-def _gallery(scene: Scene, entry: Found, sheet: pictures.Sheet) -> Figure:
+def _gallery(scene: Scene, entry: StoredSet, sheet: pictures.SetImages) -> Figure:
     members = sheet.by_class()[:MOST_CLASSES]
     longest = max(map(len, members), default=0)
     numbers = [str(number + 1) for number in range(min(MOST_IMAGES, longest))]
@@ -133,10 +133,10 @@ def _gallery(scene: Scene, entry: Found, sheet: pictures.Sheet) -> Figure:
         f"{_formation_note([sheet.factor])}"
     )
     title = f"Distilled by {entry.row.label}, ipc {entry.record.trial.ipc}"
-    return _draw(tiles, Sheet(title, scene.track.heading, note))
+    return _draw(tiles, FigureLayout(title, scene.track.heading, note))
 
 
-def _compare(scene: Scene, ipc: int, sheets: Sequence[tuple[Found, pictures.Sheet]]) -> Figure:
+def _compare(scene: Scene, ipc: int, sheets: Sequence[tuple[StoredSet, pictures.SetImages]]) -> Figure:
     names = sheets[0][1].class_names
     rows = []
     for _, sheet in sheets:
@@ -149,10 +149,10 @@ def _compare(scene: Scene, ipc: int, sheets: Sequence[tuple[Found, pictures.Shee
         f"{_formation_note([sheet.factor for _, sheet in sheets])}{_seeds_note([e for e, _ in sheets])}"
     )
     tiles = Tiles(rows, labels, names[:MOST_CLASSES])
-    return _draw(tiles, Sheet(f"Methods side by side, ipc {ipc}", scene.track.heading, note))
+    return _draw(tiles, FigureLayout(f"Methods side by side, ipc {ipc}", scene.track.heading, note))
 
 
-def _nearest(scene: Scene, ipc: int, page: Sequence[tuple[Found, Matches]]) -> Figure:
+def _nearest(scene: Scene, ipc: int, page: Sequence[tuple[StoredSet, Matches]]) -> Figure:
     names = page[0][1].class_names[:MOST_CLASSES]
     rows: list[list[NDArray[np.uint8] | None]] = []
     labels: list[str] = []
@@ -170,7 +170,7 @@ def _nearest(scene: Scene, ipc: int, page: Sequence[tuple[Found, Matches]]) -> F
         f"{_seeds_note([entry for entry, _ in page])}"
     )
     tiles = Tiles(rows, labels, names, captions)
-    return _draw(tiles, Sheet(f"Nearest real images, ipc {ipc}", scene.track.heading, note))
+    return _draw(tiles, FigureLayout(f"Nearest real images, ipc {ipc}", scene.track.heading, note))
 
 
 def _place(match: Matches, index: int) -> int | None:
@@ -184,7 +184,7 @@ def _caption(match: Matches, place: int) -> str:
     return f"{match.distances[place]:.3f}{other}"
 
 
-def _draw(tiles: Tiles, head: Sheet) -> Figure:
+def _draw(tiles: Tiles, head: FigureLayout) -> Figure:
     columns = max(1, len(tiles.column_names))
     below = [CAPTION_SHARE if captions else 0.0 for captions in tiles.captions] or [0.0] * len(tiles.rows)
     longest = max(map(len, tiles.row_names), default=0)
@@ -221,7 +221,7 @@ def _name_columns(axes: Axes, places: Sequence[float], names: Sequence[str]) -> 
     axes.xaxis.tick_top()
 
 
-def _label(scene: Scene, entry: Found) -> str:
+def _label(scene: Scene, entry: StoredSet) -> str:
     found = scene.estimates[entry.row, entry.record.trial.ipc]
     return f"{entry.row.label} ({100 * found.mean:.1f})"
 
@@ -239,6 +239,6 @@ def _formation_note(factors: Sequence[int]) -> str:
     return f"An image of {' or '.join(f'{n}x{n}' for n in tiled)} tiles decodes to as many training images. "
 
 
-def _seeds_note(entries: Sequence[Found]) -> str:
+def _seeds_note(entries: Sequence[StoredSet]) -> str:
     seeds = sorted({entry.record.trial.seed for entry in entries})
     return f"Seed {', '.join(map(str, seeds))}."

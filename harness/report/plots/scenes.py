@@ -69,7 +69,7 @@ class Absent(NamedTuple):
 Outcome: TypeAlias = Drawn | Absent
 
 
-class Reference(NamedTuple):
+class ReferenceAccuracy(NamedTuple):
     """Accuracy on the whole train split, in percent: measured here, or reported by a paper."""
 
     percent: float
@@ -90,7 +90,7 @@ class Scene:
 
     @classmethod
     def of(cls, track: Track, records: Sequence[Record], results: Path, data_dir: Path) -> Scene:
-        """The scene of these records."""
+        """Gather the records of a track into cells."""
         return cls(track, tuple(records), results, data_dir, grid_of(records))
 
     @cached_property
@@ -118,14 +118,14 @@ class Scene:
         return cell.done if cell else ()
 
     @cached_property
-    def reference(self) -> Reference | None:
+    def reference(self) -> ReferenceAccuracy | None:
         """Accuracy on the whole train split: measured, else reported where papers speak of the same."""
         measured = {key: cell for key, cell in self.cells.items() if key[0].method == WHOLE}
         found = list(estimates_of(measured, lambda record: record.accuracies).values())
         if found:
             whole = found[-1]
             text = f"whole train split, measured: {100 * whole.mean:.1f}"
-            return Reference(100 * whole.mean, percent(whole.low), percent(whole.high), text)
+            return ReferenceAccuracy(100 * whole.mean, percent(whole.low), percent(whole.high), text)
         return reported_whole(self.track)
 
     def seeds_note(self) -> str:
@@ -180,7 +180,7 @@ def noun(number: str, singular: str) -> str:
     return singular if number == "1" else f"{singular}s"
 
 
-def reported_whole(track: Track) -> Reference | None:
+def reported_whole(track: Track) -> ReferenceAccuracy | None:
     """What papers report for the whole train split, where the track is one that papers speak of, else None.
 
     That is a dataset itself, at its own size and not whitened, at paper scale with the field's ConvNet.
@@ -189,7 +189,7 @@ def reported_whole(track: Track) -> Reference | None:
     if figure is None or track.scale != "paper" or track.curve or not track.as_in_papers:
         return None
     value = float(figure.accuracy_mean)
-    return Reference(value, None, None, f"whole train split, reported: {value:g} ({figure.arch})")
+    return ReferenceAccuracy(value, None, None, f"whole train split, reported: {value:g} ({figure.arch})")
 
 
 def slugs(tracks: Sequence[Track]) -> dict[Track, str]:

@@ -59,7 +59,7 @@ LETTER = 0.6  # width of a letter at most, on average over a line, in units of t
 
 
 @dataclass(frozen=True)
-class Look:
+class MethodStyle:
     """How one method is drawn; different in all figures of up to 28 methods, also without colours."""
 
     colour: str
@@ -68,14 +68,14 @@ class Look:
     ink: str
 
     @classmethod
-    def of(cls, place: int) -> Look:
-        """The look of the method at this place of an order."""
+    def of(cls, place: int) -> MethodStyle:
+        """The style of the method at this place of an order."""
         turn = place % PANEL
         return cls(COLOURS[turn], MARKERS[turn], DASHES[place % len(DASHES)], INKS[turn])
 
 
 @dataclass(frozen=True)
-class Sheet:
+class FigureLayout:
     """A figure to be: what stands above it, its panels' size in inches, how many and in how many columns."""
 
     title: str
@@ -103,15 +103,15 @@ def settings() -> Iterator[None]:
         yield
 
 
-def figure_of(sheet: Sheet) -> tuple[Figure, list[Axes]]:
+def figure_of(layout: FigureLayout) -> tuple[Figure, list[Axes]]:
     """A figure with title, track and note at the top left, and its empty panels row by row."""
     from matplotlib.figure import Figure
 
-    width, height = sheet.columns * sheet.width, sheet.rows * sheet.height
+    width, height = layout.columns * layout.width, layout.rows * layout.height
     texts: list[tuple[str, float, dict[str, Any]]] = [
-        (sheet.title, TITLE_SIZE, {"weight": "bold"}),
-        (sheet.track, TRACK_SIZE, {}),
-        (sheet.note, NOTE_SIZE, {"color": GREY}),
+        (layout.title, TITLE_SIZE, {"weight": "bold"}),
+        (layout.track, TRACK_SIZE, {}),
+        (layout.note, NOTE_SIZE, {"color": GREY}),
     ]
     lines = [
         (line, size, look) for text, size, look in texts for line in _wrapped(text, width - 2 * MARGIN, size)
@@ -126,10 +126,10 @@ def figure_of(sheet: Sheet) -> tuple[Figure, list[Axes]]:
     for line, size, look in lines:
         figure.text(MARGIN / width, top / (height + head), line, size=size, va="top", **look)
         top -= size * LINE_SPACING / 72
-    axes = figure.subplots(sheet.rows, sheet.columns, squeeze=False).flatten().tolist()
-    for spare in axes[sheet.panels :]:
+    axes = figure.subplots(layout.rows, layout.columns, squeeze=False).flatten().tolist()
+    for spare in axes[layout.panels :]:
         spare.set_axis_off()
-    return figure, axes[: sheet.panels]
+    return figure, axes[: layout.panels]
 
 
 def encode(figure: Figure, suffix: str) -> bytes:

@@ -20,7 +20,7 @@ import msgspec
 from harness.core.errors import UserError
 from harness.core.files import replacing
 from harness.core.packaged import packaged
-from harness.core.text import memory, plural
+from harness.core.text import memory, percent, plural
 from harness.engine.provenance import Lineage
 from harness.engine.records import Record, collect
 from harness.engine.scales import SCALES
@@ -33,7 +33,6 @@ from harness.report.site.data import (
     LeaderboardRow,
     curve_rows,
     measured_rows,
-    percent,
     places,
     records_of,
     reported_rows,

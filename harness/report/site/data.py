@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,12 +10,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from harness.core.text import MISSING, count, memory, one_line, seconds
+from harness.core.text import MISSING, count, memory, one_line, percent, seconds
 from harness.engine.provenance import CODE_WORDS, CodeState
 from harness.engine.records import Record, Trial, hardware
-from harness.report.costs import costs_of
-from harness.report.reported import ALL_IMAGES, PREFERRED, REPORTED_CSV, UNTRACED, ReportedFigure
-from harness.report.standing import CEILING, Scored, Standing, scored
+from harness.report.reported import ALL_IMAGES, REPORTED_CSV, UNTRACED, ReportedFigure, load_reported
+from harness.report.standing import CEILING, Ranking, Scored, costs_of, scored
 from harness.report.stats import Estimate, estimate
 from harness.report.tracks import Cell, Row, Track
 
@@ -27,8 +25,8 @@ CHANNELS = (1, 3)
 DIGEST_LETTERS = 8  # of the digest of an image folder, in the table; its records' pages have all
 
 
-class Place(NamedTuple):
-    """A row's records and where they stand; `ipc` is ALL_IMAGES and `standing` None for the ceiling.
+class PlacedCell(NamedTuple):
+    """A row's records and where they stand; `ipc` is ALL_IMAGES and `ranking` None for the ceiling.
 
     code: of which code its finished records are, where that was asked.
     """
@@ -37,7 +35,7 @@ class Place(NamedTuple):
     row: Row
     ipc: int
     cell: Cell
-    standing: Standing | None
+    ranking: Ranking | None
     code: Sequence[CodeState] = ()
 
 
@@ -100,12 +98,7 @@ class CurveRow(msgspec.Struct, frozen=True, kw_only=True):
     accuracy: float
 
 
-def percent(fraction: float) -> str:
-    """A fraction as percent with one digit, `41.3`."""
-    return f"{100 * fraction:.1f}"
-
-
-def places(records: Iterable[Record], code: Mapping[str, CodeState] | None = None) -> list[Place]:
+def places(records: Iterable[Record], code: Mapping[str, CodeState] | None = None) -> list[PlacedCell]:
     """The rows of these records, in the order in which tables show them, the ceiling of a track last.
 
     `code`: of which code the records are, by their ids.
@@ -113,12 +106,12 @@ def places(records: Iterable[Record], code: Mapping[str, CodeState] | None = Non
     return [place for found in scored(records, code) for place in _places(found)]
 
 
-def measured_rows(found: Iterable[Place]) -> list[LeaderboardRow]:
+def measured_rows(found: Iterable[PlacedCell]) -> list[LeaderboardRow]:
     """One row for each place; one without any result shows the statuses of its trials."""
     return [_measured(place) for place in found]
 
 
-def curve_rows(found: Iterable[Place]) -> list[CurveRow]:
+def curve_rows(found: Iterable[PlacedCell]) -> list[CurveRow]:
     """The looks at all sets during distillation, empty where none was taken."""
     return [
         CurveRow(
@@ -138,9 +131,7 @@ def curve_rows(found: Iterable[Place]) -> list[CurveRow]:
 
 def reported_rows(path: Path = REPORTED_CSV) -> list[LeaderboardRow]:
     """The figures that papers print, one for each method, dataset and ipc."""
-    with path.open(encoding="utf-8", newline="") as file:
-        lines = [line for line in csv.DictReader(file) if line["note"].startswith(PREFERRED)]
-    rows = [_reported(line) for line in lines if line["ipc"].isdigit() or line["ipc"] == "all"]
+    rows = [_reported(*key, figure) for key, figure in load_reported(path).items()]
     return sorted(rows, key=lambda row: (row.dataset, row.ipc, row.method))
 
 
@@ -183,20 +174,20 @@ def _square_image(size: int, images: int) -> bool:
     return rest == 0 and any(side > 0 and math.isqrt(side) ** 2 == side for side in sides)
 
 
-def _places(found: Scored) -> Iterator[Place]:
+def _places(found: Scored) -> Iterator[PlacedCell]:
     for (row, ipc), cell in found.grid.items():
-        yield Place(found.track, row, ipc, cell, found.standings.get((row, ipc)), found.code_of(cell))
+        yield PlacedCell(found.track, row, ipc, cell, found.rankings.get((row, ipc)), found.code_of(cell))
     if found.ceiling.done or found.ceiling.missed:
         code = found.code_of(found.ceiling)
-        yield Place(found.track, Row(CEILING, ""), ALL_IMAGES, found.ceiling, None, code)
+        yield PlacedCell(found.track, Row(CEILING, ""), ALL_IMAGES, found.ceiling, None, code)
 
 
-def records_of(place: Place) -> tuple[Record, ...]:
+def records_of(place: PlacedCell) -> tuple[Record, ...]:
     """All records of a row, those with a result first."""
     return (*place.cell.done, *place.cell.missed)
 
 
-def _measured(place: Place) -> LeaderboardRow:
+def _measured(place: PlacedCell) -> LeaderboardRow:
     track, cell, records = place.track, place.cell, records_of(place)
     submitted = any(record.submission is not None for record in records)
     facts = LeaderboardRow(
@@ -217,18 +208,17 @@ def _measured(place: Place) -> LeaderboardRow:
     )
     if not cell.groups:
         return facts
-    found = place.standing.estimate if place.standing else estimate(cell.groups)
+    found = place.ranking.estimate if place.ranking else estimate(cell.groups)
     return msgspec.structs.replace(
         facts,
         **_figures(found, facts.note),
         counts=cell.counts,
-        **_standing(place.standing),
+        **_ranking(place.ranking),
         **_costs(cell.done),
     )
 
 
 def _figures(found: Estimate, misses: str) -> dict[str, Any]:
-    spread = "" if found.std is None else f" ± {percent(found.std)}"
     interval = ""
     if found.low is not None and found.high is not None:
         interval = f"{percent(found.low)} to {percent(found.high)}"
@@ -236,20 +226,20 @@ def _figures(found: Estimate, misses: str) -> dict[str, Any]:
         "accuracy": found.mean,
         "low": found.low,
         "high": found.high,
-        "figure": f"{percent(found.mean)}{spread}",
+        "figure": found.text,
         "interval": interval,
         "note": "; ".join(filter(None, (found.note, misses))),
     }
 
 
-def _standing(standing: Standing | None) -> dict[str, Any]:
+def _ranking(ranking: Ranking | None) -> dict[str, Any]:
     """Which ranks the intervals leave open; the ceiling is no competitor and has none."""
-    if standing is None:
+    if ranking is None:
         return {"place": "all training images: the ceiling, no competitor"}
-    first, last = standing.rank
+    first, last = ranking.rank
     rank = f"{first}" if first == last else f"{first} to {last}"
-    place = f"rank {rank} of {standing.ranked}" if standing.ranked > 1 else ""
-    return {"place": place, "best": standing.best, "tied": standing.tied and not standing.best}
+    place = f"rank {rank} of {ranking.ranked}" if ranking.ranked > 1 else ""
+    return {"place": place, "best": ranking.best, "tied": ranking.tied and not ranking.best}
 
 
 def _costs(records: Sequence[Record]) -> dict[str, Any]:
@@ -310,25 +300,22 @@ def _misses(cell: Cell) -> str:
     )
 
 
-def _reported(line: Mapping[str, str]) -> LeaderboardRow:
-    source, method = line["source"], line["method"].replace("-", "")
-    figure = ReportedFigure(line["accuracy_mean"], line["accuracy_std"], "ConvNet", source)
-    dataset = line["dataset"].lower()
+def _reported(method: str, dataset: str, ipc: int, figure: ReportedFigure) -> LeaderboardRow:
     return LeaderboardRow(
         label=method,
         method=method,
         dataset=dataset,
-        ipc=ALL_IMAGES if line["ipc"] == "all" else int(line["ipc"]),
+        ipc=ipc,
         scale="paper",
-        arch=line["arch"],
-        labels=line["label"] or UNKNOWN,
+        arch=figure.arch,
+        labels=figure.label or UNKNOWN,
         augmentation=UNKNOWN,
         kind=REPORTED,
         track=f"reported by papers · {dataset}",
         conditions="the paper's own settings",
-        accuracy=float(line["accuracy_mean"]) / 100,
-        figure=figure.text,
+        accuracy=figure.mean,
+        figure=figure.bare_text,
         note="" if figure.traced else f"{UNTRACED} not yet traced to a printed source",
-        source=source if figure.traced else "",
-        url=link_of(source),
+        source=figure.source if figure.traced else "",
+        url=link_of(figure.source),
     )

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import msgspec
 
 from harness.core.clock import Cost
-from harness.core.text import MISSING, count, memory, seconds
+from harness.core.text import MISSING, count, memory, percent, seconds
 from harness.engine.records import Record
-from harness.report.site.data import augmentation, label_kind, percent
+from harness.report.site.data import augmentation, label_kind
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 460, 250, 48, 34, 12, 36
 TICKS = 4

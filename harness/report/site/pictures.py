@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from harness.core.errors import UserError
 from harness.engine.records import Record
-from harness.report.gallery import Sheet, load_sheet
+from harness.report.gallery import SetImages, load_sheet
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,7 +45,7 @@ def picture_of(record: Record, results: Path) -> Picture:
     return _picture(sheet)
 
 
-def _picture(sheet: Sheet) -> Picture:
+def _picture(sheet: SetImages) -> Picture:
     from PIL import Image
 
     names, each = sheet.class_names[:MOST_CLASSES], _each(sheet)
@@ -65,13 +65,13 @@ def _picture(sheet: Sheet) -> Picture:
     )
 
 
-def _each(sheet: Sheet) -> int:
+def _each(sheet: SetImages) -> int:
     """How many images of a class are shown: as many as the smallest class has, two at most."""
     fewest = min((int((sheet.classes == index).sum()) for index in set(sheet.classes.tolist())), default=1)
     return max(1, min(MOST_EACH, fewest))
 
 
-def _canvas(sheet: Sheet, classes: int, each: int) -> NDArray[np.uint8]:
+def _canvas(sheet: SetImages, classes: int, each: int) -> NDArray[np.uint8]:
     """Classes from left to right, images of a class from top to bottom, as stored, a pixel apart on white."""
     import numpy as np
 

@@ -22,7 +22,7 @@ from harness.submit.importers.pairs import files_of
 
 if TYPE_CHECKING:
     from harness.core.data import Dataset
-    from harness.submit.importers.common import Imported, Wanted
+    from harness.submit.importers.common import Imported, SetFacts
     from harness.submit.importers.sniff import Container
 
 FORMATS = ("safetensors", "dc", "idm", "mtt", "kip", "dd", "folder")
@@ -74,9 +74,9 @@ def read(source: Source, data: Dataset, ipc: int | None = None) -> list[Imported
     `ipc` is the number of images per class where it is stated: files without labels need it. Raises UserError
     in one line for what is damaged, too large to be a distilled set, of another kind, or would run code.
     """
-    from harness.submit.importers.common import Wanted
+    from harness.submit.importers.common import SetFacts
 
-    wanted = Wanted(ipc, data.num_classes, size_limit(data))
+    wanted = SetFacts(ipc, data.num_classes, size_limit(data))
     if source.format == "folder":
         from harness.submit.importers import folder
 
@@ -88,7 +88,7 @@ def read(source: Source, data: Dataset, ipc: int | None = None) -> list[Imported
     return _read_file(source, wanted)
 
 
-def _read_file(source: Source, wanted: Wanted) -> list[Imported]:
+def _read_file(source: Source, wanted: SetFacts) -> list[Imported]:
     if source.format == "safetensors":
         from harness.submit.importers import own
 

@@ -20,7 +20,7 @@ from harness.submit.importers.sniff import damaged
 TEXT = "U"
 
 
-class Unread:
+class UnreadArray:
     """Stands for an array of Python objects, or of numbers that NumPy itself does not know."""
 
     def __init__(self, dtype: Any) -> None:
@@ -34,7 +34,7 @@ def load_npz(path: Path, limit: int) -> Mapping[str, Any]:
         types = _checked_types(path, limit)
         with np.load(path, allow_pickle=False) as file:
             return {
-                name: file[name] if dtype.kind in NUMBERS + TEXT else Unread(dtype)
+                name: file[name] if dtype.kind in NUMBERS + TEXT else UnreadArray(dtype)
                 for name, dtype in types.items()
             }
     except BROKEN as error:

@@ -47,7 +47,7 @@ class Imported:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class SetFacts:
     """What is known of a set before its file is read.
 
     ipc: stored images per class, if stated. classes: of the dataset. limit: bytes that it may take.

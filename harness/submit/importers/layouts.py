@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from harness.core.errors import UserError
-from harness.submit.importers.common import Imported, Wanted, as_tensor, is_array, kind_of
+from harness.submit.importers.common import Imported, SetFacts, as_tensor, is_array, kind_of
 
 if TYPE_CHECKING:
     from harness.core.data import Transform
@@ -48,7 +48,7 @@ EXPECTED = (
 )
 
 
-def from_content(content: Any, path: Path, importer: str, wanted: Wanted) -> list[Imported]:
+def from_content(content: Any, path: Path, importer: str, wanted: SetFacts) -> list[Imported]:
     """The sets in what a file holds, one for each repetition; UserError that says what was found instead."""
     if is_array(content):
         return [_alone(content, path, importer, wanted)]
@@ -59,7 +59,7 @@ def from_content(content: Any, path: Path, importer: str, wanted: Wanted) -> lis
     raise UserError(f"{path}: {EXPECTED}; found {kind_of(content)}")
 
 
-def in_order(count: int, path: Path, wanted: Wanted, helps: str) -> Tensor:
+def in_order(count: int, path: Path, wanted: SetFacts, helps: str) -> Tensor:
     """Labels of images without any that are class after class, as the stated ipc says."""
     if wanted.ipc is None:
         raise UserError(
@@ -79,7 +79,7 @@ def without_labels(ipc: int | None) -> str:
     return f"the file has no labels: taken class after class, {ipc} images each, as --ipc says"
 
 
-def _alone(content: Any, path: Path, importer: str, wanted: Wanted) -> Imported:
+def _alone(content: Any, path: Path, importer: str, wanted: SetFacts) -> Imported:
     images = as_tensor(content, "images", path)
     if images.ndim < LEAST_IMAGE_DIMENSIONS:
         raise UserError(f"{path}: {EXPECTED}; found {kind_of(content)}")
@@ -87,7 +87,7 @@ def _alone(content: Any, path: Path, importer: str, wanted: Wanted) -> Imported:
     return Imported(importer, images, labels, notes=(without_labels(wanted.ipc),))
 
 
-def _from_names(content: Mapping[Any, Any], path: Path, importer: str, wanted: Wanted) -> list[Imported]:
+def _from_names(content: Mapping[Any, Any], path: Path, importer: str, wanted: SetFacts) -> list[Imported]:
     """The sets of a dict or an archive; of a dict of dicts, those of the only one that holds any."""
     names = {str(name).lower(): name for name in content}
     if PAIRS in names and isinstance(content[names[PAIRS]], (list, tuple)) and not _has(LABEL_NAMES, names):

@@ -7,12 +7,12 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from harness.core.distilled import Distilled
-from harness.submit.importers.common import Imported, Wanted, refuse_large
+from harness.submit.importers.common import Imported, SetFacts, refuse_large
 from harness.submit.importers.layouts import from_content
 from harness.submit.importers.sniff import damaged
 
 
-def read(path: Path, wanted: Wanted) -> list[Imported]:
+def read(path: Path, wanted: SetFacts) -> list[Imported]:
     """The one set in the file."""
     refuse_large(path, path.stat().st_size, wanted.limit, "the file")
     try:

@@ -75,7 +75,7 @@ def load_pickle(path: Path, limit: int) -> Any:
     except BROKEN as error:
         raise damaged(path, error) from None
     try:
-        return _Reader(content, path, limit).load()
+        return _RestrictedUnpickler(content, path, limit).load()
     except BROKEN as error:
         raise _refusal(path, error) from None
 
@@ -94,11 +94,11 @@ class RestoredArray(np.ndarray[Any, np.dtype[Any]]):
         super().__setstate__(state)
 
 
-class Inert:
+class InertNamespace:
     """Settings that were saved beside the set, as `argparse` holds them: names and values, no behaviour."""
 
 
-class _Reader(pickle.Unpickler):
+class _RestrictedUnpickler(pickle.Unpickler):
     """An unpickler that knows the names of `_rebuilders` and no other."""
 
     def __init__(self, content: bytes, path: Path, limit: int) -> None:
@@ -208,7 +208,7 @@ def _bytes_of(storage: Any) -> int:
 _ARRAYS_AND_SETTINGS: Mapping[Global, Callable[..., Any]] = {
     ("numpy", "ndarray"): RestoredArray,
     ("numpy", "dtype"): np.dtype,
-    ("argparse", "Namespace"): Inert,
+    ("argparse", "Namespace"): InertNamespace,
     **{(f"{home}.multiarray", "_reconstruct"): _empty_array for home in NUMPY_HOMES},
     **{(f"{home}.multiarray", "scalar"): _number for home in NUMPY_HOMES},
 }

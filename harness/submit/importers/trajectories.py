@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from harness.core.errors import UserError
-from harness.submit.importers.common import Imported, Wanted, as_tensor, is_array, kind_of
+from harness.submit.importers.common import Imported, SetFacts, as_tensor, is_array, kind_of
 from harness.submit.importers.contents import load
 from harness.submit.importers.layouts import from_content, in_order, rate_of, without_labels
 from harness.submit.importers.pairs import Files, label_names
@@ -28,7 +28,7 @@ UNWHITENED = (
 )
 
 
-def read(path: Path, files: list[Files], wanted: Wanted) -> list[Imported]:
+def read(path: Path, files: list[Files], wanted: SetFacts) -> list[Imported]:
     """The sets in the files: one, unless a file holds more by itself."""
     if not files:
         raise UserError(
@@ -41,7 +41,7 @@ def read(path: Path, files: list[Files], wanted: Wanted) -> list[Imported]:
     return [_joined(parts, files, path, wanted)]
 
 
-def _read(files: Files, wanted: Wanted) -> list[Imported]:
+def _read(files: Files, wanted: SetFacts) -> list[Imported]:
     content = load(files.images, wanted.limit)
     if not is_array(content):
         return from_content(content, files.images, "mtt", wanted)
@@ -59,7 +59,7 @@ def _read(files: Files, wanted: Wanted) -> list[Imported]:
     return [Imported("mtt", images, labels, learned_lr=rate, notes=tuple(notes))]
 
 
-def _labels(path: Path, wanted: Wanted) -> Tensor:
+def _labels(path: Path, wanted: SetFacts) -> Tensor:
     content = load(path, wanted.limit)
     if isinstance(content, dict):
         raise UserError(f"{path}: expected labels, found {kind_of(content)}")
@@ -78,7 +78,7 @@ def _note_on_borrowed(files: Files, labels: Tensor) -> list[str]:
     return [f"labels are those of {files.labels.name}: none of the images' own lie beside them"]
 
 
-def _joined(parts: list[Imported], files: list[Files], path: Path, wanted: Wanted) -> Imported:
+def _joined(parts: list[Imported], files: list[Files], path: Path, wanted: SetFacts) -> Imported:
     """One set of several parts, whose labels either count on through the classes or begin anew in each."""
     notes = [f"one set in {len(parts)} parts: {', '.join(str(f.images.relative_to(path)) for f in files)}"]
     labels = [part.labels for part in parts]

@@ -47,13 +47,6 @@ def test_every_sample_is_equally_likely() -> None:
     assert torch.allclose(first, torch.full((4,), 0.25), atol=0.05)
 
 
-def test_draw_one_class() -> None:
-    index = ClassIndex(torch.tensor([1, 0, 1, 1]))
-    drawn = {tuple(sorted(index.draw_one_class(1, 2, _generator(seed)).tolist())) for seed in range(30)}
-    assert drawn == {(0, 2), (0, 3), (2, 3)}
-    assert index.draw_one_class(0, 5, _generator()).tolist() == [1]
-
-
 def test_draw_uniform() -> None:
     generator = _generator()
     batches = [draw_uniform(6, 4, generator) for _ in range(50)]
@@ -74,6 +67,5 @@ def test_global_randomness_is_left_alone() -> None:
     index = ClassIndex(torch.tensor([0, 0, 1, 1]))
     index.draw(1, _generator())
     index.balanced(1, _generator())
-    index.draw_one_class(0, 1, _generator())
     draw_uniform(4, 2, _generator())
     assert torch.equal(torch.get_rng_state(), state)

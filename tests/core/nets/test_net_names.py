@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.core.errors import UnknownNameError, UserError
-from harness.core.nets.names import ARCHS, ConvNetSpec, canonical, convnet_spec, describe, validate
+from harness.core.nets.names import ARCHS, ConvNetSpec, canonical, convnet_spec, describe
 
 ACTIVATIONS = {"AS": "sigmoid", "AR": "relu", "AL": "leakyrelu", "ASwish": "swish"}
 NORMS = {"NN": "none", "BN": "batch", "LN": "layer", "IN": "instance", "GN": "group"}
@@ -69,12 +69,12 @@ def test_one_canonical_spelling(given_name: str, expected: str) -> None:
 @pytest.mark.parametrize("name", ["", "ConvNext", "ResNet50", " ConvNet", "Conv"])
 def test_unknown_network_lists_the_known_ones(name: str) -> None:
     with pytest.raises(UnknownNameError, match=r"unknown network .*available: .*ConvNetD4.*ResNet18BN_AP"):
-        validate(name)
+        canonical(name)
 
 
 def test_a_near_miss_gets_the_right_name() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'ResNet18'"):
-        validate("ResNet19")
+        canonical("ResNet19")
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_a_near_miss_gets_the_right_name() -> None:
 )
 def test_bad_suffixes_say_what_is_wrong(name: str, error: type[UserError], message: str) -> None:
     with pytest.raises(error, match=message):
-        validate(name)
+        canonical(name)
 
 
 def test_every_listed_network_is_canonical_and_described_once() -> None:
@@ -109,5 +109,5 @@ def test_every_listed_network_is_canonical_and_described_once() -> None:
 
 
 def test_names_are_there_without_torch() -> None:
-    code = "import sys; from harness.core.nets import describe, validate; validate('mlp')"
+    code = "import sys; from harness.core.nets import canonical, describe; canonical('mlp')"
     subprocess.run([sys.executable, "-c", f"{code}; assert 'torch' not in sys.modules"], check=True)
