@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from harness.core.context import Context
     from harness.core.data import Dataset, HeldOut
     from harness.core.distilled import Distilled
-    from harness.core.loop import Progress
+    from harness.core.progress import Progress
     from harness.engine.evaluate import Evaluation
 
 LOG_NAME = "log.txt"

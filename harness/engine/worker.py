@@ -33,7 +33,7 @@ from harness.engine.records import Trial
 from harness.engine.trial import LOG_NAME, BusyError, Settings, failure, refused, run_trial
 
 if TYPE_CHECKING:
-    from harness.core.loop import Progress
+    from harness.core.progress import Progress
 
 DONE, FAILED, BUSY = 0, 1, 75  # exit statuses; 75 is EX_TEMPFAIL of sysexits.h
 STOPPED = 128 + signal.SIGTERM  # as shells have it: SIGTERM ended it, the trial is to be gone on with

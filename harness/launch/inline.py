@@ -13,7 +13,7 @@ from harness.engine.worker import Snapshot
 from harness.launch.base import LaunchOptions, Watcher, unwritten
 
 if TYPE_CHECKING:
-    from harness.core.loop import Progress
+    from harness.core.progress import Progress
 
 
 class InlineLauncher:

@@ -21,9 +21,9 @@ from trials import digits_trial, dm_trial
 
 import methods
 from harness.commands.cli import main
+from harness.core.checkpoint import SNAPSHOTS
 from harness.core.distilled import Distilled
 from harness.core.faults import passing
-from harness.core.loop import SNAPSHOTS
 from harness.engine.provenance import ROOT
 from harness.engine.records import WORK_FOLDER, Record, Trial, read_record
 from harness.engine.trial import CACHE_NAME

@@ -18,7 +18,7 @@ import torch
 from trials import digits_trial, dm_trial
 
 from harness.core import clock
-from harness.core.loop import Progress
+from harness.core.progress import Progress
 from harness.engine import provenance, worker
 from harness.engine.records import Trial, read_record
 from harness.engine.trial import LOG_NAME, Settings
