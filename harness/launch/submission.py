@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from harness.core.errors import UserError
 from harness.engine.options import Options
+from harness.engine.records import Trial
 from harness.launch import queue
+from harness.launch.base import PlannedArray
 from harness.launch.crew import SIGNAL_SECONDS
 from harness.launch.local import own_python
-from harness.launch.resources import Array, Resources, as_words
-from harness.launch.sweep import Sweep
+from harness.launch.resources import Array, Resources, arrays, as_words
+from harness.launch.sweep import Sweep, sweep_of
 
 if TYPE_CHECKING:
     from submitit import SlurmExecutor
@@ -80,6 +82,21 @@ def batch_script(sweep: Sweep, array: Array, name: str) -> str:
     if len(array.packs) > 1:
         executor.parameters["map_count"] = len(array.packs)
     return str(executor._make_submission_file_text(executor._submitit_command_str, "plan"))
+
+
+def planned_arrays(trials: Sequence[Trial], due: Sequence[Trial], asked: Options) -> list[PlannedArray]:
+    """The arrays that a run of these trials would submit for those that are `due`, with their scripts."""
+    sweep = sweep_of(trials, asked.results)
+    return [
+        PlannedArray(
+            jobs=len(array.packs),
+            trials=sum(map(len, array.packs)),
+            parallel=array.parallel,
+            resources=as_words(array.resources),
+            script=batch_script(sweep, array, sweep.job_name(number)),
+        )
+        for number, array in enumerate(arrays(due, asked, queue.array_limit()), start=1)
+    ]
 
 
 def check_cluster(planned: Sequence[Array], sweep: Sweep, results: Path) -> None:

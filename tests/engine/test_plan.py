@@ -23,6 +23,7 @@ from harness.core.errors import DataError, UnknownNameError, UserError
 from harness.engine.options import Options, Setting
 from harness.engine.plan import DatasetFacts, Plan, expand, finished, make_plan
 from harness.engine.records import Provenance, Record, Trial, write_record
+from harness.launch.launchers import launcher_of
 
 SMALL = DatasetFacts(DatasetSpec("digits", "digits"), (1, 8, 8), 10, 142, 1437)
 LARGE = DatasetFacts(DatasetSpec("cifar10", "cifar10"), (3, 32, 32), 10, 5000, 50_000)
@@ -268,7 +269,9 @@ def test_exchanged_images_are_new_trials(tmp_path: Path) -> None:
     before = make_plan(options)
     for trial in before.trials:
         write_record(record_of(trial, 1.0), options.results)
-    assert headline(preview(before, options, timing=False)).startswith("2 trials: 2 done, 0 to run")
+    assert headline(preview(before, options, launcher_of(options), timing=False)).startswith(
+        "2 trials: 2 done, 0 to run"
+    )
     cat, dog = (tmp_path / "pets" / "train" / name for name in ("cat", "dog"))
     for file in cat.iterdir():
         other = dog / file.name
@@ -277,7 +280,9 @@ def test_exchanged_images_are_new_trials(tmp_path: Path) -> None:
         file.write_bytes(content[1])
     after = make_plan(options)
     assert {trial.id for trial in after.trials}.isdisjoint(trial.id for trial in before.trials)
-    assert headline(preview(after, options, timing=False)).startswith("2 trials: 0 done, 2 to run")
+    assert headline(preview(after, options, launcher_of(options), timing=False)).startswith(
+        "2 trials: 0 done, 2 to run"
+    )
 
 
 def test_records_of_other_images_do_not_count_as_done(tmp_path: Path) -> None:
@@ -293,12 +298,12 @@ def test_records_of_other_images_do_not_count_as_done(tmp_path: Path) -> None:
         for train in (prints[0], "0" * 16)
     )
     write_record(same, options.results)
-    preview(plan, options, timing=False)
+    preview(plan, options, launcher_of(options), timing=False)
     path = same.trial.record_path(options.results)
     path.unlink()
     write_record(other, options.results)
     with pytest.raises(UserError, match=r"made from other images of pets than lie there now .*--results"):
-        preview(plan, options, timing=False)
+        preview(plan, options, launcher_of(options), timing=False)
 
 
 def test_planning_says_what_is_odd_about_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -396,11 +401,11 @@ def test_records_that_are_there_are_not_run_again(tmp_path: Path) -> None:
     plan = make_plan(options)
     write_record(record_of(plan.trials[0], 1.5), options.results)
     write_record(record_of(plan.trials[1], 1.5, status="failed"), options.results)
-    view = preview(plan, options, timing=False)
+    view = preview(plan, options, launcher_of(options), timing=False)
     assert set(finished(plan.trials, options.results)) == {trial.id for trial in plan.trials}
     assert view.waiting == []
     assert headline(view) == "2 trials: 1 done, 1 failed (again with --retry failed), 0 to run"
-    retrying = preview(plan, dataclasses.replace(options, retry="failed"), timing=False)
+    retrying = preview(plan, dataclasses.replace(options, retry="failed"), launcher_of(options), timing=False)
     assert [trial.seed for trial in retrying.waiting] == [1]
 
 
@@ -423,7 +428,7 @@ def test_long_steps_are_counted_and_not_made(
     monkeypatch.setattr("harness.commands.estimate._Bench._time", lambda *asked: made.append(asked))
     monkeypatch.setattr("harness.commands.estimate._speed", lambda *_: 1e9)
     plan = make_plan(options)
-    view = preview(plan, options, timing=True)
+    view = preview(plan, options, launcher_of(options), timing=True)
     estimate = view.estimates[cell(plan.trials[0])]
     assert estimate.source == "FLOPs counted, a piece timed"
     assert estimate.off_by == COUNTED_OFF_BY
@@ -438,7 +443,7 @@ def test_what_the_minute_does_not_suffice_for_stays_without_a_time(
 ) -> None:
     monkeypatch.setattr("harness.commands.estimate.LIMIT_SECONDS", 0.0)
     options = wishes(tmp_path, methods=("dm", "idm"), ipc=(1,), seeds=(0, 1))
-    view = preview(make_plan(options), options, timing=True)
+    view = preview(make_plan(options), options, launcher_of(options), timing=True)
     assert (view.estimates, view.seconds) == ({}, None)
     assert "2 cells without a time" in as_text(view)
     assert "the minute is over: 2 cells left" in capsys.readouterr().err
@@ -448,7 +453,7 @@ def test_estimates_without_records_are_timed(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("harness.commands.estimate.LIMIT_SECONDS", 600.0)
     options = wishes(tmp_path, methods=("dm",), slots=2, seeds=(0, 1), launcher="local", threads=1)
     plan = make_plan(options)
-    view = preview(plan, options, timing=True)
+    view = preview(plan, options, launcher_of(options), timing=True)
     assert view.seconds is not None
     assert view.seconds == pytest.approx(2 * view.estimates[cell(plan.trials[0])].seconds)
     assert view.measuring_seconds > 0
