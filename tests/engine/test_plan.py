@@ -204,9 +204,14 @@ def test_a_folder_is_found_again_from_anywhere(tmp_path: Path, monkeypatch: pyte
     assert {trial.listing for trial in plan.trials} != {""}
 
 
+def checked_plan(options: Options) -> Plan:
+    launcher_of(options).check()
+    return make_plan(options)
+
+
 def refused(options: Options) -> str:
     with pytest.raises(UserError) as caught:
-        make_plan(options)
+        checked_plan(options)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 

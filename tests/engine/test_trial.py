@@ -183,9 +183,9 @@ def test_traceback_goes_to_the_log_that_is_asked_for(
     settings: RunSettings, replace_distill: Callable[..., None], tmp_path: Path
 ) -> None:
     replace_distill(raising(ValueError("no")))
-    log = tmp_path / "logs" / "trial.log"
-    record = run_trial(digits_trial(), dataclasses.replace(settings, log=log))
-    assert log.read_text().endswith("ValueError: no\n")
+    logs = tmp_path / "logs"
+    record = run_trial(digits_trial(), dataclasses.replace(settings, logs=logs))
+    assert (logs / log_name(record.trial)).read_text().endswith("ValueError: no\n")
     assert not (record.trial.work_folder(settings.results) / LOG_NAME).exists()
 
 

@@ -142,9 +142,8 @@ def test_log_of_a_failure_begins_and_ends_with_the_facts(
 def test_worker_with_other_code_than_was_submitted_refuses(settings: RunSettings, start: Start) -> None:
     trial = digits_trial()
     now = provenance.code_digest(trial)
-    assert (
-        start(job(trial, replace(settings, code_digests={trial.id: "0123456789ab"}))).wait(PATIENCE) == FAILED
-    )
+    changed = replace(settings, code_digests={trial.id: "0123456789ab"})
+    assert start(job(trial, changed)).wait(PATIENCE) == FAILED
     record = read_record(trial.record_path(settings.results))
     assert record.reason == (
         f"the code on the measured path changed since this trial was submitted (submitted 0123456789ab, "
