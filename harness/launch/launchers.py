@@ -14,7 +14,7 @@ from harness.engine.plan import Plan
 from harness.engine.records import Trial
 from harness.engine.settings import RunSettings
 from harness.launch.base import Launcher, Layout, PlannedArray, Runner, layout
-from harness.launch.resources import check_resources, resources_of
+from harness.launch.resources import arrays, check_resources, resources_of
 from harness.launch.sweep import sweep_of
 
 
@@ -147,7 +147,6 @@ class Slurm:
     def runner(self, settings: RunSettings, trials: Sequence[Trial], due: Sequence[Trial]) -> Runner:
         """What submits jobs, once the cluster has agreed to run them; UserError in its own words if not."""
         from harness.launch.queue import array_limit
-        from harness.launch.resources import arrays
         from harness.launch.slurm import SlurmRunner
         from harness.launch.submission import check_cluster
 
@@ -158,9 +157,12 @@ class Slurm:
 
     def planned(self, trials: Sequence[Trial], due: Sequence[Trial]) -> Sequence[PlannedArray]:
         """Needs no Slurm on this machine."""
-        from harness.launch.submission import planned_arrays
+        from harness.launch.queue import array_limit
+        from harness.launch.submission import planned
 
-        return planned_arrays(trials, due, self.asked)
+        sweep = sweep_of(trials, self.asked.results)
+        submitted = arrays(due, self.asked, array_limit())
+        return [planned(sweep, array, number) for number, array in enumerate(submitted, start=1)]
 
     def following(self) -> list[str]:
         """Jobs go on without the command that submitted them."""

@@ -250,28 +250,28 @@ class SlurmRunner:
         reason = f"{words} (job {job_id}_{index}: {state}{_output_of(place)}){_fault_of(place, state)}"
         begun = [trial for trial in trials if (trial.work_folder(self.settings.results)).is_dir()]
         for trial in begun or trials:
-            _judge(trial, self.settings, state, reason, f"{job_id}_{index}", watcher)
+            self._judge(trial, state, Death(reason, clock.now(), f"{job_id}_{index}"), watcher)
 
-
-def _judge(trial: Trial, settings: RunSettings, state: str, reason: str, job: str, watcher: Watcher) -> None:
-    """Note that a trial's job died; a record says so if it was cancelled or has been tried often enough."""
-    try:
-        with claimed(trial, settings.results):
-            if trial.record_path(settings.results).exists() or state == "PREEMPTED":
-                return  # making room is no failure, however often it happens
-            death = Death(reason, clock.now(), job)
-            if state == "CANCELLED" or death.passes:
-                write_record(failed_record(trial, reason), settings.results)
-                return
-            deaths = note_death(trial.work_folder(settings.results), death)
-            if deaths > settings.retries:
-                record = death_record(trial, death, deaths)
-                status = STATUS_OF_STATE.get(state, "failed")
-                write_record(msgspec.structs.replace(record, status=status), settings.results)
-            else:
-                watcher.note(f"{trial.label}: {reason}; submitted again ({deaths} of {settings.retries})")
-    except BusyError:
-        return
+    def _judge(self, trial: Trial, state: str, death: Death, watcher: Watcher) -> None:
+        """Note that a trial's job died; a record says so if it was cancelled or is not to be tried again."""
+        results, retries = self.settings.results, self.settings.retries
+        try:
+            with claimed(trial, results):
+                if trial.record_path(results).exists() or state == "PREEMPTED":
+                    return  # making room is no failure, however often it happens
+                if state == "CANCELLED" or death.passes:
+                    write_record(failed_record(trial, death.reason), results)
+                    return
+                deaths = note_death(trial.work_folder(results), death)
+                if deaths > retries:
+                    record = death_record(trial, death, deaths)
+                    status = STATUS_OF_STATE.get(state, "failed")
+                    write_record(msgspec.structs.replace(record, status=status), results)
+                else:
+                    again = f"submitted again ({deaths} of {retries})"
+                    watcher.note(f"{trial.label}: {death.reason}; {again}")
+        except BusyError:
+            return
 
 
 def places_of(results: Path, trials: Iterable[Trial]) -> dict[str, Place]:

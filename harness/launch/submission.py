@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from harness.core.errors import UserError
 from harness.engine.options import Options
-from harness.engine.records import Trial
 from harness.launch import queue
 from harness.launch.base import PlannedArray
 from harness.launch.crew import SIGNAL_SECONDS
 from harness.launch.local import own_python
-from harness.launch.resources import Array, Resources, arrays, as_words
-from harness.launch.sweep import Sweep, sweep_of
+from harness.launch.resources import Array, Resources, as_words
+from harness.launch.sweep import Sweep
 
 if TYPE_CHECKING:
     from submitit import SlurmExecutor
@@ -84,19 +83,15 @@ def batch_script(sweep: Sweep, array: Array, name: str) -> str:
     return str(executor._make_submission_file_text(executor._submitit_command_str, "plan"))
 
 
-def planned_arrays(trials: Sequence[Trial], due: Sequence[Trial], asked: Options) -> list[PlannedArray]:
-    """The arrays that a run of these trials would submit for those that are `due`, with their scripts."""
-    sweep = sweep_of(trials, asked.results)
-    return [
-        PlannedArray(
-            jobs=len(array.packs),
-            trials=sum(map(len, array.packs)),
-            parallel=array.parallel,
-            resources=as_words(array.resources),
-            script=batch_script(sweep, array, sweep.job_name(number)),
-        )
-        for number, array in enumerate(arrays(due, asked, queue.array_limit()), start=1)
-    ]
+def planned(sweep: Sweep, array: Array, number: int) -> PlannedArray:
+    """An array as it would be submitted, as the sweep's `number`th."""
+    return PlannedArray(
+        jobs=len(array.packs),
+        trials=sum(map(len, array.packs)),
+        parallel=array.parallel,
+        resources=as_words(array.resources),
+        script=batch_script(sweep, array, sweep.job_name(number)),
+    )
 
 
 def check_cluster(planned: Sequence[Array], sweep: Sweep, results: Path) -> None:

@@ -23,7 +23,7 @@ from harness.core.errors import DataError, UnknownNameError, UserError
 from harness.engine.options import Options, Setting
 from harness.engine.plan import DatasetFacts, Plan, expand, finished, make_plan
 from harness.engine.records import Provenance, Record, Trial, write_record
-from harness.launch.launchers import launcher_of
+from harness.launch.launchers import launcher_of, run_settings
 
 SMALL = DatasetFacts(DatasetSpec("digits", "digits"), (1, 8, 8), 10, 142, 1437)
 LARGE = DatasetFacts(DatasetSpec("cifar10", "cifar10"), (3, 32, 32), 10, 5000, 50_000)
@@ -478,7 +478,7 @@ def test_timing_grows_with_the_work(method: str, setting: str, few: str, many: s
     def seconds(value: str) -> float:
         options = wishes(tmp_path, methods=(method,), set=(Setting(method, setting, value),), threads=1)
         plan = make_plan(options)
-        return measure(plan.trials, plan, options, threads=1)[cell(plan.trials[0])].seconds
+        return measure(plan.trials, run_settings(options, plan, "cpu"))[cell(plan.trials[0])].seconds
 
     assert seconds(many) > 20 * seconds(few)
 
