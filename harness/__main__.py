@@ -34,13 +34,11 @@ def run_module(arguments: list[str]) -> None:
 def claim() -> None:
     """Import `harness` from where this file lies and let it see to the rest."""
     sys.path.insert(0, ROOT)
-    import harness  # noqa: F401 - now, so that it is this one whatever else the path leads to
+    from harness.core import imports
 
     sys.path.remove(ROOT)
     if __name__ == "__main__":
         leave_start_folder()
-    from harness.core import imports
-
     imports.claim()
 
 

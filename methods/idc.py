@@ -33,12 +33,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harness.core.augment import augment, cutmix, cutmix_window, operations, sample_draws, usual_strategy
+from harness.core.checkpoint import State
 from harness.core.context import Context
 from harness.core.data import ClassBatch, Dataset, draw_uniform
 from harness.core.distilled import Distilled
 from harness.core.errors import UserError
 from harness.core.formation import compose, decode_by_class
-from harness.core.loop import State
 from harness.core.nets import Network, reinitialise
 from harness.core.passes import logits_forward, rows_per_piece, train_step
 from harness.core.settings import Steps, setting

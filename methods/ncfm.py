@@ -39,12 +39,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.core.augment import usual_strategy
+from harness.core.checkpoint import State
 from harness.core.context import Context
 from harness.core.data import Dataset
 from harness.core.distilled import Distilled
 from harness.core.experts import ExpertSettings, train_experts
 from harness.core.formation import compose
-from harness.core.loop import State
 from harness.core.nets import Network, reinitialise
 from harness.core.settings import Steps, setting
 from harness.core.siamese import Siamese

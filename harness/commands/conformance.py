@@ -23,12 +23,12 @@ from torch import Generator
 
 import methods
 from harness.core.augment import usual_strategy
+from harness.core.checkpoint import State
 from harness.core.context import Context
 from harness.core.data import Dataset, Samples, sealed
 from harness.core.data.toy import toy
 from harness.core.distilled import Distilled
 from harness.core.errors import UserError
-from harness.core.loop import State
 from harness.core.settings import lengths
 from harness.engine.evaluate import evaluate
 from harness.engine.protocol import Protocol

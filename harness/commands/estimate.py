@@ -20,10 +20,9 @@ import methods
 from harness.core import clock
 from harness.core.data.catalog import parse
 from harness.core.text import plural
-from harness.engine.options import Options
-from harness.engine.plan import Plan
 from harness.engine.protocol import protocol_named
 from harness.engine.records import Record, Trial, hardware
+from harness.engine.settings import RunSettings
 
 if TYPE_CHECKING:
     from harness.core.context import Context
@@ -78,12 +77,10 @@ def from_records(records: Iterable[Record], device: str) -> dict[str, TimeEstima
     }
 
 
-def measure(
-    trials: Sequence[Trial], plan: Plan, options: Options, threads: int | None
-) -> dict[str, TimeEstimate]:
+def measure(trials: Sequence[Trial], settings: RunSettings) -> dict[str, TimeEstimate]:
     """An estimate for each cell of these trials as far as `LIMIT_SECONDS` allow; stderr says what is done.
 
-    `threads` is the number of CPU threads that a trial will have; None leaves torch's own choice.
+    The settings are those that a trial will have, with its number of CPU threads.
     """
     ends = time.perf_counter() + LIMIT_SECONDS
     waiting = {trial.cell: trial for trial in trials}
@@ -92,16 +89,16 @@ def measure(
 
     from harness.core.data import load
 
-    if threads is not None:
-        torch.set_num_threads(threads)
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
     estimates: dict[str, TimeEstimate] = {}
-    for name, text in plan.datasets.items():
+    for name, text in settings.datasets.items():
         cells = {key: trial for key, trial in waiting.items() if trial.dataset == name}
         if not cells:
             continue
         # Whitened or not, images take as long to train on, and the whitening itself takes long.
-        spec = parse(text, options.data_dir, next(iter(cells.values())).image_size, False)
-        bench = _Bench(load(spec, options.data_dir), options.device)
+        spec = parse(text, settings.data_dir, next(iter(cells.values())).image_size, False)
+        bench = _Bench(load(spec, settings.data_dir), settings.device)
         for key, trial in cells.items():
             left = ends - time.perf_counter()
             if left < LEAST_SECONDS:

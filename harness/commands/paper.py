@@ -145,7 +145,7 @@ def _run(request: PaperRequest, tables: Tables) -> int:
     if not found.commands:
         print(f"nothing to run: all of these cells of the table {request.run} are complete", file=sys.stderr)
         return 0
-    status, deadline = 0, run.deadline_of(request.options)
+    status, deadline = 0, run.deadline_in(request.options.for_)
     for number, part in enumerate(found.commands, start=1):
         print(f"{number} of {len(found.commands)}: {part.line(request.launch)}", file=sys.stderr)
         asked = part.options() | {"json": request.options.json} | request.launch

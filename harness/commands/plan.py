@@ -19,26 +19,30 @@ from harness.commands.arguments import (
 )
 from harness.commands.estimate import TimeEstimate, from_records, measure, roughly
 from harness.core.text import MISSING, plural, table
-from harness.engine import devices, provenance
+from harness.engine import provenance
 from harness.engine.devices import Device
 from harness.engine.options import Options
 from harness.engine.plan import Plan, check_data, finished, make_plan
 from harness.engine.records import Record, Trial, collect
-from harness.launch.base import LaunchOptions, layout
-from harness.launch.check import check_launch
-from harness.launch.sweep import sweep_of
+from harness.engine.settings import RunSettings
+from harness.launch.base import Launcher, Layout, PlannedArray
+from harness.launch.launchers import launcher_of, run_settings
 
 STATES = ("done", "failed", "to run")
 
 
 @dataclass(frozen=True)
 class Preview:
-    """A plan against what lies under the results folder; estimates are by `cell`, slots trials at a time."""
+    """A plan against what lies under the results folder; estimates are by `cell`, slots trials at a time.
+
+    `settings` are those that its trials would run with.
+    """
 
     plan: Plan
     states: Mapping[str, str]
     estimates: Mapping[str, TimeEstimate]
     device: Device
+    settings: RunSettings
     slots: int = 1
     measuring_seconds: float = 0.0
 
@@ -55,7 +59,7 @@ class Preview:
         return sum(known) if len(known) == len(estimates) else None
 
 
-def preview(plan: Plan, options: Options, *, timing: bool) -> Preview:
+def preview(plan: Plan, options: Options, launcher: Launcher, *, timing: bool) -> Preview:
     """Compare a plan with earlier records; with `timing`, time cells for which there are none.
 
     Not so for jobs of a cluster: steps on a login node tell nothing of those on its nodes.
@@ -65,28 +69,16 @@ def preview(plan: Plan, options: Options, *, timing: bool) -> Preview:
     check_data(plan, records.values())
     states = {trial.id: _state(records.get(trial.id), options.retry) for trial in plan.trials}
     waiting = [trial for trial in plan.trials if states[trial.id] == "to run"]
-    device = _device(options, needed=bool(waiting))
+    device = launcher.device(needed=bool(waiting))
+    settings = run_settings(options, plan, device.name)
     estimates = from_records(known, device.name)
     unknown = [trial for trial in waiting if trial.cell not in estimates]
-    options = settled(options, device)
-    slots, threads = _shares(plan, options) if waiting else (1, None)
-    if not (timing and unknown) or options.launcher == "slurm":
-        return Preview(plan, states, estimates, device, slots)
+    shared = launcher.layout(settings, plan.trials) if waiting else Layout(1, None)
+    if not (timing and unknown and launcher.here):
+        return Preview(plan, states, estimates, device, settings, shared.slots)
     started = time.perf_counter()
-    estimates |= measure(unknown, plan, options, threads)
-    return Preview(plan, states, estimates, device, slots, time.perf_counter() - started)
-
-
-def settled(options: Options, device: Device) -> Options:
-    """The options with the device that `auto` stands for; jobs of a cluster have one of their own each."""
-    return options if options.launcher == "slurm" else dataclasses.replace(options, device=device.name)
-
-
-def _device(options: Options, *, needed: bool) -> Device:
-    if options.launcher != "slurm":
-        return devices.choose(options.device, needed=needed)
-    name = devices.of_job(options.device, options.gpus or 0)
-    return Device(name, "as the jobs have it" if options.device == devices.AUTO else "as asked")
+    estimates |= measure(unknown, dataclasses.replace(settings, threads=shared.threads))
+    return Preview(plan, states, estimates, device, settings, shared.slots, time.perf_counter() - started)
 
 
 def headline(view: Preview) -> str:
@@ -106,9 +98,9 @@ def warnings(plan: Plan) -> list[str]:
     return [f"warning: {remark}" for remark in plan.remarks]
 
 
-def advice(options: Options) -> list[str]:
-    """Lines about wishes that can be had but will disappoint on this machine; the device is a settled one."""
-    if options.precision == "bf16" and options.device == "cpu" and provenance.multiplies_bf16() is False:
+def advice(precision: str, device: str) -> list[str]:
+    """Lines about wishes that can be had but will disappoint on this machine's device."""
+    if precision == "bf16" and device == "cpu" and provenance.multiplies_bf16() is False:
         return [
             "note: this CPU has no instructions for bfloat16 (AMX, AVX-512 BF16), so --precision bf16 may "
             "well be slower than fp32; `python -m harness perf step` tells"
@@ -153,78 +145,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def handle(arguments: argparse.Namespace) -> int:
     """Do what was typed; returns the exit status."""
     options = options_from(arguments)
-    check_launch(options)
-    return command(make_plan(options), options, timing=not arguments.no_estimate)
-
-
-def command(plan: Plan, options: Options, *, timing: bool) -> int:
-    """Print the plan; returns the exit status 0."""
-    view = preview(plan, options, timing=timing)
-    for line in (*warnings(plan), *advice(settled(options, view.device))):
+    launcher = launcher_of(options)
+    launcher.check()
+    plan = make_plan(options)
+    view = preview(plan, options, launcher, timing=not arguments.no_estimate)
+    about_device = advice(options.precision, view.device.name) if launcher.here else []
+    for line in (*warnings(plan), *about_device):
         print(line, file=sys.stderr)
-    jobs = planned_jobs(view, options) if options.launcher == "slurm" else []
+    jobs = launcher.planned(plan.trials, view.waiting)
     if options.json:
         print(as_json(view, jobs))
     else:
         print("\n".join([as_text(view), *(line for array in jobs for line in array.as_lines())]))
     return 0
-
-
-@dataclass(frozen=True)
-class PlannedArray:
-    """An array that a run would submit: how many jobs and trials, what each job asks for, the script."""
-
-    jobs: int
-    trials: int
-    parallel: int
-    resources: str
-    script: str
-
-    def as_lines(self) -> list[str]:
-        """The array as lines for people."""
-        head = (
-            f"array of {plural(self.jobs, 'job')} with {plural(self.trials, 'trial')}, "
-            f"at most {self.parallel} at a time, each with {self.resources}:"
-        )
-        return ["", head, "", *(f"    {line}" for line in self.script.rstrip().splitlines())]
-
-
-def planned_jobs(view: Preview, options: Options) -> list[PlannedArray]:
-    """The arrays that a run would submit for the waiting trials; needs no Slurm on this machine."""
-    from harness.launch import queue
-    from harness.launch.resources import arrays, as_words
-    from harness.launch.submission import batch_script
-
-    sweep = sweep_of(view.plan.trials, options.results)
-    planned = arrays(view.waiting, options, queue.array_limit())
-    return [
-        PlannedArray(
-            jobs=len(array.packs),
-            trials=sum(map(len, array.packs)),
-            parallel=array.parallel,
-            resources=as_words(array.resources),
-            script=batch_script(sweep, array, sweep.job_name(number)),
-        )
-        for number, array in enumerate(planned, start=1)
-    ]
-
-
-def launch_options(options: Options, plan: Plan) -> LaunchOptions:
-    """What the launcher needs to know of the options."""
-    return LaunchOptions(
-        results=options.results,
-        data_dir=options.data_dir,
-        datasets=plan.datasets,
-        launcher=options.launcher,
-        slots=options.slots,
-        threads=options.threads,
-        device=options.device,
-        slots_per_gpu=options.slots_per_gpu,
-        retries=options.retries,
-        logs=sweep_of(plan.trials, options.results).logs,
-        retry_failed=options.retry == "failed",
-        quiet=options.json,
-    )
 
 
 def _state(record: Record | None, retry: str | None) -> str:
@@ -233,26 +166,6 @@ def _state(record: Record | None, retry: str | None) -> str:
     if record.status == "done":
         return "done"
     return "to run" if record.resumable or retry == "failed" else "failed"
-
-
-def _shares(plan: Plan, options: Options) -> tuple[int, int | None]:
-    """Trials at a time and CPU threads of each, as the launcher will have it; None is torch's own choice."""
-    if options.launcher == "inline":
-        return 1, options.threads
-    if options.launcher == "slurm":
-        return _cluster_shares(plan, options)
-    shares = layout(launch_options(options, plan), len(plan.trials))
-    return shares.slots, shares.threads
-
-
-def _cluster_shares(plan: Plan, options: Options) -> tuple[int, int]:
-    """The same if the cluster has room for as many jobs as may run; threads are those of the first method."""
-    from harness.launch.resources import resources_of
-    from harness.launch.submission import shares
-
-    slots, threads = shares(resources_of(plan.trials[0].method, options), options)
-    jobs = -(-len(plan.trials) // options.trials_per_job)
-    return slots * min(jobs, options.array_parallelism), threads
 
 
 def _row(view: Preview, key: str, trials: Sequence[Trial]) -> list[str]:

@@ -21,11 +21,10 @@ from harness.commands.arguments import (
     add_options,
     typed_options,
 )
-from harness.commands.run import carry_out, deadline_of
+from harness.commands.run import carry_out, deadline_in
 from harness.core.data.catalog import FOLDER_PREFIX, parse
 from harness.core.errors import UserError
 from harness.core.text import plural
-from harness.engine import devices
 from harness.engine.options import Options, parse_options
 from harness.engine.plan import Plan, check_consistency, check_writable, dataset_facts, worker_text
 from harness.engine.provenance import CODE_WORDS, CURRENT, Lineage
@@ -39,7 +38,7 @@ from harness.engine.records import (
     record_files,
 )
 from harness.engine.trial import claimed
-from harness.launch.check import check_launch
+from harness.launch.launchers import launcher_of
 from harness.report.filters import FACTS
 from harness.report.frames import print_problems
 
@@ -115,7 +114,7 @@ def command(options: Options, wanted: RecordFilter) -> int:
     if not plan.trials:
         return 1
     aside = dataclasses.replace(options, results=results / WORK_FOLDER / RENEWED)
-    summary = carry_out(aside, deadline_of(options), plan).summary
+    summary = carry_out(aside, deadline_in(options.for_), plan).summary
     _say_moved(list(adopt(results)), results)
     print(f"tables: python -m harness report --results {results}", file=sys.stderr)
     return max(summary.exit_status, int(len(plan.trials) < len(due)))
@@ -143,10 +142,8 @@ def plan_of(trials: Sequence[Trial], options: Options, folders: Mapping[str, str
 
     `folders` says where image folders lie, by their names; others are looked up as `run` does it.
     """
-    check_launch(options)
+    launcher_of(options).check()
     check_consistency(options)
-    if options.launcher != "slurm":
-        devices.check_device(options.device)
     check_writable(options.results)
     groups: dict[tuple[str, str, str, int | None, bool], list[Trial]] = defaultdict(list)
     for trial in trials:
@@ -160,8 +157,8 @@ def plan_of(trials: Sequence[Trial], options: Options, folders: Mapping[str, str
         if (spec.source, spec.listing) != (source, listing):
             _leave_out(members, f"their images were others than those that are now in {spec.path}")
             continue
-        ipcs = tuple(sorted({trial.ipc for trial in members}))
-        dataset_facts(spec, dataclasses.replace(options, ipc=ipcs))
+        ipcs = {trial.ipc for trial in members}
+        dataset_facts(spec, options.data_dir, ipcs)
         datasets[name] = worker_text(spec)
         kept += _repeatable(members)
     return Plan(tuple(kept), datasets)

@@ -31,12 +31,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from harness.core.augment import augment_batch
+from harness.core.checkpoint import State
 from harness.core.clock import Cost
 from harness.core.context import Context
 from harness.core.data import Dataset, Normalization
 from harness.core.faults import passing
 from harness.core.files import replacing
-from harness.core.loop import State, StoppedEarly
+from harness.core.loop import StoppedEarly
 from harness.core.nets import Network, canonical
 from harness.core.passes import logits_forward, rows_per_piece, train_step
 from harness.core.seeds import seed_for

@@ -1,4 +1,4 @@
-"""The loops of a run: progress, checkpoints, compute budget, compilation and cost, kept out of the methods.
+"""The loops of a run, kept out of the methods: their steps, compute budget, compilation and randomness.
 
 A loop is entered by name and goes on where a killed run left it:
 
@@ -11,28 +11,22 @@ run ends with the same bytes as an undisturbed one.
 
 from __future__ import annotations
 
-import logging
 import os
-import pickle
 import shutil
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from functools import reduce
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar
+from typing import Generic, ParamSpec, TypeVar
 
 import torch
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor
 
 from harness.core import clock
+from harness.core.checkpoint import Checkpoint, LoopState, Saved, State, pack, restore
 from harness.core.clock import Cost
-from harness.core.errors import DivergedError, UserError
-from harness.core.faults import passing
-from harness.core.files import replacing
-from harness.core.nets import Features
+from harness.core.cost import CostCounter, counting, spent_flops
+from harness.core.progress import Progress, Reporter
 from harness.core.seeds import seed_for
 
 P = ParamSpec("P")
@@ -41,23 +35,6 @@ R = TypeVar("R")
 # Work left, in FLOPs, above which compiling repays its half minute; measured on two CPU cores and, for
 # CUDA, scaled by the ratio of the devices' speeds.
 COMPILE_PAYS_FLOPS = {"cpu": 2e13, "cuda": 2e15}
-SNAPSHOTS = "snapshots"  # folder beside the checkpoint
-CHECKPOINT_SHARE = 0.02  # of the time that writing checkpoints may take
-
-logger = logging.getLogger(__name__)
-
-
-class Stateful(Protocol):
-    """What can be saved and restored: modules, optimisers, pools."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """State as plain values and tensors."""
-
-    def load_state_dict(self, state: dict[str, Any], /) -> Any:
-        """Restore a state made by `state_dict`."""
-
-
-State = Mapping[str, "Tensor | Stateful"]
 
 
 class StoppedEarly(Exception):
@@ -100,28 +77,6 @@ class Stopped(BaseException):
 
     def __init__(self, name: str, loop: LoopState) -> None:
         super().__init__(f"stopped after step {loop.step} of {loop.total} of {name}")
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a phase stands; `loss` is the last one logged."""
-
-    phase: str
-    step: int
-    total: int
-    loss: float | None
-
-
-@dataclass
-class LoopState:
-    """Bookkeeping of one named loop."""
-
-    total: int
-    step: int = 0
-    flops_per_step: float = 0.0
-    images_per_step: int = 0
-    compiled: bool = False
-    generators: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Accelerated(Generic[P, R]):
@@ -185,29 +140,19 @@ class Runtime:
         self.precision = precision
         self.budget_flops = budget_flops
         self.compiling = False
-        self.resumed = 0
-        self._checkpoint = None if work is None else work / "checkpoint.pt"
-        self._checkpoint_seconds = checkpoint_seconds
-        self._on_progress = on_progress
         self._should_stop = should_stop
         self._stop_after = stop_after
         self._limit_steps = limit_steps
-        self._snapshots = snapshots
         self._counts = count
         self._may_compile = compile_loops and _can_compile(self.device)
         self._generators: dict[str, torch.Generator] = {}
         self._loops: dict[str, LoopState] = {}
         self._states: dict[str, State] = {}
-        self._loss: Tensor | float | None = None
-        self._carried_seconds = 0.0
-        self._warmup_seconds = 0.0
-        self._carried_peaks: tuple[int | None, int | None] = (None, None)
-        self._charged: list[Cost] = []
-        self._saved = self._read_checkpoint()
-        clock.reset_peaks(self.device)
-        self._start = self._reported = self._checkpointed = clock.read(self.device)
-        self._warm, self._warm_step = self._start, 0
-        self._checkpoint_cost = 0.0
+        self._checkpoint = None if work is None else Checkpoint(work, checkpoint_seconds, snapshots)
+        self._saved = None if self._checkpoint is None else self._checkpoint.read()
+        self.resumed = 0 if self._saved is None else self._saved["resumed"] + 1
+        self._costs = CostCounter(self.device, self._saved)
+        self._reporter = Reporter(on_progress)
 
     def generator(self, role: str, *, on_cpu: bool = False) -> torch.Generator:
         """The named source of randomness of this run, on its device unless `on_cpu`."""
@@ -226,7 +171,7 @@ class Runtime:
 
     def log(self, loss: Tensor | float) -> None:
         """Note the loss of this step; that it is finite is checked whenever progress is shown or saved."""
-        self._loss = loss.detach() if isinstance(loss, Tensor) else loss
+        self._reporter.log(loss)
 
     def steps(
         self, total: int, state: State, *, name: str = "distill", budgeted: bool = True
@@ -238,21 +183,17 @@ class Runtime:
         """
         loop = self._enter(name, total, state, limited=budgeted)
         while loop.step < loop.total:
-            first, first_compiled = loop.step == 0, self.compiling and not loop.compiled
-            warming_up = first or first_compiled
-            started = clock.read(self.device) if warming_up else time.perf_counter()
-            if first and self._counts:
-                with self._counting(loop):
-                    yield 0
-            else:
+            first = loop.step == 0
+            warming_up = first or (self.compiling and not loop.compiled)
+            started = clock.read(self.device) if warming_up else 0.0
+            with counting(loop) if first and self._counts else nullcontext():
                 yield loop.step
             loop.compiled = self.compiling
             loop.step += 1
             if first:
                 self._settle(loop, budgeted)
             if warming_up:
-                self._warm, self._warm_step = clock.read(self.device), loop.step
-                self._warmup_seconds += self._warm - started
+                self._costs.warmed_up(started, loop.step)
             self._after_step(name, loop)
         self._leave(name, loop)
 
@@ -261,23 +202,16 @@ class Runtime:
         """Whether a few steps are timed and nothing is kept of them: stand-ins may then replace results."""
         return self._stop_after is not None and self._checkpoint is None
 
-    @contextmanager
-    def off_the_clock(self) -> Iterator[None]:
+    def off_the_clock(self) -> AbstractContextManager[None]:
         """Keep the seconds and peaks of the work inside out of this phase; `charge` says what it costs."""
-        self._carried_peaks = self._peaks()
-        started = clock.read(self.device)
-        try:
-            yield
-        finally:
-            self._start += clock.read(self.device) - started
-            clock.reset_peaks(self.device)
+        return self._costs.off_the_clock()
 
     def charge(self, cost: Cost) -> None:
         """Add the cost of work done off the clock, now or in an earlier run whose result is used again.
 
         A resumed run charges anew: checkpoints hold the cost of the loops alone.
         """
-        self._charged.append(cost)
+        self._costs.charge(cost)
 
     def steps_of(self, name: str) -> int:
         """Steps that a loop has made, runs before a kill included; 0 for one that was never entered."""
@@ -285,34 +219,15 @@ class Runtime:
 
     def cost(self) -> Cost:
         """What this phase has cost so far, runs before a kill and charged work included."""
-        return reduce(_plus, self._charged, self._own_cost())
-
-    def _own_cost(self) -> Cost:
-        peak_host_bytes, peak_device_bytes = self._peaks()
-        return Cost(
-            seconds=self._carried_seconds + clock.read(self.device) - self._start,
-            warmup_seconds=self._warmup_seconds,
-            steps=sum(loop.step for loop in self._loops.values()),
-            flops=sum(loop.flops_per_step * loop.step for loop in self._loops.values()),
-            images_forwarded=sum(loop.images_per_step * loop.step for loop in self._loops.values()),
-            peak_host_bytes=peak_host_bytes,
-            peak_device_bytes=peak_device_bytes,
-            compiled=any(loop.compiled for loop in self._loops.values()),
-        )
-
-    def _peaks(self) -> tuple[int | None, int | None]:
-        """Peak bytes on the host and on the device so far, runs before a kill included."""
-        host, on_device = clock.peak_host_bytes(), clock.peak_device_bytes(self.device)
-        return _larger(host, self._carried_peaks[0]), _larger(on_device, self._carried_peaks[1])
+        return self._costs.total(self._loops.values())
 
     def _enter(self, name: str, total: int, state: State, *, limited: bool) -> LoopState:
         if name in self._loops:
             raise ValueError(f"two loops named {name!r} in one phase; give each its own name")
         loop = LoopState(total)
-        saved = self._saved["loops"].get(name) if self._saved else None
-        if saved is not None and self._saved is not None:
-            loop = LoopState(**saved)
-            _restore(state, self._saved["states"][name])
+        if self._saved is not None and name in self._saved["loops"]:
+            loop = LoopState(**self._saved["loops"][name])
+            restore(state, self._saved["states"][name])
             under_way = loop.step < loop.total
             self._restore_generators(self._saved["generators"] if under_way else loop.generators)
         loop.total = self._limited(loop.total) if limited else loop.total
@@ -323,38 +238,13 @@ class Runtime:
 
     def _leave(self, name: str, loop: LoopState) -> None:
         self.compiling = False
-        loop.generators = {role: made.get_state() for role, made in self._generators.items()}
-        self._check_finite(name, loop)
-
-    @contextmanager
-    def _counting(self, loop: LoopState) -> Iterator[None]:
-        images = 0
-
-        def count(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-            nonlocal images
-            if isinstance(module, Features):
-                images += len(inputs[0])
-            return tuple(_no_leaf(part) for part in inputs)
-
-        # Before the counter's own hook, which cannot follow a leaf that enters a module as it is. A hook may
-        # return other inputs, though its annotation does not say so.
-        hook = nn.modules.module.register_module_forward_pre_hook(count)  # type: ignore[arg-type]
-        counter = FlopCounterMode(display=False)
-        try:
-            with counter:
-                yield
-        finally:
-            hook.remove()
-        loop.flops_per_step = float(counter.get_total_flops())
-        loop.images_per_step = images
-        # Counting holds on to tensors, whose blocks the C library would keep for the rest of the run.
-        clock.release_freed_memory()
+        loop.generators = self._generator_states()
+        self._reporter.check_finite(name, loop.step, loop.total)
 
     def _settle(self, loop: LoopState, budgeted: bool) -> None:
         """After the first step: how many steps the budget buys, and whether compiling them pays."""
         if budgeted and self.budget_flops is not None and loop.flops_per_step > 0:
-            spent = sum(other.flops_per_step * other.step for other in self._loops.values())
-            spent += sum(cost.flops for cost in self._charged)
+            spent = spent_flops(self._loops.values()) + self._costs.charged_flops
             left = self.budget_flops - spent + loop.flops_per_step * loop.step
             loop.total = self._limited(max(1, int(left // loop.flops_per_step)))
         self.compiling = self._compiling_pays(loop)
@@ -369,129 +259,46 @@ class Runtime:
 
     def _after_step(self, name: str, loop: LoopState) -> None:
         if self._stop_after is not None and loop.step >= min(self._stop_after, loop.total):
-            warm_seconds = clock.read(self.device) - self._warm
-            seconds_per_step = warm_seconds / max(1, loop.step - self._warm_step)
-            seconds, flops = (sum(getattr(c, part) for c in self._charged) for part in ("seconds", "flops"))
-            raise StoppedEarly(loop, seconds_per_step, seconds, flops)
-        now = time.perf_counter()
-        last = loop.step == loop.total
-        if now - self._reported >= 1.0 or last:
-            self._reported = now
-            self._check_finite(name, loop)
-            if self._on_progress is not None:
-                loss = None if self._loss is None else float(self._loss)
-                self._on_progress(Progress(name, loop.step, loop.total, loss))
-        if self._checkpoint is not None and not last:
+            raise StoppedEarly(
+                loop,
+                self._costs.warm_seconds_per_step(loop.step),
+                self._costs.charged_seconds,
+                self._costs.charged_flops,
+            )
+        self._reporter.step_done(name, loop.step, loop.total)
+        if self._checkpoint is not None and loop.step < loop.total:
             self._keep(self._checkpoint, name, loop)
 
-    def _keep(self, checkpoint: Path, name: str, loop: LoopState) -> None:
+    def _keep(self, checkpoint: Checkpoint, name: str, loop: LoopState) -> None:
         """Write the checkpoint if it is time to or the loop is to stop here; then raise `Stopped`."""
         stopping = self._should_stop is not None and self._should_stop()
-        now = time.perf_counter()
-        if name == "distill" and self._is_look(loop):
-            self._write_checkpoint(checkpoint.parent / SNAPSHOTS / f"{loop.step}.pt")
-        pause = max(self._checkpoint_seconds, self._checkpoint_cost / CHECKPOINT_SHARE)
-        if self._checkpoint_seconds == 0:
-            pause = 0.0
-        if stopping or now - self._checkpointed >= pause:
-            self._check_finite(name, loop)
-            self._write_checkpoint(checkpoint)
-            self._checkpointed = clock.read(self.device)
-            self._checkpoint_cost = self._checkpointed - now
+        if checkpoint.wants_snapshot(name, loop):
+            checkpoint.write_snapshot(loop.step, self._to_save())
+        if stopping or checkpoint.is_due:
+            self._reporter.check_finite(name, loop.step, loop.total)
+            checkpoint.write(self._to_save())
         if stopping:
             raise Stopped(name, loop)
 
-    def _is_look(self, loop: LoopState) -> bool:
-        """Whether this step is one of those that a curve has a point for; the last one is not counted."""
-        before, now = ((loop.step - back) * self._snapshots // loop.total for back in (1, 0))
-        return now > before
-
-    def _check_finite(self, name: str, loop: LoopState) -> None:
-        if self._loss is not None and not bool(torch.isfinite(torch.as_tensor(self._loss)).all()):
-            raise DivergedError(
-                f"the loss of {name} is {float(self._loss)} at step {loop.step} of {loop.total}; "
-                f"a smaller learning rate may help (--set METHOD.lr_img=...)"
-            )
-
-    def _write_checkpoint(self, path: Path) -> None:
-        cost = self._own_cost()
-        payload = {
+    def _to_save(self) -> Saved:
+        cost = self._costs.own(self._loops.values())
+        return {
             "loops": {name: asdict(loop) for name, loop in self._loops.items()},
-            "states": {name: _pack(state) for name, state in self._states.items()},
-            "generators": {role: made.get_state() for role, made in self._generators.items()},
+            "states": {name: pack(state) for name, state in self._states.items()},
+            "generators": self._generator_states(),
             "seconds": cost.seconds,
             "warmup_seconds": cost.warmup_seconds,
             "peaks": (cost.peak_host_bytes, cost.peak_device_bytes),
             "resumed": self.resumed,
         }
-        # By way of a file of Python: torch's own writer forgets the reason why it could not write.
-        with replacing(path) as aside, aside.open("wb") as file:
-            torch.save(payload, file)
 
-    def _read_checkpoint(self) -> dict[str, Any] | None:
-        if self._checkpoint is None or not self._checkpoint.exists():
-            return None
-        try:
-            saved: dict[str, Any] = torch.load(self._checkpoint, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
-            if passing(error) is not None:
-                raise
-            logger.warning("checkpoint %s is unreadable (%s); starting afresh", self._checkpoint, error)
-            return None
-        self.resumed = saved["resumed"] + 1
-        self._carried_seconds = saved["seconds"]
-        self._warmup_seconds = saved["warmup_seconds"]
-        self._carried_peaks = saved["peaks"]
-        return saved
+    def _generator_states(self) -> dict[str, Tensor]:
+        return {role: made.get_state() for role, made in self._generators.items()}
 
     def _restore_generators(self, states: dict[str, Tensor]) -> None:
         for role, state in states.items():
             on_cpu = len(state) == len(torch.Generator("cpu").get_state())
             self.generator(role, on_cpu=on_cpu).set_state(state)
-
-
-def _no_leaf(value: Any) -> Any:
-    """A view of a tensor that is a leaf and requires a gradient; anything else as it is."""
-    is_leaf = isinstance(value, Tensor) and value.requires_grad and value.is_leaf
-    return value.view_as(value) if is_leaf else value
-
-
-def _pack(state: State) -> dict[str, Any]:
-    return {
-        key: part.detach() if isinstance(part, Tensor) else part.state_dict() for key, part in state.items()
-    }
-
-
-def _restore(state: State, saved: Mapping[str, Any]) -> None:
-    if set(state) != set(saved):
-        raise UserError(
-            f"the checkpoint holds {sorted(saved)}, this code wants {sorted(state)}: it is another "
-            "version's; delete the trial's folder under results/.work"
-        )
-    for key, part in state.items():
-        if isinstance(part, Tensor):
-            part.data.copy_(saved[key])
-        else:
-            part.load_state_dict(saved[key])
-
-
-def _plus(a: Cost, b: Cost) -> Cost:
-    """Cost of both."""
-    return Cost(
-        seconds=a.seconds + b.seconds,
-        warmup_seconds=a.warmup_seconds + b.warmup_seconds,
-        steps=a.steps + b.steps,
-        flops=a.flops + b.flops,
-        images_forwarded=a.images_forwarded + b.images_forwarded,
-        peak_host_bytes=_larger(a.peak_host_bytes, b.peak_host_bytes),
-        peak_device_bytes=_larger(a.peak_device_bytes, b.peak_device_bytes),
-        compiled=a.compiled or b.compiled,
-    )
-
-
-def _larger(a: int | None, b: int | None) -> int | None:
-    known = [value for value in (a, b) if value is not None]
-    return max(known) if known else None
 
 
 def _can_compile(device: torch.device) -> bool:

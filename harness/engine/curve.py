@@ -61,7 +61,7 @@ def measure(
     `distil_to` enters the method again from a folder's checkpoint, with a number of steps, and returns the
     set and the FLOPs that it took up to then.
     """
-    from harness.core.loop import SNAPSHOTS
+    from harness.core.checkpoint import SNAPSHOTS
 
     for snapshot in sorted((work / "distill" / SNAPSHOTS).glob("*.pt"), key=lambda path: int(path.stem)):
         step, done = int(snapshot.stem), snapshot.with_suffix(".json")

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from harness.core import dc_augment
 from harness.core.augment import DIGIT_DATASETS, STAGE, augment_batch, cutmix, cutmix_window, operations
+from harness.core.checkpoint import State
 from harness.core.data import Dataset, HeldOut, Split, sealed
 from harness.core.errors import UserError
-from harness.core.loop import State
 from harness.core.nets import Network
 from harness.core.passes import logits_forward, pieces, rows_per_piece, train_step
 from harness.engine.protocol import Protocol, Schedule

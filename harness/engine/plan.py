@@ -21,7 +21,6 @@ from harness.core.data.catalog import FOLDER_PREFIX, KNOWN, DatasetSpec, parse
 from harness.core.errors import DataError, UnknownNameError, UserError
 from harness.core.nets.names import canonical, convnet_spec
 from harness.core.settings import lengths, values_of
-from harness.engine import devices
 from harness.engine.options import Options, Setting
 from harness.engine.protocol import PROTOCOL_VERSION
 from harness.engine.records import Record, Trial, read_record
@@ -68,13 +67,11 @@ def make_plan(options: Options) -> Plan:
     """Check all that can be checked, fetch the data, list the trials; UserError names the first mistake."""
     check_consistency(options)
     check_methods(options)
-    if options.launcher != "slurm":
-        devices.check_device(options.device)  # a login node need not have what its cluster's nodes have
     check_writable(options.results)
     specs = dataset_specs(options)
-    facts = [dataset_facts(spec, options) for spec in specs]
+    facts = [dataset_facts(spec, options.data_dir, options.ipc) for spec in specs]
     for fact in facts:
-        check_network(options, fact)
+        check_network(options.arch or scale_named(options.scale).arch, fact)
     return expand(options, facts)
 
 
@@ -135,10 +132,6 @@ def check_data(plan: Plan, records: Iterable[Record]) -> None:
 
 def check_consistency(options: Options) -> None:
     """Refuse options that contradict one another."""
-    if options.slots is not None and options.launcher == "inline":
-        raise UserError(
-            "--slots says how many trials run at a time, --launcher inline runs one in this process; drop one"
-        )
     if options.image_size is not None and not any(map(_is_folder, options.dataset)):
         raise UserError(
             "--image-size is for folder:PATH datasets; "
@@ -224,10 +217,10 @@ def worker_text(spec: DatasetSpec) -> str:
     return f"{FOLDER_PREFIX}{spec.path}" if spec.path is not None else spec.name
 
 
-def dataset_facts(spec: DatasetSpec, options: Options) -> DatasetFacts:
+def dataset_facts(spec: DatasetSpec, data_dir: Path, ipcs: Iterable[int]) -> DatasetFacts:
     """What a dataset is like, which is there or else downloaded; refuses an ipc above its smallest class."""
-    facts = _embedded_facts(spec) or _loaded_facts(spec, options.data_dir)
-    refuse_ipc(spec.name, options.ipc, facts.smallest_class)
+    facts = _embedded_facts(spec) or _loaded_facts(spec, data_dir)
+    refuse_ipc(spec.name, ipcs, facts.smallest_class)
     return facts
 
 
@@ -264,9 +257,8 @@ def refuse_ipc(dataset: str, wanted: Iterable[int], smallest_class: int) -> None
         )
 
 
-def check_network(options: Options, facts: DatasetFacts) -> None:
+def check_network(arch: str, facts: DatasetFacts) -> None:
     """Refuse a network that cannot take the dataset's images, and tiles that do not fit them."""
-    arch = options.arch or scale_named(options.scale).arch
     channels, height, width = facts.shape
     spec = convnet_spec(arch)
     if spec is not None and min(height, width) >= 2**spec.depth:

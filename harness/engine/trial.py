@@ -6,7 +6,6 @@ Importing this module does not import torch, so that launchers stay light.
 from __future__ import annotations
 
 import dataclasses
-import re
 import shutil
 import traceback
 from collections.abc import Callable, Iterator
@@ -36,15 +35,15 @@ from harness.engine.records import (
     write_atomically,
     write_record,
 )
+from harness.engine.settings import RunSettings
 
 if TYPE_CHECKING:
     from harness.core.context import Context
     from harness.core.data import Dataset, HeldOut
     from harness.core.distilled import Distilled
-    from harness.core.loop import Progress
+    from harness.core.progress import Progress
     from harness.engine.evaluate import Evaluation
 
-LOG_NAME = "log.txt"
 CACHE_NAME = "cache"  # beside the work folders: trained networks that trials share
 
 # How torch words the want of memory where it does not raise OutOfMemoryError.
@@ -56,42 +55,13 @@ OUT_OF_MEMORY_SIGNS = (
 )
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Where and how a trial runs: all that it needs and that does not decide its result.
-
-    dataset: what the user typed, "cifar10" or "folder:PATH".
-    threads: CPU threads of torch; None leaves torch's own choice.
-    checkpoint_seconds: least time between two checkpoints.
-    log: file for the traceback of a failure; None: `log.txt` in the trial's work folder.
-    """
-
-    results: Path
-    data_dir: Path
-    dataset: str
-    device: str = "cpu"
-    threads: int | None = None
-    checkpoint_seconds: float = 30.0
-    log: Path | None = None
-
-    def log_of(self, trial: Trial) -> Path:
-        """Where that trial's log lies."""
-        return self.log or trial.work_folder(self.results) / LOG_NAME
-
-
 class BusyError(Exception):
     """Another process is working on the trial."""
 
 
-def log_name(trial: Trial) -> str:
-    """Name of a trial's log in a folder of logs: `dm-cifar10-ipc10-seed0-3f9a1c2b44.log`."""
-    name = f"{trial.method}-{trial.dataset}-ipc{trial.ipc}-seed{trial.seed}-{trial.id}.log"
-    return re.sub(r"[^A-Za-z0-9._@+-]", "_", name)
-
-
 def run_trial(
     trial: Trial,
-    settings: Settings,
+    settings: RunSettings,
     on_progress: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Record:
@@ -114,17 +84,17 @@ def run_trial(
         return record
 
 
-def refused(trial: Trial, settings: Settings, reason: str) -> Record:
+def refused(trial: Trial, results: Path, reason: str) -> Record:
     """The record that is there, or else a failed one that says why the trial is not run as things are.
 
     The same command goes on with it. Raises BusyError, UserError and OSError as `run_trial` does.
     """
-    with claimed(trial, settings.results):
-        path = trial.record_path(settings.results)
+    with claimed(trial, results):
+        path = trial.record_path(results)
         if path.exists():
             return read_record(path)
         record = Record(id=trial.id, status="failed", reason=reason, resumable=True, trial=trial)
-        write_record(record, settings.results)
+        write_record(record, results)
         return record
 
 
@@ -181,7 +151,7 @@ class _Run:
     """A trial under way."""
 
     trial: Trial
-    settings: Settings
+    settings: RunSettings
     on_progress: Callable[[Progress], None] | None
     should_stop: Callable[[], bool] | None
 
@@ -220,7 +190,7 @@ class _Run:
 def _attempt(run: _Run) -> Record:
     start = _fresh_start(run)
     try:
-        _set_up(run.settings)
+        _set_up(run.settings.device, run.settings.threads)
         start = _begin(run, start)
         return _measured(run, start)
     except Exception as error:  # noqa: BLE001 - whatever a method raises costs this trial only
@@ -355,10 +325,11 @@ def _dataset(run: _Run) -> Dataset:
     from harness.core.data import load, parse
 
     trial, settings = run.trial, run.settings
+    text = settings.datasets[trial.dataset]
     try:
-        spec = parse(settings.dataset, settings.data_dir, trial.image_size, trial.zca)
+        spec = parse(text, settings.data_dir, trial.image_size, trial.zca)
         if (spec.name, spec.source, spec.listing) != (trial.dataset, trial.dataset_source, trial.listing):
-            raise DataError(f"{settings.dataset} changed since the run was planned; start the command again")
+            raise DataError(f"{text} changed since the run was planned; start the command again")
         return load(spec, settings.data_dir, download=False, device=settings.device)
     except DataError as error:
         raise CircumstanceError(str(error)) from error
@@ -370,13 +341,13 @@ def _fresh_start(run: _Run) -> _Start:
     return _Start(clock.now(), code.code_digest(run.trial), str(torch.__version__), run.settings.device)
 
 
-def _set_up(settings: Settings) -> None:
+def _set_up(device: str, threads: int | None) -> None:
     """How torch computes in this process."""
     import torch
 
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
-    if settings.device.startswith("cuda"):
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if device.startswith("cuda"):
         # TF32, which convolutions have there by default, for products of matrices as well.
         torch.backends.cuda.matmul.allow_tf32 = True
 

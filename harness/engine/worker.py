@@ -18,7 +18,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -30,10 +29,11 @@ from harness.core.errors import UserError
 from harness.core.files import replacing
 from harness.engine import provenance as code
 from harness.engine.records import Trial
-from harness.engine.trial import LOG_NAME, BusyError, Settings, failure, refused, run_trial
+from harness.engine.settings import RunSettings
+from harness.engine.trial import BusyError, failure, refused, run_trial
 
 if TYPE_CHECKING:
-    from harness.core.loop import Progress
+    from harness.core.progress import Progress
 
 DONE, FAILED, BUSY = 0, 1, 75  # exit statuses; 75 is EX_TEMPFAIL of sysexits.h
 STOPPED = 128 + signal.SIGTERM  # as shells have it: SIGTERM ended it, the trial is to be gone on with
@@ -52,22 +52,18 @@ class Job(msgspec.Struct, frozen=True):
     """What a launcher sends to a worker.
 
     parent: process id that the worker dies with.
-    log: file for its output; None: `log.txt` in the trial's work folder.
-    code_digest: `code_digest` of the trial when it was submitted; other code refuses to run it.
     attempt: how often the trial was begun without being stopped in order, this time included.
     """
 
     trial: Trial
-    settings: Settings
+    settings: RunSettings
     parent: int
-    log: Path | None = None
-    code_digest: str | None = None
     attempt: int = 1
 
     @property
     def log_path(self) -> Path:
         """Where the worker's output goes."""
-        return self.log or self.trial.work_folder(self.settings.results) / LOG_NAME
+        return self.settings.log_of(self.trial)
 
     def encode(self) -> bytes:
         """The job as JSON."""
@@ -140,7 +136,7 @@ def main() -> int:
 
 
 def _run(job: Job, wish: _StopWish) -> int:
-    trial, settings = job.trial, replace(job.settings, log=job.log_path)
+    trial, settings = job.trial, job.settings
     if trial.record_path(settings.results).exists():
         return BUSY  # launchers send no trial that has a record: another run was quicker
     objection = _objection(job)
@@ -148,14 +144,14 @@ def _run(job: Job, wish: _StopWish) -> int:
         path = trial.work_folder(settings.results) / PROGRESS_NAME
         record = run_trial(trial, settings, wish.watching(_progress_writer(path, trial)), wish.should_stop)
     else:
-        record = refused(trial, settings, objection)
+        record = refused(trial, settings.results, objection)
     _say(f"{clock.now()} {record.status} {record.reason or ''}".rstrip())
     return DONE if record.status == "done" else FAILED
 
 
 def _objection(job: Job) -> str | None:
     """Why the trial is not to be run with the code that is here, in one line."""
-    submitted = job.code_digest
+    submitted = job.settings.code_digest_of(job.trial)
     if submitted is None or submitted == (now := code.code_digest(job.trial)):
         return None
     return (

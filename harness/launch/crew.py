@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 from harness.engine.devices import visible_gpus
 from harness.engine.records import Record, Trial, read_record
-from harness.launch.base import LaunchOptions, Layout
+from harness.launch.base import Layout
 from harness.launch.display import Ledger, make_display
 from harness.launch.driver import Collector
-from harness.launch.local import LocalLauncher
+from harness.launch.local import LocalRunner
 from harness.launch.sweep import Submission, Sweep, Work
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Crew:
     folder: str
     number: int
     index: int
-    _launcher: LocalLauncher | None = field(default=None, repr=False)
+    _runner: LocalRunner | None = field(default=None, repr=False)
 
     def __call__(self) -> str:
         """Bring the job's trials to their records; returns how they ended, for the log."""
@@ -44,19 +44,19 @@ class Crew:
         trials = self._trials(sweep, submission)
         results = Path(submission.work.results)
         due = [trial for trial in trials if not trial.record_path(results).exists()]
-        self._launcher, layout = _launcher(submission.work, sweep)
-        ledger = Ledger(len(trials), len(trials) - len(due), layout.slots, list(due))
+        self._runner = _runner(submission.work, sweep.logs)
+        ledger = Ledger(len(trials), len(trials) - len(due), self._runner.slots, list(due))
         display = make_display(ledger, quiet=False)
         with display:
-            busy = self._launcher.run(due, Collector(display, {}))
+            busy = self._runner.run(due, Collector(display, {}))
         return _outcome(trials, busy, results)
 
     def checkpoint(self) -> DelayedSubmission:
         """Stop the workers, which write their checkpoints, and ask to be called again."""
         from submitit.helpers import DelayedSubmission
 
-        if self._launcher is not None:
-            self._launcher.stop(STOP_SECONDS)
+        if self._runner is not None:
+            self._runner.stop(STOP_SECONDS)
         return DelayedSubmission(Crew(self.folder, self.number, self.index))
 
     def _trials(self, sweep: Sweep, submission: Submission) -> list[Trial]:
@@ -64,26 +64,10 @@ class Crew:
         return [by_id[key] for key in submission.packs[self.index]]
 
 
-def launch_options(work: Work, sweep: Sweep) -> LaunchOptions:
-    """The local launcher's options inside a job."""
-    return LaunchOptions(
-        results=Path(work.results),
-        data_dir=Path(work.data_dir),
-        datasets=work.datasets,
-        slots=work.slots,
-        threads=work.threads,
-        device=work.device,
-        retries=work.retries,
-        logs=sweep.logs,
-        code_digests=work.code_digests,
-    )
-
-
-def _launcher(work: Work, sweep: Sweep) -> tuple[LocalLauncher, Layout]:
-    """The launcher in this job's share: its slots and threads were decided when it was submitted."""
+def _runner(work: Work, logs: Path) -> LocalRunner:
+    """What runs trials in this job's share: its slots and threads were decided when it was submitted."""
     gpus = visible_gpus() if work.device == "cuda" else ()
-    layout = Layout(work.slots, work.threads, gpus)
-    return LocalLauncher(launch_options(work, sweep), layout), layout
+    return LocalRunner(work.settings(logs), Layout(work.slots, work.threads, gpus))
 
 
 def _outcome(trials: Sequence[Trial], busy: Sequence[Trial], results: Path) -> str:

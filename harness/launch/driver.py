@@ -14,13 +14,12 @@ from types import FrameType
 from harness.core.errors import UserError
 from harness.core.text import plural
 from harness.engine.records import WORK_FOLDER, Record, Trial, read_record
+from harness.engine.settings import RunSettings
 from harness.engine.trial import BusyError, claimed
 from harness.engine.worker import last_words
-from harness.launch.base import ClusterLauncher, Launcher, LaunchOptions, Layout, Summary, layout, unwritten
+from harness.launch.base import Launcher, Runner, Summary, unwritten
 from harness.launch.deaths import forget_deaths
 from harness.launch.display import Display, Ledger, make_display
-from harness.launch.inline import InlineLauncher
-from harness.launch.local import LocalLauncher
 
 WAIT_SECONDS = 1.0  # between two looks at trials that another run has
 LAST_WORDS = 5  # lines shown of the log of a failed trial
@@ -28,39 +27,38 @@ LAST_WORDS = 5  # lines shown of the log of a failed trial
 
 def launch(
     trials: Sequence[Trial],
-    options: LaunchOptions,
-    cluster: ClusterLauncher | None = None,
+    settings: RunSettings,
+    launcher: Launcher,
     first: Sequence[Trial] = (),
 ) -> Summary:
     """Bring all trials to a record, so far as that can be done, and tell on stderr how it goes.
 
     What is done is kept. A trial that was interrupted or killed goes on from its checkpoint; one that failed
     is listed, and run again with `retry_failed`. Raises UserError before anything runs if a planned record's
-    place holds something else or the results folder cannot be written. `cluster` runs trials elsewhere.
+    place holds something else or the results folder cannot be written, or for what the launcher cannot run.
     `first` are some of the trials, to be begun before the others and in that order.
     """
-    earlier = {trial.id: record for trial in trials if (record := _existing(trial, options.results))}
+    earlier = {trial.id: record for trial in trials if (record := _existing(trial, settings.results))}
     ordered = {trial.id: trial for trial in (*first, *trials)}.values()
-    to_run = [trial for trial in ordered if _is_due(earlier.get(trial.id), options.retry_failed)]
+    to_run = [trial for trial in ordered if _is_due(earlier.get(trial.id), settings.retry_failed)]
     kept = {key: record for key, record in earlier.items() if key not in {trial.id for trial in to_run}}
-    plan = _layout(trials, to_run, options, cluster)
-    elsewhere = "by another run" if cluster is None else "in a job"
-    ledger = Ledger(len(trials), len(kept), plan.slots, list(to_run), elsewhere)
-    collected = Collector(make_display(ledger, quiet=options.quiet), kept)
+    runner = launcher.runner(settings, trials, to_run)
+    ledger = Ledger(len(trials), len(kept), runner.slots, list(to_run), launcher.elsewhere)
+    collected = Collector(make_display(ledger, quiet=settings.quiet), kept)
     interrupted = False
     try:
         with _sigterm_interrupts():
-            _discard(to_run, options.results)
+            _discard(to_run, settings.results)
             with collected.display:
-                _run_all(to_run, cluster or _launcher(options, plan), collected, options)
+                _run_all(to_run, runner, collected, settings)
     except KeyboardInterrupt:
         interrupted = True
     found = (collected.records.get(trial.id) for trial in trials)
     undone = [trial for trial in trials if trial.id not in collected.records]
     summary = Summary(
-        [record for record in found if record is not None], interrupted, undone if options.time_is_up else ()
+        [record for record in found if record is not None], interrupted, undone if settings.time_is_up else ()
     )
-    for line in _closing_lines(summary, len(trials), kept, options):
+    for line in _closing_lines(summary, len(trials), kept, settings):
         collected.display.note(line)
     return summary
 
@@ -113,26 +111,11 @@ def _discard(trials: Sequence[Trial], results: Path) -> None:
         ) from None
 
 
-def _layout(
-    trials: Sequence[Trial], to_run: Sequence[Trial], options: LaunchOptions, cluster: ClusterLauncher | None
-) -> Layout:
-    if cluster is not None:
-        return Layout(cluster.slots, threads=1)
-    # To share out GPUs torch is asked for them, which nobody should wait for who has nothing to run.
-    return layout(options, len(trials)) if to_run else Layout(1, 1)
-
-
-def _launcher(options: LaunchOptions, plan: Layout) -> Launcher:
-    return InlineLauncher(options) if options.launcher == "inline" else LocalLauncher(options, plan)
-
-
-def _run_all(
-    trials: Sequence[Trial], launcher: Launcher, collected: Collector, options: LaunchOptions
-) -> None:
-    busy, results = launcher.run(trials, collected), options.results
-    if busy and not options.time_is_up:
+def _run_all(trials: Sequence[Trial], runner: Runner, collected: Collector, settings: RunSettings) -> None:
+    busy, results = runner.run(trials, collected), settings.results
+    if busy and not settings.time_is_up:
         collected.display.note(f"waiting for {plural(len(busy), 'trial')} that another process is running")
-    while busy and not options.time_is_up:
+    while busy and not settings.time_is_up:
         time.sleep(WAIT_SECONDS)
         for trial in list(busy):
             try:
@@ -145,7 +128,7 @@ def _run_all(
             busy.remove(trial)
             if record is None:
                 # The other process died: its checkpoint is ours.
-                busy += launcher.run([trial], collected)
+                busy += runner.run([trial], collected)
             else:
                 collected.ended(trial, record)
 
@@ -168,14 +151,14 @@ def _sigterm_interrupts() -> Iterator[None]:
 
 
 def _closing_lines(
-    summary: Summary, planned: int, kept: dict[str, Record], options: LaunchOptions
+    summary: Summary, planned: int, kept: dict[str, Record], settings: RunSettings
 ) -> Iterator[str]:
     """What a person has to know at the end beyond the results: failures, and how to go on."""
     if summary.failures:
         yield f"{len(summary.failures)} of {plural(planned, 'trial')} failed:"
     for record in summary.failures:
         earlier = ", in an earlier run" if record.id in kept else ""
-        log = options.log_of(record.trial)
+        log = settings.log_of(record.trial)
         where = f" (log: {log})" if log.exists() else ""
         yield f"  {record.trial.label}: {record.status}{earlier}: {record.reason}{where}"
         yield from (f"      {line}" for line in last_words(log, LAST_WORDS))

@@ -8,25 +8,28 @@ from typing import TYPE_CHECKING
 
 from harness.core.errors import UserError
 from harness.engine.records import Record, Trial
+from harness.engine.settings import RunSettings
 from harness.engine.trial import BusyError, run_trial
 from harness.engine.worker import Snapshot
-from harness.launch.base import LaunchOptions, Watcher, unwritten
+from harness.launch.base import Watcher, unwritten
 
 if TYPE_CHECKING:
-    from harness.core.loop import Progress
+    from harness.core.progress import Progress
 
 
-class InlineLauncher:
+class InlineRunner:
     """Runs each trial here; what kills one kills all."""
 
-    def __init__(self, options: LaunchOptions) -> None:
-        self._options = options
+    slots = 1
+
+    def __init__(self, settings: RunSettings) -> None:
+        self._settings = settings
 
     def run(self, trials: Sequence[Trial], watcher: Watcher) -> list[Trial]:
-        """See `Launcher.run`; returned are those as well for which the time was up."""
+        """See `Runner.run`; returned are those as well for which the time was up."""
         undone = []
         for trial in trials:
-            if self._options.time_is_up:
+            if self._settings.time_is_up:
                 undone.append(trial)
                 continue
             watcher.started(trial)
@@ -42,11 +45,10 @@ class InlineLauncher:
         """The trial's record; None if another process has it, or if it stopped since the time was up."""
         from harness.core.loop import Stopped
 
-        settings = self._options.settings(trial, self._options.threads)
+        tell = partial(_pass_on, watcher, trial)
+        alone = self._settings.for_one(trial, self._settings.threads)
         try:
-            return run_trial(
-                trial, settings, partial(_pass_on, watcher, trial), lambda: self._options.time_is_up
-            )
+            return run_trial(trial, alone, tell, lambda: self._settings.time_is_up)
         except (BusyError, Stopped):
             return None
         except (UserError, OSError) as error:

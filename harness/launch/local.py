@@ -18,9 +18,10 @@ from harness.core.errors import UserError
 from harness.core.faults import passing_line
 from harness.engine.provenance import ROOT
 from harness.engine.records import Record, Trial, read_record, write_record
+from harness.engine.settings import RunSettings
 from harness.engine.trial import BusyError, claimed
 from harness.engine.worker import BUSY, STOPPED, Job, Snapshot, last_words
-from harness.launch.base import LaunchOptions, Layout, Watcher, failed_record, unwritten
+from harness.launch.base import Layout, Watcher, failed_record, unwritten
 from harness.launch.deaths import KILLED_BY_KERNEL, Death, death_record, deaths, note_death, oom_kills
 
 POLL_SECONDS = 0.1
@@ -49,19 +50,24 @@ class _Worker:
     patience_ends: float | None = None
 
 
-class LocalLauncher:
+class LocalRunner:
     """Keeps each slot busy with a worker; one that dies is replaced, and costs at most its own trial."""
 
-    def __init__(self, options: LaunchOptions, layout: Layout) -> None:
-        self._options = options
+    def __init__(self, settings: RunSettings, layout: Layout) -> None:
+        self._settings = settings
         self._layout = layout
         self._running: list[_Worker] = []
         self._stopping = False
         self._grace_seconds = GRACE_SECONDS
         self._kills_explained = 0
 
+    @property
+    def slots(self) -> int:
+        """Trials at a time."""
+        return self._layout.slots
+
     def run(self, trials: Sequence[Trial], watcher: Watcher) -> list[Trial]:
-        """See `Launcher.run`. Whatever ends this early, Ctrl-C above all, stops the workers.
+        """See `Runner.run`. Whatever ends this early, Ctrl-C above all, stops the workers.
 
         A trial whose worker died goes on from its checkpoint before others begin, so long as it has retries.
         Returned as well are the trials that `stop` left undone, or the time that was up.
@@ -93,7 +99,7 @@ class LocalLauncher:
 
     def _heed_time(self, watcher: Watcher) -> None:
         """Stop once the time is up."""
-        if self._options.time_is_up and not self._stopping:
+        if self._settings.time_is_up and not self._stopping:
             if self._running:
                 watcher.note("the time is up: stopping after the present step")
             self.stop(PATIENT_SECONDS)
@@ -127,19 +133,13 @@ class LocalLauncher:
         return _Worker(trial, slot, process, kills_before)
 
     def _job(self, trial: Trial) -> Job:
-        settings = self._options.settings(trial, self._layout.threads)
-        return Job(
-            trial,
-            settings,
-            parent=os.getpid(),
-            log=settings.log,
-            code_digest=(self._options.code_digests or {}).get(trial.id),
-            attempt=len(deaths(trial.work_folder(settings.results))) + 1,
-        )
+        settings = self._settings.for_one(trial, self._layout.threads)
+        attempt = len(deaths(trial.work_folder(settings.results))) + 1
+        return Job(trial, settings, parent=os.getpid(), attempt=attempt)
 
     def _environment(self, slot: int) -> dict[str, str]:
         variables = dict.fromkeys(THREAD_VARIABLES, str(self._layout.threads))
-        if self._options.device == "cpu":
+        if self._settings.device == "cpu":
             # torch.compile saves the state of every visible GPU's generator, which takes up memory on each.
             variables["CUDA_VISIBLE_DEVICES"] = ""
         elif self._layout.gpus:
@@ -158,20 +158,20 @@ class LocalLauncher:
 
     def _waits_with(self, worker: _Worker, watcher: Watcher) -> bool:
         """Whether to wait and see if the signal that ended a worker was meant for this process as well."""
-        returncode, results = worker.process.returncode, self._options.results
+        returncode, results = worker.process.returncode, self._settings.results
         ends_jobs = (STOPPED, -signal.SIGTERM, -signal.SIGUSR1, -signal.SIGUSR2)
         if self._stopping or returncode not in ends_jobs or worker.trial.record_path(results).exists():
             return False
         if worker.patience_ends is None:
             worker.patience_ends = time.monotonic() + TERM_PATIENCE_SECONDS
             watcher.note(
-                f"{worker.trial.label}: {cause_of_death(returncode, self._options.log_of(worker.trial))}; "
+                f"{worker.trial.label}: {cause_of_death(returncode, self._settings.log_of(worker.trial))}; "
                 f"waiting {TERM_PATIENCE_SECONDS:.0f} s in case this whole run is being ended"
             )
         return time.monotonic() < worker.patience_ends
 
     def _report_progress(self, worker: _Worker, watcher: Watcher) -> None:
-        snapshot = Snapshot.read(worker.trial.work_folder(self._options.results))
+        snapshot = Snapshot.read(worker.trial.work_folder(self._settings.results))
         if snapshot is not None:
             watcher.progressed(worker.trial, snapshot)
 
@@ -179,7 +179,7 @@ class LocalLauncher:
         """Pass on what a worker left, or queue its trial again; returns the trial if it is left undone."""
         trial, death = worker.trial, self._death(worker)
         taken = worker.process.returncode == BUSY
-        found = None if taken else outcome(trial, self._options, death)
+        found = None if taken else outcome(trial, self._settings, death)
         if isinstance(found, Record):
             watcher.ended(trial, found)
             return []
@@ -187,7 +187,7 @@ class LocalLauncher:
         if death is None or found is None:
             return [trial]
         waiting.appendleft(trial)
-        watcher.note(f"{trial.label}: {death.reason}; tried again ({found} of {self._options.retries})")
+        watcher.note(f"{trial.label}: {death.reason}; tried again ({found} of {self._settings.retries})")
         return []
 
     def _death(self, worker: _Worker) -> Death | None:
@@ -195,7 +195,7 @@ class LocalLauncher:
         if self._stopping:
             return None
         returncode = worker.process.returncode
-        reason = cause_of_death(returncode, self._options.log_of(worker.trial), _heard(worker.process))
+        reason = cause_of_death(returncode, self._settings.log_of(worker.trial), _heard(worker.process))
         if returncode == -signal.SIGKILL and self._killed_for_memory(worker):
             reason = KILLED_BY_KERNEL
         return Death(reason, clock.now())
@@ -222,7 +222,7 @@ def worker_command() -> list[str]:
     return [*own_python(), "-m", "harness.engine.worker"]
 
 
-def outcome(trial: Trial, options: LaunchOptions, death: Death | None) -> Record | int | None:
+def outcome(trial: Trial, settings: RunSettings, death: Death | None) -> Record | int | None:
     """What became of a trial whose worker is gone: its record, if it has one.
 
     Without one, `death` is noted. Returned is the number of deaths so far while the trial is to be tried
@@ -230,21 +230,21 @@ def outcome(trial: Trial, options: LaunchOptions, death: Death | None) -> Record
     trial, or nobody died.
     """
     try:
-        with claimed(trial, options.results):
-            path = trial.record_path(options.results)
+        with claimed(trial, settings.results):
+            path = trial.record_path(settings.results)
             if path.exists():
                 return read_record(path)
             if death is None:
                 return None
             if death.passes:
                 record = failed_record(trial, death.reason)
-                write_record(record, options.results)
+                write_record(record, settings.results)
                 return record
-            count = note_death(trial.work_folder(options.results), death)
-            if count <= options.retries:
+            count = note_death(trial.work_folder(settings.results), death)
+            if count <= settings.retries:
                 return count
             record = death_record(trial, death, count)
-            write_record(record, options.results)
+            write_record(record, settings.results)
             return record
     except BusyError:
         return None

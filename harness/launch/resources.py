@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from harness.core.errors import UnknownNameError, UserError
 from harness.core.text import plural
-from harness.engine.options import Options, option_infos
+from harness.engine.options import Options, Setting, option_infos
 from harness.engine.records import Trial
 
 DEFAULT_MINUTES, DEFAULT_CPUS = 240, 4
@@ -65,7 +65,7 @@ def resources_of(method: str, options: Options) -> Resources:
         extra=options.slurm,
         setup=options.setup,
     )
-    return replace(general, **_own(method, options))
+    return replace(general, **_own(method, options.resources))
 
 
 def check_resources(options: Options) -> None:
@@ -89,7 +89,8 @@ def arrays(trials: Sequence[Trial], options: Options, largest_array: int) -> lis
     cluster's largest array is chained behind it.
     """
     groups: dict[Resources, list[tuple[Trial, ...]]] = {}
-    for (_, resources), members in _by_dataset_and_resources(trials, options).items():
+    asked = {method: resources_of(method, options) for method in {trial.method for trial in trials}}
+    for (_, resources), members in _by_dataset_and_resources(trials, asked).items():
         groups.setdefault(resources, []).extend(_chunks(members, options.trials_per_job))
     jobs = sum(map(len, groups.values()))
     made = []
@@ -101,9 +102,8 @@ def arrays(trials: Sequence[Trial], options: Options, largest_array: int) -> lis
 
 
 def _by_dataset_and_resources(
-    trials: Sequence[Trial], options: Options
+    trials: Sequence[Trial], asked: Mapping[str, Resources]
 ) -> dict[tuple[str, Resources], list[Trial]]:
-    asked = {method: resources_of(method, options) for method in {trial.method for trial in trials}}
     groups: dict[tuple[str, Resources], list[Trial]] = {}
     for trial in trials:
         groups.setdefault((trial.dataset, asked[trial.method]), []).append(trial)
@@ -115,11 +115,11 @@ def _chunks(items: Sequence[Any], size: int) -> Iterator[tuple[Any, ...]]:
         yield tuple(items[start : start + size])
 
 
-def _own(method: str, options: Options) -> dict[str, Any]:
+def _own(method: str, typed: Iterable[Setting]) -> dict[str, Any]:
     """What is said of one method itself."""
     return {
         key: _parsed(key, value, f"--resources {name}")
-        for name, key, value in options.resources
+        for name, key, value in typed
         if name == method and key in OF_A_METHOD
     }
 

@@ -27,10 +27,11 @@ from harness.engine.devices import of_job
 from harness.engine.options import Options
 from harness.engine.provenance import Code
 from harness.engine.records import WORK_FOLDER, Record, Status, Trial, read_record, write_record
+from harness.engine.settings import RunSettings
 from harness.engine.trial import BusyError, claimed
 from harness.engine.worker import Snapshot, last_words
 from harness.launch import queue
-from harness.launch.base import LaunchOptions, Watcher, failed_record, unwritten
+from harness.launch.base import Watcher, failed_record, unwritten
 from harness.launch.crew import Crew
 from harness.launch.deaths import Death, death_record, note_death
 from harness.launch.queue import Job, SlurmUnreachableError
@@ -79,32 +80,28 @@ class Place:
 
 
 @dataclass
-class SlurmLauncher:
+class SlurmRunner:
     """Submits what no job has yet, then watches records and the queue.
 
     A job that ends without its trials' records is made up for: its trials are submitted again, as often as
-    `retries` says, then recorded as failed with the reason that Slurm gives.
+    `retries` says, then recorded as failed with the reason that Slurm gives. `slots` trials run at a time
+    if the cluster has room for all jobs that may.
     """
 
-    options: LaunchOptions
+    settings: RunSettings
     asked: Options
     sweep: Sweep
+    slots: int = 1
     _absent_since: dict[tuple[str | None, int], float] = field(default_factory=dict)
     _running: set[str] = field(default_factory=set)
 
-    @property
-    def slots(self) -> int:
-        """Trials that run at a time if the cluster has room for all jobs that may."""
-        in_a_job, _ = shares(Resources(gpus=self.asked.gpus or 0), self.asked)
-        return in_a_job * self.asked.array_parallelism
-
     def run(self, trials: Sequence[Trial], watcher: Watcher) -> list[Trial]:
-        """See `Launcher.run`; whatever ends this early leaves the jobs to themselves."""
+        """See `Runner.run`; whatever ends this early leaves the jobs to themselves."""
         pending = {trial.id: trial for trial in trials}
         self.submit(trials, watcher)
         while pending and not self.asked.detach:
             for trial in self._recorded(pending.values()):
-                record = _read(trial, self.options.results)
+                record = _read(trial, self.settings.results)
                 self._running.discard(trial.id)
                 del pending[trial.id]
                 watcher.ended(trial, record)
@@ -118,13 +115,13 @@ class SlurmLauncher:
 
     def submit(self, trials: Sequence[Trial], watcher: Watcher) -> list[Submission]:
         """Submit those of the trials that have no record and no job, of this or of another sweep."""
-        with _submitting(self.options.results):
+        with _submitting(self.settings.results):
             listed = queue.queue()
-            places = recover(places_of(self.options.results, trials), listed)
+            places = recover(places_of(self.settings.results, trials), listed)
             due = [
                 trial
                 for trial in trials
-                if not trial.record_path(self.options.results).exists()
+                if not trial.record_path(self.settings.results).exists()
                 and not self._has_job(places.get(trial.id), listed)
             ]
             made: list[Submission] = []
@@ -172,18 +169,18 @@ class SlurmLauncher:
         here = Code.here()
         digests = {trial.id: here.digest(trial) for trial in trials}
         return Work(
-            results=str(self.options.results.absolute()),
-            data_dir=str(self.options.data_dir.absolute()),
-            datasets=dict(self.options.datasets),
+            results=str(self.settings.results.absolute()),
+            data_dir=str(self.settings.data_dir.absolute()),
+            datasets=dict(self.settings.datasets),
             device=of_job(self.asked.device, resources.gpus),
             slots=slots,
             threads=threads,
-            retries=self.options.retries,
+            retries=self.settings.retries,
             code_digests={key: digest for key, digest in digests.items() if digest is not None},
         )
 
     def _recorded(self, trials: Iterable[Trial]) -> list[Trial]:
-        return [trial for trial in trials if trial.record_path(self.options.results).exists()]
+        return [trial for trial in trials if trial.record_path(self.settings.results).exists()]
 
     def _look(self, pending: Mapping[str, Trial], watcher: Watcher) -> None:
         """Show how running trials are getting on, and make up for jobs that are gone."""
@@ -193,7 +190,7 @@ class SlurmLauncher:
             # A controller that restarts: jobs go on without it, and nothing is judged before it answers.
             logger.info("%s", error)
             return
-        places = recover(places_of(self.options.results, pending.values()), listed)
+        places = recover(places_of(self.settings.results, pending.values()), listed)
         lost: dict[tuple[str | None, int], list[Trial]] = {}
         for trial in pending.values():
             place = places.get(trial.id)
@@ -221,7 +218,7 @@ class SlurmLauncher:
         return time.monotonic() - since >= LOST_SECONDS and place.age >= LOST_SECONDS
 
     def _show(self, trial: Trial, job: Job, watcher: Watcher) -> None:
-        snapshot = Snapshot.read(trial.work_folder(self.options.results))
+        snapshot = Snapshot.read(trial.work_folder(self.settings.results))
         if job.state != "RUNNING" or snapshot is None:
             if trial.id in self._running:
                 self._running.discard(trial.id)
@@ -251,30 +248,30 @@ class SlurmLauncher:
         state = job.state if job is not None else queue.final_state(job_id, index) or "unknown to Slurm"
         words = REASON_OF_STATE.get(state, "the job is gone")
         reason = f"{words} (job {job_id}_{index}: {state}{_output_of(place)}){_fault_of(place, state)}"
-        begun = [trial for trial in trials if (trial.work_folder(self.options.results)).is_dir()]
+        begun = [trial for trial in trials if (trial.work_folder(self.settings.results)).is_dir()]
         for trial in begun or trials:
-            _judge(trial, self.options, state, reason, f"{job_id}_{index}", watcher)
+            self._judge(trial, state, Death(reason, clock.now(), f"{job_id}_{index}"), watcher)
 
-
-def _judge(trial: Trial, options: LaunchOptions, state: str, reason: str, job: str, watcher: Watcher) -> None:
-    """Note that a trial's job died; a record says so if it was cancelled or has been tried often enough."""
-    try:
-        with claimed(trial, options.results):
-            if trial.record_path(options.results).exists() or state == "PREEMPTED":
-                return  # making room is no failure, however often it happens
-            death = Death(reason, clock.now(), job)
-            if state == "CANCELLED" or death.passes:
-                write_record(failed_record(trial, reason), options.results)
-                return
-            deaths = note_death(trial.work_folder(options.results), death)
-            if deaths > options.retries:
-                record = death_record(trial, death, deaths)
-                status = STATUS_OF_STATE.get(state, "failed")
-                write_record(msgspec.structs.replace(record, status=status), options.results)
-            else:
-                watcher.note(f"{trial.label}: {reason}; submitted again ({deaths} of {options.retries})")
-    except BusyError:
-        return
+    def _judge(self, trial: Trial, state: str, death: Death, watcher: Watcher) -> None:
+        """Note that a trial's job died; a record says so if it was cancelled or is not to be tried again."""
+        results, retries = self.settings.results, self.settings.retries
+        try:
+            with claimed(trial, results):
+                if trial.record_path(results).exists() or state == "PREEMPTED":
+                    return  # making room is no failure, however often it happens
+                if state == "CANCELLED" or death.passes:
+                    write_record(failed_record(trial, death.reason), results)
+                    return
+                deaths = note_death(trial.work_folder(results), death)
+                if deaths > retries:
+                    record = death_record(trial, death, deaths)
+                    status = STATUS_OF_STATE.get(state, "failed")
+                    write_record(msgspec.structs.replace(record, status=status), results)
+                else:
+                    again = f"submitted again ({deaths} of {retries})"
+                    watcher.note(f"{trial.label}: {death.reason}; {again}")
+        except BusyError:
+            return
 
 
 def places_of(results: Path, trials: Iterable[Trial]) -> dict[str, Place]:

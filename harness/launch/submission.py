@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from harness.core.errors import UserError
 from harness.engine.options import Options
 from harness.launch import queue
+from harness.launch.base import PlannedArray
 from harness.launch.crew import SIGNAL_SECONDS
 from harness.launch.local import own_python
 from harness.launch.resources import Array, Resources, as_words
@@ -80,6 +81,17 @@ def batch_script(sweep: Sweep, array: Array, name: str) -> str:
     if len(array.packs) > 1:
         executor.parameters["map_count"] = len(array.packs)
     return str(executor._make_submission_file_text(executor._submitit_command_str, "plan"))
+
+
+def planned(sweep: Sweep, array: Array, number: int) -> PlannedArray:
+    """An array as it would be submitted, as the sweep's `number`th."""
+    return PlannedArray(
+        jobs=len(array.packs),
+        trials=sum(map(len, array.packs)),
+        parallel=array.parallel,
+        resources=as_words(array.resources),
+        script=batch_script(sweep, array, sweep.job_name(number)),
+    )
 
 
 def check_cluster(planned: Sequence[Array], sweep: Sweep, results: Path) -> None:

@@ -21,6 +21,7 @@ import msgspec
 from harness.core import clock
 from harness.core.errors import UserError
 from harness.engine.records import WORK_FOLDER, Trial, write_atomically
+from harness.engine.settings import RunSettings
 
 SWEEPS = "sweeps"
 
@@ -34,7 +35,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What jobs need to know to run trials: see `LaunchOptions`, whose names these are, as plain values.
+    """What a file keeps of `RunSettings`, whose names these are, for the jobs of one array.
 
     code_digests: of each trial's measured code at submission, by id; jobs refuse to run another.
     """
@@ -47,6 +48,20 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     threads: int
     retries: int
     code_digests: dict[str, str]
+
+    def settings(self, logs: Path) -> RunSettings:
+        """The settings of the trials in a job."""
+        return RunSettings(
+            results=Path(self.results),
+            data_dir=Path(self.data_dir),
+            datasets=self.datasets,
+            device=self.device,
+            threads=self.threads,
+            slots=self.slots,
+            retries=self.retries,
+            logs=logs,
+            code_digests=self.code_digests,
+        )
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

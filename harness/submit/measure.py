@@ -34,7 +34,7 @@ from methods.source import SettingsSource
 
 if TYPE_CHECKING:
     from harness.core.context import Context
-    from harness.core.loop import Progress
+    from harness.core.progress import Progress
     from harness.engine.evaluate import Evaluation
     from harness.submit.inspect import Finding
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from harness.core.augment import usual_strategy
+from harness.core.checkpoint import State
 from harness.core.context import Context
 from harness.core.data import Dataset, draw_uniform
 from harness.core.distilled import Distilled
 from harness.core.errors import DataError
-from harness.core.loop import State
 from harness.core.nets import Network
 from harness.core.passes import logits_forward, pieces, rows_per_piece, train_step
 from harness.core.settings import setting

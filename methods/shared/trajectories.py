@@ -23,12 +23,12 @@ from torch import Tensor
 from torch.func import functional_call
 
 from harness.core.augment import Draws, augment, operations, sample_draws, usual_strategy
+from harness.core.checkpoint import State
 from harness.core.context import Context
 from harness.core.data import Dataset
 from harness.core.distilled import Distilled, class_labels
 from harness.core.errors import UserError
 from harness.core.experts import Experts, ExpertSettings, train_experts
-from harness.core.loop import State
 from harness.core.nets import Network
 from harness.core.settings import Steps, setting
 

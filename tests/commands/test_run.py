@@ -86,7 +86,7 @@ def test_an_interrupt_ends_the_cell_of_a_notebook(tmp_path: Path, monkeypatch: p
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("harness.launch.inline.InlineLauncher.run", interrupt)
+    monkeypatch.setattr("harness.launch.inline.InlineRunner.run", interrupt)
     with pytest.raises(KeyboardInterrupt):
         harness.run(
             methods="random", dataset="digits", ipc=1, scale="smoke", results=tmp_path, launcher="inline"

@@ -50,12 +50,11 @@ def test_bf16_on_a_cpu_without_matrix_instructions_is_advised_against(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from harness.commands.plan import advice
-    from harness.engine.options import parse_options
 
     for has, lines in ((False, 1), (True, 0), (None, 0)):
         monkeypatch.setattr(provenance, "multiplies_bf16", lambda has=has: has)
-        assert len(advice(parse_options({"precision": "bf16", "device": "cpu"}))) == lines
-        assert advice(parse_options({"precision": "fp32"})) == []
+        assert len(advice("bf16", "cpu")) == lines
+        assert advice("fp32", "cpu") == []
 
 
 def test_cpu_facts_come_from_the_kernel() -> None:

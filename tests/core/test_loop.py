@@ -14,7 +14,8 @@ from harness.core.context import Context
 from harness.core.data.toy import toy
 from harness.core.distilled import Distilled
 from harness.core.errors import DivergedError
-from harness.core.loop import Progress, Runtime, Stopped, StoppedEarly
+from harness.core.loop import Runtime, Stopped, StoppedEarly
+from harness.core.progress import Progress
 from methods import bacon, dm
 
 SETTINGS = dm.Config(iterations=6, batch_real=8)
@@ -22,7 +23,7 @@ SETTINGS = dm.Config(iterations=6, batch_real=8)
 
 @pytest.fixture(autouse=True)
 def _checkpoint_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.core.loop.CHECKPOINT_SHARE", 1e9)
+    monkeypatch.setattr("harness.core.checkpoint.CHECKPOINT_SHARE", 1e9)
 
 
 def run_dm(work: Path | None = None, **named: object) -> tuple[Distilled, Context]:

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import msgspec
 
+from harness.engine.options import Options
 from harness.engine.records import Trial
-from harness.launch.base import LaunchOptions
+from harness.engine.settings import RunSettings
 from harness.launch.driver import launch
+from harness.launch.launchers import Local
 
 
 def main() -> int:
@@ -19,7 +21,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     results = Path(sys.argv[1])
     trials = msgspec.json.decode(sys.stdin.buffer.read(), type=list[Trial])
-    options = LaunchOptions(
+    options = RunSettings(
         results=results,
         data_dir=results,
         datasets={"digits": "digits"},
@@ -28,7 +30,7 @@ def main() -> int:
         checkpoint_seconds=0.05,
         retry_failed="--retry-failed" in sys.argv,
     )
-    return launch(trials, options).exit_status
+    return launch(trials, options, Local(Options())).exit_status
 
 
 if __name__ == "__main__":

@@ -21,14 +21,17 @@ from trials import digits_trial, dm_trial
 
 import methods
 from harness.commands.cli import main
+from harness.core.checkpoint import SNAPSHOTS
 from harness.core.distilled import Distilled
 from harness.core.faults import passing
-from harness.core.loop import SNAPSHOTS
+from harness.engine.options import Options
 from harness.engine.provenance import ROOT
 from harness.engine.records import WORK_FOLDER, Record, Trial, read_record
+from harness.engine.settings import RunSettings
 from harness.engine.trial import CACHE_NAME
-from harness.launch.base import LaunchOptions, Summary
+from harness.launch.base import Summary
 from harness.launch.driver import launch
+from harness.launch.launchers import launcher_of
 
 pytestmark = [
     pytest.mark.slow,
@@ -78,17 +81,17 @@ def make_disk() -> Iterator[MakeDisk]:
         subprocess.run(["umount", "--lazy", str(disk.place)], check=True)
 
 
-def run(trial: Trial, results: Path, **changes: Any) -> Summary:
-    """What the command line does with one trial, checkpoints after every step, in this process."""
+def run(trial: Trial, results: Path, launcher: str = "inline", **changes: Any) -> Summary:
+    """What the command line does with one trial, checkpoints after every step, in this process by default."""
     options: dict[str, Any] = {
         "data_dir": results.parent / "data",
         "datasets": {trial.dataset: trial.dataset},
-        "launcher": "inline",
         "threads": 1,
         "quiet": True,
         "checkpoint_seconds": 0.0,
     }
-    return launch([trial], LaunchOptions(results=results, **(options | changes)))
+    settings = RunSettings(results=results, **(options | changes))
+    return launch([trial], settings, launcher_of(Options(launcher=launcher)))
 
 
 def of_scale(method: str, **changes: Any) -> Trial:

@@ -11,12 +11,13 @@ from harness.core.context import Context
 from harness.core.data import load, parse
 from harness.core.distilled import Distilled
 from harness.engine.records import Record, Trial
-from harness.engine.trial import Settings, run_trial
+from harness.engine.settings import RunSettings
+from harness.engine.trial import run_trial
 from methods import dm
 
 
 def run(trial: Trial, folder: Path) -> Record:
-    return run_trial(trial, Settings(results=folder, data_dir=folder, dataset="digits", threads=1))
+    return run_trial(trial, RunSettings(folder, folder, {"digits": "digits"}, threads=1))
 
 
 def test_a_point_for_each_look_and_the_end(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from harness.core.errors import UserError
 from harness.engine import devices
 from harness.engine.options import Options, parse_options
 from harness.engine.plan import make_plan
-from harness.launch.base import LaunchOptions, layout
+from harness.engine.settings import RunSettings
+from harness.launch.base import layout
 
 
 @pytest.fixture(autouse=True)
@@ -38,8 +39,8 @@ def pretend(monkeypatch: pytest.MonkeyPatch, gpus: int) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
 
 
-def options(tmp_path: Path, device: str) -> LaunchOptions:
-    return LaunchOptions(results=tmp_path, data_dir=tmp_path, datasets={}, device=device)
+def options(tmp_path: Path, device: str) -> RunSettings:
+    return RunSettings(results=tmp_path, data_dir=tmp_path, datasets={}, device=device)
 
 
 def test_auto_is_the_default() -> None:

@@ -23,6 +23,7 @@ from harness.core.errors import DataError, UnknownNameError, UserError
 from harness.engine.options import Options, Setting
 from harness.engine.plan import DatasetFacts, Plan, expand, finished, make_plan
 from harness.engine.records import Provenance, Record, Trial, write_record
+from harness.launch.launchers import launcher_of, run_settings
 
 SMALL = DatasetFacts(DatasetSpec("digits", "digits"), (1, 8, 8), 10, 142, 1437)
 LARGE = DatasetFacts(DatasetSpec("cifar10", "cifar10"), (3, 32, 32), 10, 5000, 50_000)
@@ -203,9 +204,14 @@ def test_a_folder_is_found_again_from_anywhere(tmp_path: Path, monkeypatch: pyte
     assert {trial.listing for trial in plan.trials} != {""}
 
 
+def checked_plan(options: Options) -> Plan:
+    launcher_of(options).check()
+    return make_plan(options)
+
+
 def refused(options: Options) -> str:
     with pytest.raises(UserError) as caught:
-        make_plan(options)
+        checked_plan(options)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -268,7 +274,9 @@ def test_exchanged_images_are_new_trials(tmp_path: Path) -> None:
     before = make_plan(options)
     for trial in before.trials:
         write_record(record_of(trial, 1.0), options.results)
-    assert headline(preview(before, options, timing=False)).startswith("2 trials: 2 done, 0 to run")
+    assert headline(preview(before, options, launcher_of(options), timing=False)).startswith(
+        "2 trials: 2 done, 0 to run"
+    )
     cat, dog = (tmp_path / "pets" / "train" / name for name in ("cat", "dog"))
     for file in cat.iterdir():
         other = dog / file.name
@@ -277,7 +285,9 @@ def test_exchanged_images_are_new_trials(tmp_path: Path) -> None:
         file.write_bytes(content[1])
     after = make_plan(options)
     assert {trial.id for trial in after.trials}.isdisjoint(trial.id for trial in before.trials)
-    assert headline(preview(after, options, timing=False)).startswith("2 trials: 0 done, 2 to run")
+    assert headline(preview(after, options, launcher_of(options), timing=False)).startswith(
+        "2 trials: 0 done, 2 to run"
+    )
 
 
 def test_records_of_other_images_do_not_count_as_done(tmp_path: Path) -> None:
@@ -293,12 +303,12 @@ def test_records_of_other_images_do_not_count_as_done(tmp_path: Path) -> None:
         for train in (prints[0], "0" * 16)
     )
     write_record(same, options.results)
-    preview(plan, options, timing=False)
+    preview(plan, options, launcher_of(options), timing=False)
     path = same.trial.record_path(options.results)
     path.unlink()
     write_record(other, options.results)
     with pytest.raises(UserError, match=r"made from other images of pets than lie there now .*--results"):
-        preview(plan, options, timing=False)
+        preview(plan, options, launcher_of(options), timing=False)
 
 
 def test_planning_says_what_is_odd_about_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -396,11 +406,11 @@ def test_records_that_are_there_are_not_run_again(tmp_path: Path) -> None:
     plan = make_plan(options)
     write_record(record_of(plan.trials[0], 1.5), options.results)
     write_record(record_of(plan.trials[1], 1.5, status="failed"), options.results)
-    view = preview(plan, options, timing=False)
+    view = preview(plan, options, launcher_of(options), timing=False)
     assert set(finished(plan.trials, options.results)) == {trial.id for trial in plan.trials}
     assert view.waiting == []
     assert headline(view) == "2 trials: 1 done, 1 failed (again with --retry failed), 0 to run"
-    retrying = preview(plan, dataclasses.replace(options, retry="failed"), timing=False)
+    retrying = preview(plan, dataclasses.replace(options, retry="failed"), launcher_of(options), timing=False)
     assert [trial.seed for trial in retrying.waiting] == [1]
 
 
@@ -424,7 +434,7 @@ def test_long_steps_are_counted_and_not_made(
     monkeypatch.setattr("harness.commands.estimate._Bench._time", lambda *asked: made.append(asked))
     monkeypatch.setattr("harness.commands.estimate._speed", lambda *_: 1e9)
     plan = make_plan(options)
-    view = preview(plan, options, timing=True)
+    view = preview(plan, options, launcher_of(options), timing=True)
     estimate = view.estimates[plan.trials[0].cell]
     assert estimate.source == "FLOPs counted, a piece timed"
     assert estimate.off_by == COUNTED_OFF_BY
@@ -439,7 +449,7 @@ def test_what_the_minute_does_not_suffice_for_stays_without_a_time(
 ) -> None:
     monkeypatch.setattr("harness.commands.estimate.LIMIT_SECONDS", 0.0)
     options = wishes(tmp_path, methods=("dm", "idm"), ipc=(1,), seeds=(0, 1))
-    view = preview(make_plan(options), options, timing=True)
+    view = preview(make_plan(options), options, launcher_of(options), timing=True)
     assert (view.estimates, view.seconds) == ({}, None)
     assert "2 cells without a time" in as_text(view)
     assert "the minute is over: 2 cells left" in capsys.readouterr().err
@@ -449,7 +459,7 @@ def test_estimates_without_records_are_timed(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("harness.commands.estimate.LIMIT_SECONDS", 600.0)
     options = wishes(tmp_path, methods=("dm",), slots=2, seeds=(0, 1), launcher="local", threads=1)
     plan = make_plan(options)
-    view = preview(plan, options, timing=True)
+    view = preview(plan, options, launcher_of(options), timing=True)
     assert view.seconds is not None
     assert view.seconds == pytest.approx(2 * view.estimates[plan.trials[0].cell].seconds)
     assert view.measuring_seconds > 0
@@ -470,7 +480,7 @@ def test_timing_grows_with_the_work(method: str, setting: str, few: str, many: s
     def seconds(value: str) -> float:
         options = wishes(tmp_path, methods=(method,), set=(Setting(method, setting, value),), threads=1)
         plan = make_plan(options)
-        return measure(plan.trials, plan, options, threads=1)[plan.trials[0].cell].seconds
+        return measure(plan.trials, run_settings(options, plan, "cpu"))[plan.trials[0].cell].seconds
 
     assert seconds(many) > 20 * seconds(few)
 

@@ -28,15 +28,18 @@ from harness.engine import provenance
 from harness.engine.evaluate import evaluate
 from harness.engine.protocol import protocol_named
 from harness.engine.records import Record, Trial, read_record, write_record
-from harness.engine.trial import LOG_NAME, BusyError, Settings, claimed, failure, log_name, refused, run_trial
+from harness.engine.settings import LOG_NAME, RunSettings, log_name
+from harness.engine.trial import BusyError, claimed, failure, refused, run_trial
 from methods import random
 
 Distill = Callable[..., Distilled]
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(results=tmp_path / "results", data_dir=tmp_path / "data", dataset="digits")
+def settings(tmp_path: Path) -> RunSettings:
+    return RunSettings(
+        results=tmp_path / "results", data_dir=tmp_path / "data", datasets={"digits": "digits"}
+    )
 
 
 @pytest.fixture
@@ -56,7 +59,7 @@ def raising(error: BaseException) -> Callable[[Distill], Distill]:
     return lambda _: distill
 
 
-def test_done_trial_leaves_record_and_set_and_no_work(settings: Settings) -> None:
+def test_done_trial_leaves_record_and_set_and_no_work(settings: RunSettings) -> None:
     trial = digits_trial(evals=2)
     record = run_trial(trial, settings)
     assert record.status == "done"
@@ -74,7 +77,7 @@ def test_done_trial_leaves_record_and_set_and_no_work(settings: Settings) -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["kcenter@deepcore", "forgetting@original", "dm+m3d"])
-def test_the_set_has_the_name_that_was_asked_for(name: str, settings: Settings) -> None:
+def test_the_set_has_the_name_that_was_asked_for(name: str, settings: RunSettings) -> None:
     resolved = methods.resolve(name, "digits", 1, "smoke")
     trial = digits_trial(method=name, config=values_of(resolved.config))
     run_trial(trial, settings)
@@ -84,7 +87,7 @@ def test_the_set_has_the_name_that_was_asked_for(name: str, settings: Settings) 
 
 
 def test_a_method_need_not_name_itself(
-    settings: Settings, replace_distill: Callable[[Callable[[Distill], Distill]], None]
+    settings: RunSettings, replace_distill: Callable[[Callable[[Distill], Distill]], None]
 ) -> None:
     def nameless(distill: Distill) -> Distill:
         return lambda *args, **kwargs: dataclasses.replace(distill(*args, **kwargs), method="", config={})
@@ -105,7 +108,7 @@ def test_a_method_need_not_name_itself(
         ("random_packed", "35cfcb94ec106994340c7c3a5ba80ca1f8af6f74bc4f59aef05d0b1bad130492"),
     ],
 )
-def test_saved_files_are_the_bytes_that_they_were(method: str, digest: str, settings: Settings) -> None:
+def test_saved_files_are_the_bytes_that_they_were(method: str, digest: str, settings: RunSettings) -> None:
     """Those of methods that compute nothing, from before the harness wrote names and settings into sets."""
     resolved = methods.resolve(method, "digits", 1, "smoke")
     trial = digits_trial(method=method, config=values_of(resolved.config))
@@ -114,7 +117,7 @@ def test_saved_files_are_the_bytes_that_they_were(method: str, digest: str, sett
     assert hashlib.sha256(saved).hexdigest() == digest
 
 
-def test_accuracies_are_those_of_the_saved_file(settings: Settings) -> None:
+def test_accuracies_are_those_of_the_saved_file(settings: RunSettings) -> None:
     trial = digits_trial()
     record = run_trial(trial, settings)
     context = Context(seed_for(trial.seed, "evaluate"), arch=trial.arch)
@@ -126,14 +129,14 @@ def test_accuracies_are_those_of_the_saved_file(settings: Settings) -> None:
 
 
 def test_finished_record_is_returned_and_nothing_runs(
-    settings: Settings, replace_distill: Callable[..., None]
+    settings: RunSettings, replace_distill: Callable[..., None]
 ) -> None:
     record = run_trial(digits_trial(), settings)
     replace_distill(raising(AssertionError("ran again")))
     assert run_trial(digits_trial(), settings) == record
 
 
-def test_failed_record_never_replaces_a_done_one(settings: Settings) -> None:
+def test_failed_record_never_replaces_a_done_one(settings: RunSettings) -> None:
     done = run_trial(digits_trial(), settings)
     failed = msgspec.structs.replace(done, status="failed", accuracies=[])
     write_record(failed, settings.results)
@@ -141,7 +144,7 @@ def test_failed_record_never_replaces_a_done_one(settings: Settings) -> None:
 
 
 def test_method_that_looks_at_the_test_split_fails(
-    settings: Settings, replace_distill: Callable[..., None]
+    settings: RunSettings, replace_distill: Callable[..., None]
 ) -> None:
     def cheating(real: Distill) -> Distill:
         def distill(dataset: Any, ipc: int, **keywords: Any) -> Distilled:
@@ -158,7 +161,7 @@ def test_method_that_looks_at_the_test_split_fails(
     assert "distilling random" in record.reason
 
 
-def test_diverged_trial_says_so_in_one_line(settings: Settings) -> None:
+def test_diverged_trial_says_so_in_one_line(settings: RunSettings) -> None:
     record = run_trial(dm_trial(20, config={"lr_img": 1e38}), settings)
     assert record.status == "failed"
     assert record.reason is not None
@@ -168,7 +171,7 @@ def test_diverged_trial_says_so_in_one_line(settings: Settings) -> None:
     assert not record.trial.distilled_path(settings.results).exists()
 
 
-def test_traceback_goes_to_the_log_only(settings: Settings, replace_distill: Callable[..., None]) -> None:
+def test_traceback_goes_to_the_log_only(settings: RunSettings, replace_distill: Callable[..., None]) -> None:
     replace_distill(raising(ValueError("two\nlines")))
     record = run_trial(digits_trial(), settings)
     assert record.reason == "ValueError: two lines"
@@ -178,12 +181,12 @@ def test_traceback_goes_to_the_log_only(settings: Settings, replace_distill: Cal
 
 
 def test_traceback_goes_to_the_log_that_is_asked_for(
-    settings: Settings, replace_distill: Callable[..., None], tmp_path: Path
+    settings: RunSettings, replace_distill: Callable[..., None], tmp_path: Path
 ) -> None:
     replace_distill(raising(ValueError("no")))
-    log = tmp_path / "logs" / "trial.log"
-    record = run_trial(digits_trial(), dataclasses.replace(settings, log=log))
-    assert log.read_text().endswith("ValueError: no\n")
+    logs = tmp_path / "logs"
+    record = run_trial(digits_trial(), dataclasses.replace(settings, logs=logs))
+    assert (logs / log_name(record.trial)).read_text().endswith("ValueError: no\n")
     assert not (record.trial.work_folder(settings.results) / LOG_NAME).exists()
 
 
@@ -229,7 +232,7 @@ def test_errors_become_statuses(error: Exception, status: str, reason: str, resu
 
 
 def test_real_want_of_memory_is_told_as_such(
-    settings: Settings, replace_distill: Callable[..., None]
+    settings: RunSettings, replace_distill: Callable[..., None]
 ) -> None:
     def greedy(_: Distill) -> Distill:
         return lambda *_, **__: torch.empty(2**60)
@@ -238,14 +241,16 @@ def test_real_want_of_memory_is_told_as_such(
     assert run_trial(digits_trial(), settings).status == "oom"
 
 
-def test_interrupted_trial_keeps_no_record(settings: Settings, replace_distill: Callable[..., None]) -> None:
+def test_interrupted_trial_keeps_no_record(
+    settings: RunSettings, replace_distill: Callable[..., None]
+) -> None:
     replace_distill(raising(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         run_trial(digits_trial(), settings)
     assert not digits_trial().record_path(settings.results).exists()
 
 
-def test_trial_that_is_asked_to_stop_goes_on_in_either_phase(settings: Settings, tmp_path: Path) -> None:
+def test_trial_that_is_asked_to_stop_goes_on_in_either_phase(settings: RunSettings, tmp_path: Path) -> None:
     trial = dm_trial(4)
     undisturbed = run_trial(trial, dataclasses.replace(settings, results=tmp_path / "undisturbed"))
     settings = dataclasses.replace(settings, checkpoint_seconds=1000.0)
@@ -260,16 +265,16 @@ def test_trial_that_is_asked_to_stop_goes_on_in_either_phase(settings: Settings,
     assert record.provenance.resumed == 2
 
 
-def test_refused_trial_is_gone_on_with_by_the_same_command(settings: Settings) -> None:
-    record = refused(digits_trial(), settings, "other code")
+def test_refused_trial_is_gone_on_with_by_the_same_command(settings: RunSettings) -> None:
+    record = refused(digits_trial(), settings.results, "other code")
     assert (record.status, record.reason, record.resumable) == ("failed", "other code", True)
     assert read_record(digits_trial().record_path(settings.results)) == record
-    assert refused(digits_trial(), settings, "another reason") == record
+    assert refused(digits_trial(), settings.results, "another reason") == record
     with claimed(digits_trial(seed=1), settings.results), pytest.raises(BusyError):
-        refused(digits_trial(seed=1), settings, "other code")
+        refused(digits_trial(seed=1), settings.results, "other code")
 
 
-def interrupt_evaluation(trial: Trial, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def interrupt_evaluation(trial: Trial, settings: RunSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a trial up to the end of its distillation."""
     with monkeypatch.context() as patch:
         patch.setattr(
@@ -280,14 +285,14 @@ def interrupt_evaluation(trial: Trial, settings: Settings, monkeypatch: pytest.M
 
 
 def test_resumed_trial_does_not_distil_twice(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, replace_distill: Callable[..., None]
+    settings: RunSettings, monkeypatch: pytest.MonkeyPatch, replace_distill: Callable[..., None]
 ) -> None:
     interrupt_evaluation(digits_trial(), settings, monkeypatch)
     replace_distill(raising(AssertionError("distilled twice")))
     assert run_trial(digits_trial(), settings).status == "done"
 
 
-def test_damaged_distilled_set_is_made_again(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_distilled_set_is_made_again(settings: RunSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     trial = digits_trial()
     interrupt_evaluation(trial, settings, monkeypatch)
     path = trial.distilled_path(settings.results)
@@ -297,7 +302,7 @@ def test_damaged_distilled_set_is_made_again(settings: Settings, monkeypatch: py
     assert path.read_bytes() == whole
 
 
-def test_changed_code_starts_afresh(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_code_starts_afresh(settings: RunSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     trial = digits_trial()
     interrupt_evaluation(trial, settings, monkeypatch)
     calls: list[int] = []
@@ -308,12 +313,12 @@ def test_changed_code_starts_afresh(settings: Settings, monkeypatch: pytest.Monk
     assert calls == [1]
 
 
-def test_trial_of_another_process_is_left_alone(settings: Settings) -> None:
+def test_trial_of_another_process_is_left_alone(settings: RunSettings) -> None:
     with claimed(digits_trial(), settings.results), pytest.raises(BusyError, match="another process"):
         run_trial(digits_trial(), settings)
 
 
-def test_foreign_file_in_the_records_place_is_left_alone(settings: Settings) -> None:
+def test_foreign_file_in_the_records_place_is_left_alone(settings: RunSettings) -> None:
     path = digits_trial().record_path(settings.results)
     path.parent.mkdir(parents=True)
     path.write_text("{not json")
@@ -322,7 +327,7 @@ def test_foreign_file_in_the_records_place_is_left_alone(settings: Settings) -> 
     assert path.read_text() == "{not json"
 
 
-def test_leftovers_of_a_killed_write_are_swept(settings: Settings) -> None:
+def test_leftovers_of_a_killed_write_are_swept(settings: RunSettings) -> None:
     path = digits_trial().record_path(settings.results)
     path.parent.mkdir(parents=True)
     leftover = path.with_name(f".{path.name}.4711.tmp")
@@ -331,7 +336,7 @@ def test_leftovers_of_a_killed_write_are_swept(settings: Settings) -> None:
     assert not leftover.exists()
 
 
-def test_changed_folder_is_refused(settings: Settings) -> None:
+def test_changed_folder_is_refused(settings: RunSettings) -> None:
     record = run_trial(digits_trial(listing="0123456789abcdef"), settings)
     assert record.status == "failed"
     assert record.reason is not None
@@ -339,7 +344,7 @@ def test_changed_folder_is_refused(settings: Settings) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_full_disk_while_the_set_is_noted(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_while_the_set_is_noted(settings: RunSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     trial = digits_trial()
     work = trial.work_folder(settings.results)
     work.mkdir(parents=True)
@@ -352,7 +357,7 @@ def test_full_disk_while_the_set_is_noted(settings: Settings, monkeypatch: pytes
 
 
 def test_record_of_a_failure_is_honest_about_what_is_not_known(
-    settings: Settings, replace_distill: Callable[..., None]
+    settings: RunSettings, replace_distill: Callable[..., None]
 ) -> None:
     replace_distill(raising(UserError("no")))
     record = run_trial(digits_trial(), settings)
@@ -361,7 +366,7 @@ def test_record_of_a_failure_is_honest_about_what_is_not_known(
     assert record.accuracies == []
 
 
-def test_same_trial_elsewhere_gives_the_same_bytes(settings: Settings, tmp_path: Path) -> None:
+def test_same_trial_elsewhere_gives_the_same_bytes(settings: RunSettings, tmp_path: Path) -> None:
     trial = dm_trial(3)
     elsewhere = dataclasses.replace(settings, results=tmp_path / "elsewhere")
     one, two = run_trial(trial, settings), run_trial(trial, elsewhere)

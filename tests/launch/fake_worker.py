@@ -71,8 +71,8 @@ def tell(job: Job) -> None:
         "trial": job.trial.id,
         "pid": os.getpid(),
         "attempt": job.attempt,
-        "log": str(job.log),
-        "code_digest": job.code_digest,
+        "log": str(job.log_path),
+        "code_digest": job.settings.code_digest_of(job.trial),
         "environment": {name: os.environ.get(name) for name in names},
     }
     with (job.settings.results / "starts.jsonl").open("a") as file:

@@ -8,13 +8,17 @@ from pathlib import Path
 import pytest
 from trials import digits_trial, dm_trial
 
+from harness.engine.options import Options
 from harness.engine.records import read_record
-from harness.launch.base import LaunchOptions
+from harness.engine.settings import RunSettings
 from harness.launch.driver import launch
+from harness.launch.launchers import Inline
+
+LAUNCHER = Inline(Options())
 
 
 @dataclasses.dataclass(frozen=True)
-class Limited(LaunchOptions):
+class Limited(RunSettings):
     """Options whose time is up once it was asked for so often."""
 
     looks: int = 0
@@ -26,15 +30,15 @@ class Limited(LaunchOptions):
         return len(self.asked) > self.looks
 
 
-def options(results: Path, kind: type[LaunchOptions] = LaunchOptions, **more: int) -> LaunchOptions:
-    return kind(results, results, {"digits": "digits"}, launcher="inline", threads=1, quiet=True, **more)
+def options(results: Path, kind: type[RunSettings] = RunSettings, **more: int) -> RunSettings:
+    return kind(results, results, {"digits": "digits"}, threads=1, quiet=True, **more)
 
 
 @pytest.mark.parametrize("looks", [0, 3, 12])
 def test_time_that_is_up_leaves_a_checkpoint_and_what_waits(tmp_path: Path, looks: int) -> None:
     trials = [dm_trial(10), digits_trial(seed=1)]
-    whole = launch(trials, options(tmp_path / "whole"))
-    cut = launch(trials, options(tmp_path / "cut", Limited, looks=looks))
+    whole = launch(trials, options(tmp_path / "whole"), LAUNCHER)
+    cut = launch(trials, options(tmp_path / "cut", Limited, looks=looks), LAUNCHER)
     assert (cut.records, list(cut.left), cut.exit_status) == ([], trials, 75)
     work = trials[0].work_folder(tmp_path / "cut")
     assert [(work / phase / "checkpoint.pt").exists() for phase in ("distill", "evaluate")] == {
@@ -43,7 +47,7 @@ def test_time_that_is_up_leaves_a_checkpoint_and_what_waits(tmp_path: Path, look
         12: [False, True],
     }[looks]
 
-    gone_on = launch(trials, options(tmp_path / "cut"))
+    gone_on = launch(trials, options(tmp_path / "cut"), LAUNCHER)
     assert gone_on.exit_status == whole.exit_status == 0
     for trial in trials:
         folders = tmp_path / "cut", tmp_path / "whole"

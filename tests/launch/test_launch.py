@@ -13,27 +13,30 @@ import pytest
 from trials import digits_trial, dm_trial
 
 from harness.core.errors import UserError
+from harness.engine.options import Options
 from harness.engine.records import Record, Trial, read_record, write_record
+from harness.engine.settings import RunSettings
 from harness.engine.trial import claimed
 from harness.engine.worker import STOPPED, Job
 from harness.launch import base as launch_base
-from harness.launch.base import LaunchOptions, Summary, failed_record, layout
+from harness.launch.base import Summary, failed_record, layout
 from harness.launch.deaths import Death, deaths, note_death
 from harness.launch.display import SilentDisplay
 from harness.launch.driver import _discard, launch
-from harness.launch.local import LocalLauncher, cause_of_death, outcome
+from harness.launch.launchers import Inline
+from harness.launch.local import LocalRunner, cause_of_death, outcome
 from methods import random
 
+LAUNCHER = Inline(Options())
 DIVERGES = {"lr_img": 1e38}
 
 
 @pytest.fixture
-def options(tmp_path: Path) -> LaunchOptions:
-    return LaunchOptions(
+def options(tmp_path: Path) -> RunSettings:
+    return RunSettings(
         results=tmp_path / "results",
         data_dir=tmp_path / "data",
         datasets={"digits": "digits"},
-        launcher="inline",
     )
 
 
@@ -59,8 +62,8 @@ def statuses(summary: Summary) -> list[str]:
     return [record.status for record in summary.records]
 
 
-def test_all_done(options: LaunchOptions, capsys: pytest.CaptureFixture[str]) -> None:
-    summary = launch([digits_trial(seed=0), digits_trial(seed=1)], options)
+def test_all_done(options: RunSettings, capsys: pytest.CaptureFixture[str]) -> None:
+    summary = launch([digits_trial(seed=0), digits_trial(seed=1)], options, LAUNCHER)
     assert (statuses(summary), summary.exit_status) == (["done", "done"], 0)
     out, err = capsys.readouterr()
     assert out == ""
@@ -68,9 +71,9 @@ def test_all_done(options: LaunchOptions, capsys: pytest.CaptureFixture[str]) ->
     assert "% (n=1) in " in err
 
 
-def test_done_trials_are_kept(options: LaunchOptions, count_runs: list[int]) -> None:
-    launch([digits_trial()], options)
-    summary = launch([digits_trial(), digits_trial(seed=1)], options)
+def test_done_trials_are_kept(options: RunSettings, count_runs: list[int]) -> None:
+    launch([digits_trial()], options, LAUNCHER)
+    summary = launch([digits_trial(), digits_trial(seed=1)], options, LAUNCHER)
     assert len(count_runs) == 2
     assert [record.trial.seed for record in summary.records] == [0, 1]
 
@@ -80,20 +83,20 @@ def test_done_trials_are_kept(options: LaunchOptions, count_runs: list[int]) -> 
     [(True, False, "done"), (False, False, "failed"), (False, True, "done"), (True, True, "done")],
 )
 def test_which_failures_are_run_again(
-    options: LaunchOptions, resumable: bool, retry_failed: bool, status: str
+    options: RunSettings, resumable: bool, retry_failed: bool, status: str
 ) -> None:
     trial = digits_trial()
     write_record(failed(trial, resumable=resumable), options.results)
-    summary = launch([trial], dataclasses.replace(options, retry_failed=retry_failed))
+    summary = launch([trial], dataclasses.replace(options, retry_failed=retry_failed), LAUNCHER)
     assert statuses(summary) == [status]
     assert summary.exit_status == (0 if status == "done" else 1)
     assert read_record(trial.record_path(options.results)).status == status
 
 
 def test_one_failure_costs_one_trial_and_is_explained(
-    options: LaunchOptions, capsys: pytest.CaptureFixture[str]
+    options: RunSettings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    summary = launch([dm_trial(5, config=DIVERGES), digits_trial()], options)
+    summary = launch([dm_trial(5, config=DIVERGES), digits_trial()], options, LAUNCHER)
     assert (statuses(summary), summary.exit_status) == (["failed", "done"], 1)
     err = capsys.readouterr().err
     assert "1 of 2 trials failed:" in err
@@ -104,14 +107,14 @@ def test_one_failure_costs_one_trial_and_is_explained(
 
 
 def test_closing_lines_show_the_end_of_the_log_of_a_failure(
-    options: LaunchOptions, capsys: pytest.CaptureFixture[str]
+    options: RunSettings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trial = dm_trial(5, config=DIVERGES)
     options = dataclasses.replace(options, logs=options.results / "logs", retry_failed=True)
     log = options.log_of(trial)
     log.parent.mkdir(parents=True)
     log.write_text("of another attempt\n" * 9)
-    launch([trial], options)
+    launch([trial], options, LAUNCHER)
     lines = capsys.readouterr().err.splitlines()
     headline = next(k for k, line in enumerate(lines) if line.startswith("  dm · digits · ipc 1 · seed 0: "))
     assert lines[headline].endswith(f"(log: {log})")
@@ -122,54 +125,52 @@ def test_closing_lines_show_the_end_of_the_log_of_a_failure(
     assert not (trial.work_folder(options.results) / "log.txt").exists()
 
 
-def test_earlier_failure_is_listed_as_such(
-    options: LaunchOptions, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_earlier_failure_is_listed_as_such(options: RunSettings, capsys: pytest.CaptureFixture[str]) -> None:
     write_record(failed(digits_trial(), resumable=False), options.results)
-    assert launch([digits_trial()], options).exit_status == 1
+    assert launch([digits_trial()], options, LAUNCHER).exit_status == 1
     assert "failed, in an earlier run: some reason" in capsys.readouterr().err
 
 
-def test_quiet_says_nothing(options: LaunchOptions, capsys: pytest.CaptureFixture[str]) -> None:
-    launch([dm_trial(5, config=DIVERGES), digits_trial()], dataclasses.replace(options, quiet=True))
+def test_quiet_says_nothing(options: RunSettings, capsys: pytest.CaptureFixture[str]) -> None:
+    launch([dm_trial(5, config=DIVERGES), digits_trial()], dataclasses.replace(options, quiet=True), LAUNCHER)
     assert capsys.readouterr() == ("", "")
 
 
 def test_corrupt_record_stops_the_launch_before_anything_runs(
-    options: LaunchOptions, count_runs: list[int]
+    options: RunSettings, count_runs: list[int]
 ) -> None:
     path = digits_trial(seed=1).record_path(options.results)
     path.parent.mkdir(parents=True)
     path.write_text('{"schema": 1')
     with pytest.raises(UserError, match="move it away or delete it") as caught:
-        launch([digits_trial(), digits_trial(seed=1)], options)
+        launch([digits_trial(), digits_trial(seed=1)], options, LAUNCHER)
     assert str(path) in str(caught.value)
     assert path.read_text() == '{"schema": 1'
     assert count_runs == []
 
 
-def test_results_folder_that_cannot_be_written(options: LaunchOptions) -> None:
+def test_results_folder_that_cannot_be_written(options: RunSettings) -> None:
     options.results.write_text("a file, so that not even root can write below it")
     with pytest.raises(UserError, match=r"cannot write to the results folder .*--results"):
-        launch([digits_trial()], options)
+        launch([digits_trial()], options, LAUNCHER)
 
 
 def test_ctrl_c_ends_with_130_and_how_to_go_on(
-    options: LaunchOptions, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    options: RunSettings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupt(*_: Any, **__: Any) -> None:
         signal.raise_signal(signal.SIGTERM)
 
-    launch([digits_trial()], options)
+    launch([digits_trial()], options, LAUNCHER)
     monkeypatch.setattr(random, "distill", interrupt)
-    summary = launch([digits_trial(), digits_trial(seed=1)], options)
+    summary = launch([digits_trial(), digits_trial(seed=1)], options, LAUNCHER)
     assert summary.interrupted
     assert (statuses(summary), summary.exit_status) == (["done"], 130)
     assert "stopped: 1 of 2 trials done; the same command goes on from there" in capsys.readouterr().err
 
 
 def test_waits_for_a_trial_that_another_process_has(
-    options: LaunchOptions, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    options: RunSettings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trial = digits_trial()
     other = claimed(trial, options.results)
@@ -180,18 +181,18 @@ def test_waits_for_a_trial_that_another_process_has(
         other.__exit__(None, None, None)
 
     monkeypatch.setattr("harness.launch.driver.time.sleep", other_finishes)
-    summary = launch([trial], options)
+    summary = launch([trial], options, LAUNCHER)
     assert statuses(summary) == ["failed"]
     err = capsys.readouterr().err
     assert "waiting for 1 trial that another process is running" in err
     assert "by another run" in err
 
 
-def test_takes_over_from_a_process_that_died(options: LaunchOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_takes_over_from_a_process_that_died(options: RunSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     other = claimed(digits_trial(), options.results)
     other.__enter__()
     monkeypatch.setattr("harness.launch.driver.time.sleep", lambda _: other.__exit__(None, None, None))
-    assert statuses(launch([digits_trial()], options)) == ["done"]
+    assert statuses(launch([digits_trial()], options, LAUNCHER)) == ["done"]
 
 
 @pytest.mark.parametrize(
@@ -209,7 +210,7 @@ def test_cause_of_death(tmp_path: Path, returncode: int, log: str, reason: str) 
     assert cause_of_death(returncode, tmp_path / "log.txt") == reason
 
 
-def test_outcome_of_a_death_is_another_try_until_there_are_no_more(options: LaunchOptions) -> None:
+def test_outcome_of_a_death_is_another_try_until_there_are_no_more(options: RunSettings) -> None:
     trial, death = digits_trial(), Death("killed by SIGSEGV", "2025-01-01T00:00:00+00:00")
     assert [outcome(trial, options, death) for _ in range(2)] == [1, 2]
     assert not trial.record_path(options.results).exists()
@@ -220,29 +221,29 @@ def test_outcome_of_a_death_is_another_try_until_there_are_no_more(options: Laun
     assert read_record(trial.record_path(options.results)) == record
 
 
-def test_outcome_is_left_to_the_process_that_has_the_trial(options: LaunchOptions) -> None:
+def test_outcome_is_left_to_the_process_that_has_the_trial(options: RunSettings) -> None:
     death = Death("killed by SIGKILL", "2025-01-01T00:00:00+00:00")
     with claimed(digits_trial(), options.results):
         assert outcome(digits_trial(), options, death) is None
     assert deaths(digits_trial().work_folder(options.results)) == ()
 
 
-def test_retry_of_a_failure_counts_deaths_anew(options: LaunchOptions) -> None:
+def test_retry_of_a_failure_counts_deaths_anew(options: RunSettings) -> None:
     trial, work = digits_trial(), digits_trial().work_folder(options.results)
     write_record(failed(trial, resumable=False), options.results)
     note_death(work, Death("killed by SIGKILL", "2025-01-01T00:00:00+00:00"))
-    launch([trial], options)
+    launch([trial], options, LAUNCHER)
     assert len(deaths(work)) == 1
     _discard([trial], options.results)
     assert deaths(work) == ()
     assert not trial.record_path(options.results).exists()
 
 
-def test_job_survives_the_way_to_the_worker(options: LaunchOptions) -> None:
+def test_job_survives_the_way_to_the_worker(options: RunSettings) -> None:
     trial = dm_trial(5)
     for logs in (None, options.results / "logs"):
-        settings = dataclasses.replace(options, logs=logs).settings(trial, 2)
-        job = Job(trial, settings, 4711, log=settings.log, code_digest="0123456789ab", attempt=3)
+        given = dataclasses.replace(options, logs=logs, code_digests={trial.id: "0123456789ab"})
+        job = Job(trial, given.for_one(trial, 2), 4711, attempt=3)
         assert Job.decode(job.encode()) == job
 
 
@@ -265,7 +266,7 @@ def test_job_survives_the_way_to_the_worker(options: LaunchOptions) -> None:
     ],
 )
 def test_layout_shares_out_the_machine(
-    options: LaunchOptions,
+    options: RunSettings,
     monkeypatch: pytest.MonkeyPatch,
     trials: int,
     changes: dict[str, Any],
@@ -279,24 +280,24 @@ def test_layout_shares_out_the_machine(
     assert got.gpus == (("2", "3") if changes.get("device") == "cuda" else ())
 
 
-def test_worker_leaves_a_trial_that_another_run_finished_meanwhile(options: LaunchOptions) -> None:
+def test_worker_leaves_a_trial_that_another_run_finished_meanwhile(options: RunSettings) -> None:
     record = failed(digits_trial(), resumable=False)
     write_record(record, options.results)
-    launcher = LocalLauncher(options, launch_base.Layout(1, 1))
+    launcher = LocalRunner(options, launch_base.Layout(1, 1))
     assert launcher.run([digits_trial()], SilentDisplay()) == [digits_trial()]
     assert read_record(digits_trial().record_path(options.results)) == record
 
 
 @pytest.mark.parametrize("named", ["", "-1", "NoDevFiles", " , "])
-def test_no_gpu_is_a_users_error(options: LaunchOptions, monkeypatch: pytest.MonkeyPatch, named: str) -> None:
+def test_no_gpu_is_a_users_error(options: RunSettings, monkeypatch: pytest.MonkeyPatch, named: str) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
     with pytest.raises(UserError, match="--device cpu"):
         layout(dataclasses.replace(options, device="cuda"), 1)
 
 
-def test_launch_may_be_called_from_a_thread(options: LaunchOptions) -> None:
+def test_launch_may_be_called_from_a_thread(options: RunSettings) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     call: Callable[..., Summary] = launch
     with ThreadPoolExecutor() as pool:
-        assert pool.submit(call, [digits_trial()], options).result().exit_status == 0
+        assert pool.submit(call, [digits_trial()], options, LAUNCHER).result().exit_status == 0

@@ -22,25 +22,28 @@ from launch.fake_worker import starts
 from trials import digits_trial
 
 from harness.engine import devices
+from harness.engine.options import Options
 from harness.engine.provenance import ROOT
 from harness.engine.records import Record, Trial, read_record
-from harness.engine.trial import log_name
+from harness.engine.settings import RunSettings, log_name
 from harness.engine.worker import Snapshot
 from harness.launch import local
-from harness.launch.base import LaunchOptions, Layout, Summary, layout
+from harness.launch.base import Layout, Summary, layout
 from harness.launch.deaths import KILLED_BY_KERNEL, deaths
 from harness.launch.display import SilentDisplay
 from harness.launch.driver import launch
-from harness.launch.local import LocalLauncher
+from harness.launch.launchers import Local
+from harness.launch.local import LocalRunner
 
+LAUNCHER = Local(Options())
 FAKE_WORKER = Path(__file__).with_name("fake_worker.py")
 BY_SIGKILL = "killed by SIGKILL, perhaps by the kernel for want of memory"
 
 
 @pytest.fixture
-def options(tmp_path: Path) -> LaunchOptions:
+def options(tmp_path: Path) -> RunSettings:
     (tmp_path / "results").mkdir()
-    return LaunchOptions(
+    return RunSettings(
         results=tmp_path / "results", data_dir=tmp_path / "data", datasets={"digits": "digits"}, slots=1
     )
 
@@ -87,18 +90,18 @@ class Diary(SilentDisplay):
 
 
 def run(
-    options: LaunchOptions, trials: Sequence[Trial], place: Layout | None = None
+    options: RunSettings, trials: Sequence[Trial], place: Layout | None = None
 ) -> tuple[Diary, list[Trial]]:
     diary = Diary()
-    left = LocalLauncher(options, place or layout(options, len(trials))).run(trials, diary)
+    left = LocalRunner(options, place or layout(options, len(trials))).run(trials, diary)
     return diary, left
 
 
-def order(options: LaunchOptions) -> list[str]:
+def order(options: RunSettings) -> list[str]:
     return [start["trial"] for start in starts(options.results)]
 
 
-def test_trial_of_a_dead_worker_is_tried_again_before_others_begin(options: LaunchOptions) -> None:
+def test_trial_of_a_dead_worker_is_tried_again_before_others_begin(options: RunSettings) -> None:
     victim, other = acting("SIGKILL", "done"), acting("done", seed=1)
     diary, left = run(options, [victim, other])
     assert left == []
@@ -115,7 +118,7 @@ def test_trial_of_a_dead_worker_is_tried_again_before_others_begin(options: Laun
     assert [start["attempt"] for start in starts(options.results)] == [1, 2, 1]
 
 
-def test_worker_that_always_dies_fails_after_its_retries_and_costs_no_other(options: LaunchOptions) -> None:
+def test_worker_that_always_dies_fails_after_its_retries_and_costs_no_other(options: RunSettings) -> None:
     victim, other = acting("SIGSEGV", "exit 3", "SIGSEGV"), acting("done", seed=1)
     diary, _ = run(options, [victim, other])
     assert order(options) == [victim.id] * 3 + [other.id]
@@ -129,30 +132,30 @@ def test_worker_that_always_dies_fails_after_its_retries_and_costs_no_other(opti
     assert read_record(other.record_path(options.results)).status == "done"
 
 
-def test_fault_that_passes_is_no_death(options: LaunchOptions) -> None:
+def test_fault_that_passes_is_no_death(options: RunSettings) -> None:
     victim = acting("broken", "done")
     diary, _ = run(options, [victim])
     (record,) = diary.records
     assert (record.status, record.resumable) == ("failed", True)
     assert record.reason == "the worker ended with exit status 1: ModuleNotFoundError: No module named 'x'"
     assert (len(order(options)), deaths(victim.work_folder(options.results))) == (1, ())
-    assert statuses(launch([victim], dataclasses.replace(options, quiet=True))) == ["done"]
+    assert statuses(launch([victim], dataclasses.replace(options, quiet=True), LAUNCHER)) == ["done"]
 
 
-def test_without_retries_the_first_death_is_a_failure(options: LaunchOptions) -> None:
+def test_without_retries_the_first_death_is_a_failure(options: RunSettings) -> None:
     victim = acting("SIGKILL")
     diary, _ = run(dataclasses.replace(options, retries=0), [victim])
     assert (diary.notes, len(order(options))) == ([], 1)
     assert diary.records[0].reason == f"{BY_SIGKILL}; 1 attempt"
 
 
-def test_deaths_count_over_launches_until_a_retry_is_asked_for(options: LaunchOptions) -> None:
+def test_deaths_count_over_launches_until_a_retry_is_asked_for(options: RunSettings) -> None:
     victim = acting("SIGSEGV", "SIGSEGV", "SIGSEGV", "done")
     once = dataclasses.replace(options, retries=1, quiet=True)
-    assert statuses(launch([victim], once)) == ["failed"]
-    assert statuses(launch([victim], once)) == ["failed"]
+    assert statuses(launch([victim], once, LAUNCHER)) == ["failed"]
+    assert statuses(launch([victim], once, LAUNCHER)) == ["failed"]
     assert len(order(options)) == 2
-    assert statuses(launch([victim], dataclasses.replace(once, retry_failed=True))) == ["done"]
+    assert statuses(launch([victim], dataclasses.replace(once, retry_failed=True), LAUNCHER)) == ["done"]
     assert len(order(options)) == 4
 
 
@@ -161,10 +164,10 @@ def statuses(summary: Summary) -> list[str]:
 
 
 def test_launch_says_what_died_and_how_to_run_it_again(
-    options: LaunchOptions, capsys: pytest.CaptureFixture[str]
+    options: RunSettings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     victim = acting("exit 3")
-    assert launch([victim], dataclasses.replace(options, retries=1)).exit_status == 1
+    assert launch([victim], dataclasses.replace(options, retries=1), LAUNCHER).exit_status == 1
     said = capsys.readouterr().err.splitlines()
     reason = "the worker ended with exit status 3: last words"
     assert said[0] == f"{victim.label}: {reason}; tried again (1 of 1)"
@@ -178,7 +181,7 @@ def test_launch_says_what_died_and_how_to_run_it_again(
     [([4, 4, 5], "oom"), ([4, 4, 4], "failed"), ([None, None, 5], "failed")],
 )
 def test_kill_that_the_kernel_counted_is_want_of_memory(
-    options: LaunchOptions, monkeypatch: pytest.MonkeyPatch, counts: list[int | None], status: str
+    options: RunSettings, monkeypatch: pytest.MonkeyPatch, counts: list[int | None], status: str
 ) -> None:
     told = itertools.chain(counts[1:], itertools.repeat(counts[-1]))
     monkeypatch.setattr(local, "oom_kills", lambda: next(told))
@@ -187,7 +190,7 @@ def test_kill_that_the_kernel_counted_is_want_of_memory(
     assert diary.records[0].reason == f"{KILLED_BY_KERNEL if status == 'oom' else BY_SIGKILL}; 1 attempt"
 
 
-def test_one_counted_kill_explains_one_death(options: LaunchOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_counted_kill_explains_one_death(options: RunSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     told = itertools.chain([0, 0], itertools.repeat(1))
     monkeypatch.setattr(local, "oom_kills", lambda: next(told))
     options = dataclasses.replace(options, retries=0, slots=2)
@@ -196,7 +199,7 @@ def test_one_counted_kill_explains_one_death(options: LaunchOptions, monkeypatch
 
 
 def test_crash_is_no_want_of_memory_whatever_the_kernel_counts(
-    options: LaunchOptions, monkeypatch: pytest.MonkeyPatch
+    options: RunSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = itertools.count()
     monkeypatch.setattr(local, "oom_kills", lambda: next(told))
@@ -204,7 +207,7 @@ def test_crash_is_no_want_of_memory_whatever_the_kernel_counts(
     assert diary.records[0].status == "failed"
 
 
-def test_death_that_cannot_be_noted_is_told(options: LaunchOptions) -> None:
+def test_death_that_cannot_be_noted_is_told(options: RunSettings) -> None:
     victim = acting("SIGKILL")
     victim.work_folder(options.results).parent.mkdir()
     victim.work_folder(options.results).write_text("a file, so that nothing can be written below it")
@@ -226,7 +229,7 @@ UUIDS = tuple(f"GPU-8a2c0e1f-33d6-4d0b-9c1e-00000000000{k}" for k in range(2))
     ],
 )
 def test_what_each_worker_sees_of_the_gpus(
-    options: LaunchOptions,
+    options: RunSettings,
     monkeypatch: pytest.MonkeyPatch,
     visible: tuple[str, ...],
     slots_per_gpu: int | None,
@@ -245,7 +248,7 @@ def test_what_each_worker_sees_of_the_gpus(
         assert (environment["OMP_NUM_THREADS"], environment["MKL_NUM_THREADS"]) == (threads, threads)
 
 
-def test_slot_of_a_dead_worker_keeps_its_gpu(options: LaunchOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slot_of_a_dead_worker_keeps_its_gpu(options: RunSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     """There is no GPU here, see above."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
     options = dataclasses.replace(options, slots=None, device="cuda", retries=1)
@@ -255,14 +258,14 @@ def test_slot_of_a_dead_worker_keeps_its_gpu(options: LaunchOptions, monkeypatch
     assert (order(options), seen) == ([dies.id, dies.id, other.id], ["5", "5", "5"])
 
 
-def test_trials_on_the_cpu_see_no_gpu(options: LaunchOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trials_on_the_cpu_see_no_gpu(options: RunSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     run(options, [acting("done")])
     assert starts(options.results)[0]["environment"]["CUDA_VISIBLE_DEVICES"] == ""
 
 
 def test_one_named_gpu_is_found_in_the_environment_as_it_is(
-    options: LaunchOptions, monkeypatch: pytest.MonkeyPatch
+    options: RunSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     run(dataclasses.replace(options, device="cuda:1", slots=None), [acting("done")])
@@ -270,7 +273,7 @@ def test_one_named_gpu_is_found_in_the_environment_as_it_is(
 
 
 def test_jobs_carry_the_log_and_the_code_they_were_submitted_with(
-    options: LaunchOptions, tmp_path: Path
+    options: RunSettings, tmp_path: Path
 ) -> None:
     trials = [acting("done"), acting("done", method="dm")]
     options = dataclasses.replace(
@@ -285,7 +288,7 @@ def test_jobs_carry_the_log_and_the_code_they_were_submitted_with(
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["SIGTERM", "SIGUSR2", "exit 143"])
 def test_worker_ended_alone_by_sigterm_is_tried_again_after_a_while(
-    options: LaunchOptions, monkeypatch: pytest.MonkeyPatch, how: str
+    options: RunSettings, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     monkeypatch.setattr(local, "TERM_PATIENCE_SECONDS", 0.5)
     victim, other = acting(how, "done"), acting("done", seed=1)
@@ -302,7 +305,7 @@ def test_worker_ended_alone_by_sigterm_is_tried_again_after_a_while(
 
 
 def test_nothing_begins_while_it_is_open_whether_all_is_being_ended(
-    options: LaunchOptions, monkeypatch: pytest.MonkeyPatch
+    options: RunSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local, "TERM_PATIENCE_SECONDS", 1.0)
     victim, neighbour, unbegun = acting("SIGTERM", "done"), acting("survive", seed=1), acting("done", seed=2)
@@ -321,10 +324,10 @@ def alarm() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("alarm")
-def test_stop_from_a_signal_handler_ends_the_run(options: LaunchOptions) -> None:
+def test_stop_from_a_signal_handler_ends_the_run(options: RunSettings) -> None:
     sleeping, asleep, unbegun = (acting("sleep", seed=seed) for seed in range(3))
     options = dataclasses.replace(options, slots=2)
-    launcher, diary = LocalLauncher(options, layout(options, 3)), Diary()
+    launcher, diary = LocalRunner(options, layout(options, 3)), Diary()
 
     def on_alarm(*_: object) -> None:
         # A worker may begin before the launcher has come to say so.
@@ -346,11 +349,11 @@ def test_stop_from_a_signal_handler_ends_the_run(options: LaunchOptions) -> None
 
 
 def test_stop_while_a_run_waits_for_its_own_end_counts_no_death(
-    options: LaunchOptions, monkeypatch: pytest.MonkeyPatch
+    options: RunSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local, "TERM_PATIENCE_SECONDS", 60.0)
     victim, other = acting("SIGTERM"), acting("done", seed=1)
-    launcher, diary = LocalLauncher(options, layout(options, 2)), Diary()
+    launcher, diary = LocalRunner(options, layout(options, 2)), Diary()
     stopper = threading.Thread(target=lambda: (wait_for(lambda: diary.notes), launcher.stop()))
     stopper.start()
     assert launcher.run([victim, other], diary) == [victim, other]
@@ -359,9 +362,9 @@ def test_stop_while_a_run_waits_for_its_own_end_counts_no_death(
     assert deaths(victim.work_folder(options.results)) == ()
 
 
-def test_stop_kills_what_does_not_heed_it(options: LaunchOptions) -> None:
+def test_stop_kills_what_does_not_heed_it(options: RunSettings) -> None:
     trial = acting("sleep deaf")
-    launcher, diary = LocalLauncher(options, layout(options, 1)), Diary()
+    launcher, diary = LocalRunner(options, layout(options, 1)), Diary()
     stopper = threading.Thread(
         target=lambda: (wait_for(lambda: starts(options.results)), launcher.stop(grace_seconds=0.3))
     )
@@ -371,8 +374,8 @@ def test_stop_kills_what_does_not_heed_it(options: LaunchOptions) -> None:
     assert deaths(trial.work_folder(options.results)) == ()
 
 
-def test_stop_before_the_run(options: LaunchOptions) -> None:
-    launcher = LocalLauncher(options, layout(options, 1))
+def test_stop_before_the_run(options: RunSettings) -> None:
+    launcher = LocalRunner(options, layout(options, 1))
     launcher.stop()
     assert launcher.run([acting("done")], Diary()) == [acting("done")]
     assert starts(options.results) == []
@@ -385,9 +388,7 @@ def wait_for(condition: Any) -> None:
         time.sleep(0.02)
 
 
-def test_each_gpu_that_was_found_runs_a_trial(
-    options: LaunchOptions, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_gpu_that_was_found_runs_a_trial(options: RunSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "DRIVER_FILES", (sys.executable,))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -399,11 +400,11 @@ def test_each_gpu_that_was_found_runs_a_trial(
 
 
 def test_when_the_time_is_up_workers_stop_and_no_other_begins(
-    options: LaunchOptions, capsys: pytest.CaptureFixture[str]
+    options: RunSettings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     done, running, waiting = acting("done"), acting("sleep", seed=1), acting("done", seed=2)
     limited = UntilStarts(**dataclasses.asdict(options), enough=2)
-    summary = launch([done, running, waiting], limited)
+    summary = launch([done, running, waiting], limited, LAUNCHER)
     assert (statuses(summary), list(summary.left), summary.exit_status) == (["done"], [running, waiting], 75)
     assert order(options) == [done.id, running.id]
     assert deaths(running.work_folder(options.results)) == ()
@@ -412,29 +413,29 @@ def test_when_the_time_is_up_workers_stop_and_no_other_begins(
 
 
 def test_a_worker_that_does_not_stop_when_the_time_is_up_is_killed(
-    options: LaunchOptions, monkeypatch: pytest.MonkeyPatch
+    options: RunSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local, "PATIENT_SECONDS", 0.2)
     deaf = acting("sleep deaf")
-    summary = launch([deaf], UntilStarts(**dataclasses.asdict(options), enough=1))
+    summary = launch([deaf], UntilStarts(**dataclasses.asdict(options), enough=1), LAUNCHER)
     assert (list(summary.left), summary.exit_status) == ([deaf], 75)
 
 
-def test_time_that_is_up_before_anything_began_leaves_everything(options: LaunchOptions) -> None:
+def test_time_that_is_up_before_anything_began_leaves_everything(options: RunSettings) -> None:
     trials = [acting("done", seed=seed) for seed in range(2)]
-    summary = launch(trials, dataclasses.replace(options, deadline=time.monotonic()))
+    summary = launch(trials, dataclasses.replace(options, deadline=time.monotonic()), LAUNCHER)
     assert (summary.records, list(summary.left), order(options)) == ([], trials, [])
 
 
-def test_trials_that_go_first_are_begun_first_and_told_of_in_the_plans_order(options: LaunchOptions) -> None:
+def test_trials_that_go_first_are_begun_first_and_told_of_in_the_plans_order(options: RunSettings) -> None:
     trials = [acting("done", seed=seed) for seed in range(4)]
-    summary = launch(trials, options, first=[trials[2], trials[1]])
+    summary = launch(trials, options, LAUNCHER, first=[trials[2], trials[1]])
     assert order(options) == [trials[k].id for k in (2, 1, 0, 3)]
     assert [record.trial for record in summary.records] == trials
 
 
 @dataclasses.dataclass(frozen=True)
-class UntilStarts(LaunchOptions):
+class UntilStarts(RunSettings):
     """Options whose time is up when so many workers have begun."""
 
     enough: int = 1

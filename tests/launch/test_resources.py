@@ -10,7 +10,7 @@ from trials import digits_trial
 
 from harness.core.errors import UserError
 from harness.engine.options import Options, parse_options
-from harness.launch.check import check_launch
+from harness.launch.launchers import launcher_of
 from harness.launch.resources import Resources, arrays, check_resources, resources_of
 from harness.launch.submission import shares
 
@@ -140,7 +140,7 @@ def test_a_profile_is_a_file_of_options_and_what_is_typed_wins(tmp_path: Path) -
 @pytest.mark.parametrize("name", ["gpu", "packed-gpu", "cpu"])
 def test_the_profiles_that_come_along_are_read(name: str) -> None:
     asked = parse_options({"methods": "dm", "profile": name})
-    check_launch(asked)
+    launcher_of(asked).check()
     assert asked.launcher == "slurm"
 
 
@@ -170,4 +170,4 @@ def test_a_profile_with_an_unknown_key_names_the_nearest(tmp_path: Path) -> None
 )
 def test_options_that_contradict_one_another_are_refused(typed: dict[str, str], words: str) -> None:
     with pytest.raises(UserError, match=words):
-        check_launch(options(**typed))
+        launcher_of(options(**typed)).check()

@@ -14,10 +14,10 @@ from trials import digits_trial
 
 from harness.engine.options import parse_options
 from harness.engine.records import Record, Trial, read_record, write_record
+from harness.engine.settings import RunSettings
 from harness.launch import queue, slurm
-from harness.launch.base import LaunchOptions
 from harness.launch.queue import Job, SlurmUnreachableError
-from harness.launch.slurm import SlurmLauncher
+from harness.launch.slurm import SlurmRunner
 from harness.launch.sweep import open_sweep
 
 here = slurm.Code.here
@@ -103,10 +103,10 @@ def own_code() -> slurm.Code:
     return here()
 
 
-def launcher(folder: Path, trials: Sequence[Trial] = TRIALS, **typed: Any) -> SlurmLauncher:
+def launcher(folder: Path, trials: Sequence[Trial] = TRIALS, **typed: Any) -> SlurmRunner:
     asked = parse_options({"methods": "random", "launcher": "slurm", **typed})
-    options = LaunchOptions(folder, folder, {"digits": "digits"}, "slurm", retries=asked.retries)
-    return SlurmLauncher(options, asked, open_sweep(trials, folder, "slurm"))
+    options = RunSettings(folder, folder, {"digits": "digits"}, retries=asked.retries)
+    return SlurmRunner(options, asked, open_sweep(trials, folder, "slurm"))
 
 
 def finish(folder: Path, *trials: Trial) -> None:

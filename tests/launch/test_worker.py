@@ -18,10 +18,10 @@ import torch
 from trials import digits_trial, dm_trial
 
 from harness.core import clock
-from harness.core.loop import Progress
+from harness.core.progress import Progress
 from harness.engine import provenance, worker
 from harness.engine.records import Trial, read_record
-from harness.engine.trial import LOG_NAME, Settings
+from harness.engine.settings import LOG_NAME, RunSettings, log_name
 from harness.engine.worker import (
     CLOSING,
     DONE,
@@ -40,11 +40,11 @@ STAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00"
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(
+def settings(tmp_path: Path) -> RunSettings:
+    return RunSettings(
         results=tmp_path / "results",
         data_dir=tmp_path / "data",
-        dataset="digits",
+        datasets={"digits": "digits"},
         threads=1,
         checkpoint_seconds=1000.0,
     )
@@ -74,11 +74,11 @@ def start() -> Iterator[Start]:
         process.wait()
 
 
-def job(trial: Trial, settings: Settings, **named: object) -> Job:
-    return msgspec.structs.replace(Job(trial, settings, os.getpid()), **named)
+def job(trial: Trial, settings: RunSettings, attempt: int = 1) -> Job:
+    return Job(trial, settings, os.getpid(), attempt)
 
 
-def step_of(trial: Trial, settings: Settings) -> int:
+def step_of(trial: Trial, settings: RunSettings) -> int:
     """How far a worker says it is."""
     path = trial.work_folder(settings.results) / PROGRESS_NAME
     return msgspec.json.decode(path.read_bytes(), type=Snapshot).step if path.exists() else 0
@@ -94,7 +94,7 @@ def wait_until(condition: Callable[[], object]) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGTERM")
 def test_sigterm_stops_a_worker_at_its_step_and_nothing_is_lost(
-    settings: Settings, start: Start, tmp_path: Path
+    settings: RunSettings, start: Start, tmp_path: Path
 ) -> None:
     trial = dm_trial(600)
     stopped = start(job(trial, settings))
@@ -126,10 +126,11 @@ def test_sigterm_stops_a_worker_at_its_step_and_nothing_is_lost(
 
 @pytest.mark.slow
 def test_log_of_a_failure_begins_and_ends_with_the_facts(
-    settings: Settings, start: Start, tmp_path: Path
+    settings: RunSettings, start: Start, tmp_path: Path
 ) -> None:
-    trial, log = dm_trial(5, config={"lr_img": 1e38}), tmp_path / "logs" / "trial.log"
-    assert start(job(trial, settings, log=log, attempt=2)).wait(PATIENCE) == FAILED
+    trial = dm_trial(5, config={"lr_img": 1e38})
+    log = tmp_path / "logs" / log_name(trial)
+    assert start(job(trial, replace(settings, logs=log.parent), attempt=2)).wait(PATIENCE) == FAILED
     lines = log.read_text().splitlines()
     facts = rf"{STAMP} \S+ pid \d+ attempt 2 device cpu threads 1: dm · digits · ipc 1 · seed 0"
     assert re.fullmatch(facts, lines[0])
@@ -140,10 +141,11 @@ def test_log_of_a_failure_begins_and_ends_with_the_facts(
 
 
 @pytest.mark.slow
-def test_worker_with_other_code_than_was_submitted_refuses(settings: Settings, start: Start) -> None:
+def test_worker_with_other_code_than_was_submitted_refuses(settings: RunSettings, start: Start) -> None:
     trial = digits_trial()
     now = provenance.code_digest(trial)
-    assert start(job(trial, settings, code_digest="0123456789ab")).wait(PATIENCE) == FAILED
+    changed = replace(settings, code_digests={trial.id: "0123456789ab"})
+    assert start(job(trial, changed)).wait(PATIENCE) == FAILED
     record = read_record(trial.record_path(settings.results))
     assert record.reason == (
         f"the code on the measured path changed since this trial was submitted (submitted 0123456789ab, "
@@ -151,7 +153,7 @@ def test_worker_with_other_code_than_was_submitted_refuses(settings: Settings, s
     )
     assert (record.status, record.resumable) == ("failed", True)
     trial.record_path(settings.results).unlink()
-    assert start(job(trial, settings, code_digest=now)).wait(PATIENCE) == DONE
+    assert start(job(trial, replace(settings, code_digests={trial.id: now}))).wait(PATIENCE) == DONE
 
 
 class Clock:

@@ -24,7 +24,8 @@ from harness.core.errors import UserError
 from harness.core.experts import train_experts
 from harness.engine.evaluate import training_set_of
 from harness.engine.protocol import protocol_named
-from harness.engine.trial import Settings, run_trial
+from harness.engine.settings import RunSettings
+from harness.engine.trial import run_trial
 from methods import mtt, resolve, tesla
 from methods.shared import trajectories
 from methods.shared.trajectories import Match, Segment, StatelessStudent, Step
@@ -314,7 +315,7 @@ def test_a_whitened_trial_from_start_to_record(tmp_path: Path) -> None:
     short = {"zca": True, "iterations": 2, "student_steps": 2, "expert_steps": 2}
     config = dataclasses.asdict(resolve("mtt", "digits", 1, "smoke", short).config)
     trial = digits_trial(method="mtt", config=config, zca=True, arch=ARCH)
-    settings = Settings(results=tmp_path, data_dir=tmp_path / "data", dataset="digits")
+    settings = RunSettings(results=tmp_path, data_dir=tmp_path / "data", datasets={"digits": "digits"})
     record = run_trial(trial, settings)
     assert record.status == "done", record.reason
     assert isinstance(Distilled.load(trial.distilled_path(tmp_path)).transform, ZCA)

@@ -116,6 +116,6 @@ def test_the_standard_deviation_is_that_of_the_standard_library() -> None:
 @pytest.mark.parametrize("name", [name for name, known in KNOWN.items() if known.embedded])
 def test_what_is_known_of_embedded_data_is_so(name: str, tmp_path: Path) -> None:
     spec = DatasetSpec(name, name)
-    facts, data = dataset_facts(spec, Options(ipc=(1,))), load(spec, tmp_path)
+    facts, data = dataset_facts(spec, tmp_path, (1,)), load(spec, tmp_path)
     assert (facts.shape, facts.classes, facts.train) == (data.shape, data.num_classes, len(data))
     assert facts.smallest_class == min(data.index.counts)
