@@ -276,7 +276,7 @@ def test_names_are_spread_no_farther_than_needed() -> None:
 
 def test_names_beside_points_do_not_overlap() -> None:
     with style.settings():
-        figure, (panel,) = style.figure_of(style.Sheet("title", "track", "note"))
+        figure, (panel,) = style.figure_of(style.FigureLayout("title", "track", "note"))
         panel.set_xlim(0, 1)
         panel.set_ylim(0, 1)
         names = [labels.Name(f"method{k}", 0.5, 0.5 + 0.001 * k, "black") for k in range(8)]
