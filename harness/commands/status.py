@@ -25,7 +25,7 @@ from harness.core.text import plural, table
 from harness.engine.provenance import CODE_WORDS, CURRENT, CodeState, Lineage, renewal
 from harness.engine.records import WORK_FOLDER, Record, collect
 from harness.engine.worker import PROGRESS_NAME, Snapshot
-from harness.launch.tracking import OPEN_STATES, SweepStanding, standings
+from harness.launch.tracking import OPEN_STATES, SweepState, standings
 from harness.report.frames import print_problems
 
 STATES = ("done", "failed", "oom", "timeout")
@@ -114,7 +114,7 @@ class Status:
 
     results: Path
     rows: list[StatusRow]
-    sweeps: list[SweepStanding]
+    sweeps: list[SweepState]
     unfinished: list[Unfinished]
     problems: list[str]
 
@@ -218,7 +218,7 @@ def _code_shown(rows: Sequence[StatusRow]) -> list[CodeState]:
     return [state for state in CODE_WORDS if any(row.code.get(state) for row in rows)]
 
 
-def _about(sweep: SweepStanding, trials: bool) -> Iterator[str]:
+def _about(sweep: SweepState, trials: bool) -> Iterator[str]:
     """The lines on an open sweep: its counts, what runs, and each other open trial if `trials`."""
     counts = ", ".join(f"{number} {state}" for state, number in sorted(sweep.counts.items()))
     jobs = f", {plural(len(sweep.jobs), 'array')} {' '.join(sweep.jobs)}" if sweep.jobs else ""

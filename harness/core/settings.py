@@ -60,7 +60,7 @@ class Steps:
 
 
 @dataclass(frozen=True)
-class Setting:
+class DescribedSetting:
     """A setting as people see it; `type` as it is written, `default` as a plain value."""
 
     name: str
@@ -81,16 +81,16 @@ def required(meaning: str) -> Any:
     return dataclasses.field(metadata={_KEY: About(meaning)})
 
 
-def settings_in(config_type: type) -> tuple[Setting, ...]:
+def settings_in(config_type: type) -> tuple[DescribedSetting, ...]:
     """All settings of a Config, its own before those that it inherits."""
     fields = {field.name: field for field in dataclasses.fields(config_type)}
     own = (name for cls in config_type.__mro__ for name in vars(cls).get("__annotations__", ()))
     return tuple(_setting(fields[name]) for name in dict.fromkeys(own) if name in fields)
 
 
-def _setting(field: dataclasses.Field[Any]) -> Setting:
+def _setting(field: dataclasses.Field[Any]) -> DescribedSetting:
     about = about_of(field)
-    return Setting(
+    return DescribedSetting(
         field.name,
         str(field.type),
         msgspec.to_builtins(field.default),

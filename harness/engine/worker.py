@@ -104,7 +104,7 @@ def main() -> int:
     """Run the job on stdin; the exit status tells whether its record is done."""
     job = Job.decode(sys.stdin.buffer.read())
     _die_with(job.parent)
-    wish = _StopWish()
+    wish = _StopRequest()
     signal.signal(signal.SIGTERM, wish.on_signal)
     for warning in (signal.SIGUSR1, signal.SIGUSR2):
         # Schedulers may send these to a whole job before its end; what follows is for the launcher to decide.
@@ -135,7 +135,7 @@ def main() -> int:
         _flush()
 
 
-def _run(job: Job, wish: _StopWish) -> int:
+def _run(job: Job, wish: _StopRequest) -> int:
     trial, settings = job.trial, job.settings
     if trial.record_path(settings.results).exists():
         return BUSY  # launchers send no trial that has a record: another run was quicker
@@ -160,7 +160,7 @@ def _objection(job: Job) -> str | None:
     )
 
 
-class _StopWish:
+class _StopRequest:
     """What SIGTERM does: a loop stops after its present step; outside of loops the process ends at once.
 
     So it does at a second SIGTERM. A loop counts from its second step on: before that there is one step to

@@ -40,7 +40,7 @@ class Display(Watcher, Protocol):
 
 
 @dataclass
-class Ledger:
+class TrialProgress:
     """Which trials are under way, how many are over, and how long they took.
 
     `elsewhere` says of a trial that was not seen under way where its record comes from.
@@ -132,7 +132,7 @@ class SilentDisplay:
 class LineDisplay(SilentDisplay):
     """A line when a trial ends, and one a minute for each that is under way."""
 
-    def __init__(self, ledger: Ledger, stream: TextIO) -> None:
+    def __init__(self, ledger: TrialProgress, stream: TextIO) -> None:
         self._ledger = ledger
         self._stream = stream
         self._told: dict[str, float] = {}
@@ -165,7 +165,7 @@ class LineDisplay(SilentDisplay):
 class LiveDisplay(SilentDisplay):
     """A table of the trials that are under way, redrawn in place, below the lines of those that are over."""
 
-    def __init__(self, ledger: Ledger, console: Console) -> None:
+    def __init__(self, ledger: TrialProgress, console: Console) -> None:
         self._ledger = ledger
         self._console = console
         # Both are replaced and never changed: rich draws the table in a thread of its own.
@@ -221,7 +221,7 @@ class LiveDisplay(SilentDisplay):
         return table
 
 
-def make_display(ledger: Ledger, *, quiet: bool) -> Display:
+def make_display(ledger: TrialProgress, *, quiet: bool) -> Display:
     """The display that suits stderr."""
     if quiet:
         return SilentDisplay()

@@ -19,7 +19,7 @@ from harness.engine.trial import BusyError, claimed
 from harness.engine.worker import last_words
 from harness.launch.base import Launcher, Runner, Summary, unwritten
 from harness.launch.deaths import forget_deaths
-from harness.launch.display import Display, Ledger, make_display
+from harness.launch.display import Display, TrialProgress, make_display
 
 WAIT_SECONDS = 1.0  # between two looks at trials that another run has
 LAST_WORDS = 5  # lines shown of the log of a failed trial
@@ -43,7 +43,7 @@ def launch(
     to_run = [trial for trial in ordered if _is_due(earlier.get(trial.id), settings.retry_failed)]
     kept = {key: record for key, record in earlier.items() if key not in {trial.id for trial in to_run}}
     runner = launcher.runner(settings, trials, to_run)
-    ledger = Ledger(len(trials), len(kept), runner.slots, list(to_run), launcher.elsewhere)
+    ledger = TrialProgress(len(trials), len(kept), runner.slots, list(to_run), launcher.elsewhere)
     collected = Collector(make_display(ledger, quiet=settings.quiet), kept)
     interrupted = False
     try:

@@ -32,7 +32,7 @@ class SlurmUnreachableError(UserError):
 
 
 @dataclass(frozen=True)
-class Job:
+class QueuedJob:
     """One job, or one of an array; `index` is 0 for a job that is no array."""
 
     job_id: str
@@ -63,7 +63,7 @@ def check_installed() -> None:
         )
 
 
-def queue(user: str | None = None) -> dict[tuple[str, int], Job]:
+def queue(user: str | None = None) -> dict[tuple[str, int], QueuedJob]:
     """All jobs of a user that Slurm remembers, those that ended minutes ago included.
 
     Raises SlurmUnreachableError if the controller does not answer.
@@ -134,12 +134,12 @@ def _own_addresses(host: str) -> list[str]:
         return []
 
 
-def _parse(line: str) -> Job | None:
+def _parse(line: str) -> QueuedJob | None:
     parts = line.strip().split("|", 5)
     if len(parts) != 6:
         return None
     job_id, index, state, reason, node, name = parts
-    return Job(job_id, int(index) if index.isdigit() else 0, state, reason, node, name)
+    return QueuedJob(job_id, int(index) if index.isdigit() else 0, state, reason, node, name)
 
 
 def _sacct(job_id: str) -> Mapping[int, str]:

@@ -31,10 +31,10 @@ from harness.engine.settings import RunSettings
 from harness.engine.trial import BusyError, claimed
 from harness.engine.worker import Snapshot, last_words
 from harness.launch import queue
+from harness.launch.array_job import ArrayJob
 from harness.launch.base import Watcher, failed_record, unwritten
-from harness.launch.crew import Crew
 from harness.launch.deaths import Death, death_record, note_death
-from harness.launch.queue import Job, SlurmUnreachableError
+from harness.launch.queue import QueuedJob, SlurmUnreachableError
 from harness.launch.resources import Array, Resources, arrays, as_words
 from harness.launch.submission import make_executor, quiet_submitit, shares
 from harness.launch.sweep import Submission, Sweep, Work, sweeps
@@ -60,7 +60,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Place:
+class LastSubmission:
     """Where a trial was last submitted."""
 
     sweep: Sweep
@@ -130,7 +130,7 @@ class SlurmRunner:
                 watcher.note(_submitted(made[-1]))
         return made
 
-    def _has_job(self, place: Place | None, listed: Mapping[tuple[str, int], Job]) -> bool:
+    def _has_job(self, place: LastSubmission | None, listed: Mapping[tuple[str, int], QueuedJob]) -> bool:
         """Whether a job has the trial, or had it a moment ago and is still to be judged."""
         if place is None:
             return False
@@ -154,7 +154,7 @@ class SlurmRunner:
         try:
             with quiet_submitit(), executor.batch():
                 jobs = [
-                    executor.submit(Crew(str(self.sweep.folder), number, index))
+                    executor.submit(ArrayJob(str(self.sweep.folder), number, index))
                     for index in range(len(array.packs))
                 ]
         except Exception as error:  # noqa: BLE001 - submitit raises its own and subprocess's
@@ -212,12 +212,12 @@ class SlurmRunner:
             # Those that run are not to be left alone for it, and the next look tries again.
             watcher.note(f"not submitted again yet: {error}")
 
-    def _is_lost(self, place: Place) -> bool:
+    def _is_lost(self, place: LastSubmission) -> bool:
         """Whether a job has been away from the queue for long enough to be sure."""
         since = self._absent_since.setdefault(place.key, time.monotonic())
         return time.monotonic() - since >= LOST_SECONDS and place.age >= LOST_SECONDS
 
-    def _show(self, trial: Trial, job: Job, watcher: Watcher) -> None:
+    def _show(self, trial: Trial, job: QueuedJob, watcher: Watcher) -> None:
         snapshot = Snapshot.read(trial.work_folder(self.settings.results))
         if job.state != "RUNNING" or snapshot is None:
             if trial.id in self._running:
@@ -232,8 +232,8 @@ class SlurmRunner:
     def _settle(
         self,
         trials: Sequence[Trial],
-        place: Place | None,
-        listed: Mapping[tuple[str, int], Job],
+        place: LastSubmission | None,
+        listed: Mapping[tuple[str, int], QueuedJob],
         watcher: Watcher,
     ) -> None:
         """Judge the trials that a lost job left without a record: noted as dead, or failed for good."""
@@ -274,21 +274,23 @@ class SlurmRunner:
             return
 
 
-def places_of(results: Path, trials: Iterable[Trial]) -> dict[str, Place]:
+def places_of(results: Path, trials: Iterable[Trial]) -> dict[str, LastSubmission]:
     """Where each of the trials was last submitted, by any sweep under this results folder."""
     wanted = {trial.id for trial in trials}
-    places: dict[str, Place] = {}
+    places: dict[str, LastSubmission] = {}
     for sweep in sweeps(results):
         for submission in sweep.submissions():
             for index, pack in enumerate(submission.packs):
                 for key in wanted.intersection(pack):
                     earlier = places.get(key)
                     if earlier is None or earlier.submission.submitted_at < submission.submitted_at:
-                        places[key] = Place(sweep, submission, index)
+                        places[key] = LastSubmission(sweep, submission, index)
     return places
 
 
-def recover(places: Mapping[str, Place], listed: Mapping[tuple[str, int], Job]) -> dict[str, Place]:
+def recover(
+    places: Mapping[str, LastSubmission], listed: Mapping[tuple[str, int], QueuedJob]
+) -> dict[str, LastSubmission]:
     """The places with the job ids that a driver did not live to write down, known by the jobs' names."""
     by_name = {job.name: job.job_id for job in listed.values()}
     found = dict(places)
@@ -310,20 +312,20 @@ def _submitting(results: Path) -> Iterator[None]:
         yield
 
 
-def _output_of(place: Place) -> str:
+def _output_of(place: LastSubmission) -> str:
     """Where a job's own output is, if it left any."""
     path = _output_file(place)
     return f", output: {path}" if path.is_file() else ""
 
 
-def _fault_of(place: Place, state: str) -> str:
+def _fault_of(place: LastSubmission, state: str) -> str:
     """What a job that failed by itself says of a fault that passes, such as a full disk."""
     said = last_words(_output_file(place), FAULT_LINES) if state == "FAILED" else []
     fault = passing_line("\n".join(reversed(said)))
     return f": {fault}" if fault else ""
 
 
-def _output_file(place: Place) -> Path:
+def _output_file(place: LastSubmission) -> Path:
     job_id, index = place.submission.job_id, place.index
     name = f"{job_id}_{index}" if len(place.submission.packs) > 1 else str(job_id)
     return place.sweep.jobs / f"{name}_0_log.out"

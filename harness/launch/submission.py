@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from harness.core.errors import UserError
 from harness.engine.options import Options
 from harness.launch import queue
+from harness.launch.array_job import SIGNAL_SECONDS
 from harness.launch.base import PlannedArray
-from harness.launch.crew import SIGNAL_SECONDS
 from harness.launch.local import own_python
 from harness.launch.resources import Array, Resources, as_words
 from harness.launch.sweep import Sweep

@@ -20,7 +20,7 @@ from harness.engine.settings import log_name
 from harness.engine.trial import BusyError, claimed
 from harness.engine.worker import PROGRESS_NAME, Snapshot
 from harness.launch import queue
-from harness.launch.queue import Job
+from harness.launch.queue import QueuedJob
 from harness.launch.sweep import Submission, Sweep, sweeps
 
 # Without a record: in a job that runs, in one that waits; begun and not under way; in a job that was
@@ -29,7 +29,7 @@ OPEN_STATES = ("running", "pending", "stopped", "cancelled", "lost", "waiting", 
 
 
 @dataclass(frozen=True)
-class Standing:
+class TrialState:
     """One trial of a sweep: the status of its record, or one of OPEN_STATES; its job and what is known."""
 
     id: str
@@ -40,14 +40,14 @@ class Standing:
 
 
 @dataclass(frozen=True)
-class SweepStanding:
+class SweepState:
     """A sweep and its trials; `jobs` are the arrays that were submitted for it."""
 
     id: str
     launcher: str
     created_at: str
     jobs: tuple[str, ...]
-    trials: tuple[Standing, ...]
+    trials: tuple[TrialState, ...]
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -60,7 +60,7 @@ class SweepStanding:
         return any(trial.state in OPEN_STATES for trial in self.trials)
 
 
-def standings(results: Path, statuses: Mapping[str, str]) -> list[SweepStanding]:
+def standings(results: Path, statuses: Mapping[str, str]) -> list[SweepState]:
     """All sweeps under a results folder, the oldest first; `statuses` are those of the records, by id."""
     found = list(sweeps(results))
     submitted = {sweep.id: sweep.submissions() for sweep in found}
@@ -84,7 +84,7 @@ def sweep_named(results: Path, name: str | None) -> Sweep:
     raise UserError(f"which sweep under {results}? expected the id of one of: {ids}")
 
 
-def active_jobs(sweep: Sweep, jobs: Mapping[tuple[str, int], Job]) -> list[Job]:
+def active_jobs(sweep: Sweep, jobs: Mapping[tuple[str, int], QueuedJob]) -> list[QueuedJob]:
     """Jobs of a sweep that wait or run, also of a submission whose job id was not written down."""
     submissions = sweep.submissions()
     ids = {submission.job_id for submission in submissions}
@@ -121,7 +121,7 @@ def _names(words: str, trial: Trial) -> bool:
     return trial.id.startswith(words) or all(word in trial.label.split(" ") for word in words.split())
 
 
-def _queue() -> Mapping[tuple[str, int], Job] | None:
+def _queue() -> Mapping[tuple[str, int], QueuedJob] | None:
     """The queue, or None while Slurm does not answer or is not on this machine."""
     try:
         return queue.queue()
@@ -132,10 +132,10 @@ def _queue() -> Mapping[tuple[str, int], Job] | None:
 def _standing(
     sweep: Sweep,
     submissions: Sequence[Submission],
-    jobs: Mapping[tuple[str, int], Job] | None,
+    jobs: Mapping[tuple[str, int], QueuedJob] | None,
     results: Path,
     statuses: Mapping[str, str],
-) -> SweepStanding:
+) -> SweepState:
     places = {
         key: (submission, index)
         for submission in submissions
@@ -147,7 +147,7 @@ def _standing(
     for trial in sweep.manifest.trials:
         status = statuses.get(trial.id)
         if status is not None:
-            trials.append(Standing(trial.id, trial.label, status))
+            trials.append(TrialState(trial.id, trial.label, status))
         elif trial.id in places:
             submission, index = places[trial.id]
             job_id = submission.job_id or by_name.get(submission.name)
@@ -156,45 +156,45 @@ def _standing(
             trials.append(_unsubmitted(trial, results))
     ids = tuple(submission.job_id or submission.name for submission in submissions)
     manifest = sweep.manifest
-    return SweepStanding(sweep.id, manifest.launcher, manifest.created_at, ids, tuple(trials))
+    return SweepState(sweep.id, manifest.launcher, manifest.created_at, ids, tuple(trials))
 
 
 def _submitted(
     trial: Trial,
     submission: Submission,
     key: tuple[str, int],
-    jobs: Mapping[tuple[str, int], Job] | None,
+    jobs: Mapping[tuple[str, int], QueuedJob] | None,
     results: Path,
-) -> Standing:
+) -> TrialState:
     """A trial without a record that a job was submitted for."""
     name = f"{key[0]}_{key[1]}"
     if jobs is None:
-        return Standing(trial.id, trial.label, "unknown", name, "Slurm does not answer")
+        return TrialState(trial.id, trial.label, "unknown", name, "Slurm does not answer")
     job = jobs.get(key)
     if job is not None and job.active:
         progress = _progress(trial, results)
         if job.state == "RUNNING" and progress is not None:
-            return Standing(trial.id, trial.label, "running", name, f"{progress} on {job.node}")
+            return TrialState(trial.id, trial.label, "running", name, f"{progress} on {job.node}")
         detail = job.reason if job.state == "PENDING" else f"its job is {job.state} on {job.node}"
-        return Standing(trial.id, trial.label, "pending", name, detail)
+        return TrialState(trial.id, trial.label, "pending", name, detail)
     if submission.cancelled_at is not None or (job is not None and job.state == "CANCELLED"):
-        return Standing(trial.id, trial.label, "cancelled", name)
+        return TrialState(trial.id, trial.label, "cancelled", name)
     ended = f"its job ended: {job.state}" if job is not None else "its job is not in the queue"
-    return Standing(trial.id, trial.label, "lost", name, ended)
+    return TrialState(trial.id, trial.label, "lost", name, ended)
 
 
-def _unsubmitted(trial: Trial, results: Path) -> Standing:
+def _unsubmitted(trial: Trial, results: Path) -> TrialState:
     """A trial without a record that runs, ran or is to run in a process of the local launcher."""
     progress = _progress(trial, results)
     if not trial.work_folder(results).is_dir():
-        return Standing(trial.id, trial.label, "waiting")
+        return TrialState(trial.id, trial.label, "waiting")
     try:
         with claimed(trial, results):
-            return Standing(trial.id, trial.label, "stopped", detail=progress or "")
+            return TrialState(trial.id, trial.label, "stopped", detail=progress or "")
     except BusyError:
-        return Standing(trial.id, trial.label, "running", detail=progress or "starting")
+        return TrialState(trial.id, trial.label, "running", detail=progress or "starting")
     except OSError:
-        return Standing(trial.id, trial.label, "unknown", detail=progress or "")
+        return TrialState(trial.id, trial.label, "unknown", detail=progress or "")
 
 
 def _progress(trial: Trial, results: Path) -> str | None:

@@ -11,7 +11,7 @@ from trials import digits_trial
 from harness.engine.records import Record, Trial
 from harness.engine.worker import Snapshot
 from harness.launch import display as launch_display
-from harness.launch.display import Ledger, LineDisplay, LiveDisplay, duration, result
+from harness.launch.display import LineDisplay, LiveDisplay, TrialProgress, duration, result
 
 SEEDS = [digits_trial(seed=seed) for seed in range(4)]
 SNAPSHOT = Snapshot("distill", 120, 2000, 1.23456, 300 * 2**20)
@@ -39,7 +39,7 @@ def done(trial: Trial, *accuracies: float) -> Record:
 
 
 def test_line_of_a_finished_trial(clock: Clock) -> None:
-    ledger = Ledger(total=20, over=2, slots=1, waiting=list(SEEDS))
+    ledger = TrialProgress(total=20, over=2, slots=1, waiting=list(SEEDS))
     ledger.start(SEEDS[0])
     clock.now += 12
     line = ledger.end(SEEDS[0], done(SEEDS[0], 0.70, 0.72, 0.71))
@@ -52,7 +52,7 @@ def test_result_of_one_network_has_no_spread() -> None:
 
 def test_time_left_comes_from_finished_trials_of_the_same_cell(clock: Clock) -> None:
     longer = digits_trial(ipc=10)
-    ledger = Ledger(total=5, over=0, slots=2, waiting=[*SEEDS, longer])
+    ledger = TrialProgress(total=5, over=0, slots=2, waiting=[*SEEDS, longer])
     assert ledger.seconds_left() is None
     for trial in (SEEDS[0], longer):
         ledger.start(trial)
@@ -66,7 +66,7 @@ def test_time_left_comes_from_finished_trials_of_the_same_cell(clock: Clock) -> 
 
 
 def test_failed_trials_do_not_feed_the_estimate(clock: Clock) -> None:
-    ledger = Ledger(total=4, over=0, slots=1, waiting=list(SEEDS))
+    ledger = TrialProgress(total=4, over=0, slots=1, waiting=list(SEEDS))
     ledger.start(SEEDS[0])
     ledger.end(SEEDS[0], Record(id=SEEDS[0].id, status="failed", reason="no", trial=SEEDS[0]))
     assert ledger.seconds_left() is None
@@ -74,7 +74,7 @@ def test_failed_trials_do_not_feed_the_estimate(clock: Clock) -> None:
 
 def test_plain_lines_have_a_heartbeat(clock: Clock) -> None:
     stream = io.StringIO()
-    display = LineDisplay(Ledger(4, 0, 1, list(SEEDS)), stream)
+    display = LineDisplay(TrialProgress(4, 0, 1, list(SEEDS)), stream)
     display.started(SEEDS[0])
     for _ in range(130):
         clock.now += 1
@@ -88,7 +88,7 @@ def test_plain_lines_have_a_heartbeat(clock: Clock) -> None:
 def test_live_table_shows_what_is_under_way(clock: Clock) -> None:
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=120, color_system=None)
-    with LiveDisplay(Ledger(4, 0, 1, list(SEEDS)), console) as display:
+    with LiveDisplay(TrialProgress(4, 0, 1, list(SEEDS)), console) as display:
         display.started(SEEDS[0])
         clock.now += 30
         display.progressed(SEEDS[0], SNAPSHOT)

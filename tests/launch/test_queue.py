@@ -9,7 +9,7 @@ import pytest
 
 from harness.core.errors import UserError
 from harness.launch import queue
-from harness.launch.queue import Job, SlurmUnreachableError
+from harness.launch.queue import QueuedJob, SlurmUnreachableError
 
 Say = Callable[[str, str], None]
 
@@ -31,7 +31,7 @@ def test_the_queue_lists_each_job_of_an_array(say: Say) -> None:
     lines = ("7|2|PENDING|Priority||dd-a-1", "7|0|RUNNING|None|n1|dd-a-1", "9|N/A|FAILED|x|n2|y")
     say("squeue", "\n".join(f"echo '{line}'" for line in lines))
     listed = queue.queue("me")
-    assert listed["7", 0] == Job("7", 0, "RUNNING", "None", "n1", "dd-a-1")
+    assert listed["7", 0] == QueuedJob("7", 0, "RUNNING", "None", "n1", "dd-a-1")
     assert [job.active for job in listed.values()] == [True, True, False]
     assert listed["9", 0].name == "y"
 

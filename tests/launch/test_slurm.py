@@ -16,7 +16,7 @@ from harness.engine.options import parse_options
 from harness.engine.records import Record, Trial, read_record, write_record
 from harness.engine.settings import RunSettings
 from harness.launch import queue, slurm
-from harness.launch.queue import Job, SlurmUnreachableError
+from harness.launch.queue import QueuedJob, SlurmUnreachableError
 from harness.launch.slurm import SlurmRunner
 from harness.launch.sweep import open_sweep
 
@@ -28,19 +28,19 @@ TRIALS = [digits_trial(seed=seed) for seed in range(3)]
 class FakeSlurm:
     """Takes arrays, and makes of the queue at each look what a test says."""
 
-    looks: list[Callable[[FakeSlurm], Mapping[tuple[str, int], Job]]] = field(default_factory=list)
+    looks: list[Callable[[FakeSlurm], Mapping[tuple[str, int], QueuedJob]]] = field(default_factory=list)
     arrays: list[int] = field(default_factory=list)
 
-    def all_in(self, state: str, reason: str = "") -> Mapping[tuple[str, int], Job]:
+    def all_in(self, state: str, reason: str = "") -> Mapping[tuple[str, int], QueuedJob]:
         """Every job so far in one state."""
         jobs = [
-            Job(str(number), index, state, reason, "n1")
+            QueuedJob(str(number), index, state, reason, "n1")
             for number, size in enumerate(self.arrays, start=1)
             for index in range(size)
         ]
         return {job.key: job for job in jobs}
 
-    def queue(self) -> Mapping[tuple[str, int], Job]:
+    def queue(self) -> Mapping[tuple[str, int], QueuedJob]:
         """The next look, or the last one again."""
         look = self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
         return look(self)
@@ -116,7 +116,7 @@ def finish(folder: Path, *trials: Trial) -> None:
 
 
 def test_a_sweep_ends_when_each_trial_has_its_record(tmp_path: Path, fake: FakeSlurm) -> None:
-    def work(slurm: FakeSlurm) -> Mapping[tuple[str, int], Job]:
+    def work(slurm: FakeSlurm) -> Mapping[tuple[str, int], QueuedJob]:
         finish(tmp_path, *TRIALS)
         return slurm.all_in("RUNNING")
 
@@ -146,10 +146,10 @@ def test_trials_of_jobs_that_wait_or_run_are_not_submitted_twice_nor_by_another_
 
 
 def test_a_silent_controller_is_waited_for(tmp_path: Path, fake: FakeSlurm) -> None:
-    def silent(slurm: FakeSlurm) -> Mapping[tuple[str, int], Job]:
+    def silent(slurm: FakeSlurm) -> Mapping[tuple[str, int], QueuedJob]:
         raise SlurmUnreachableError("Slurm does not answer")
 
-    def back(slurm: FakeSlurm) -> Mapping[tuple[str, int], Job]:
+    def back(slurm: FakeSlurm) -> Mapping[tuple[str, int], QueuedJob]:
         finish(tmp_path, *TRIALS)
         return slurm.all_in("RUNNING")
 
@@ -198,7 +198,7 @@ def test_a_job_that_met_a_full_disk_is_left_to_the_same_command(tmp_path: Path, 
 
 
 def test_making_room_is_no_failure_however_often_it_happens(tmp_path: Path, fake: FakeSlurm) -> None:
-    def end(slurm: FakeSlurm) -> Mapping[tuple[str, int], Job]:
+    def end(slurm: FakeSlurm) -> Mapping[tuple[str, int], QueuedJob]:
         finish(tmp_path, TRIALS[0])
         return slurm.all_in("PREEMPTED")
 
@@ -219,7 +219,7 @@ def test_a_cancelled_trial_is_left_to_the_same_command(tmp_path: Path, fake: Fak
 def test_in_a_pack_only_the_trial_that_was_under_way_is_held_to_have_died(
     tmp_path: Path, fake: FakeSlurm
 ) -> None:
-    def die(slurm: FakeSlurm) -> Mapping[tuple[str, int], Job]:
+    def die(slurm: FakeSlurm) -> Mapping[tuple[str, int], QueuedJob]:
         TRIALS[1].work_folder(tmp_path).mkdir(parents=True, exist_ok=True)
         if len(slurm.arrays) > 1:
             finish(tmp_path, TRIALS[2])

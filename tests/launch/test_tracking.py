@@ -15,7 +15,7 @@ from harness.engine.settings import log_name
 from harness.engine.trial import claimed
 from harness.engine.worker import PROGRESS_NAME, Snapshot
 from harness.launch import queue
-from harness.launch.queue import Job, SlurmUnreachableError
+from harness.launch.queue import QueuedJob, SlurmUnreachableError
 from harness.launch.sweep import Submission, Sweep, Work, open_sweep, sweep_id
 from harness.launch.tracking import active_jobs, cancel, logs_of, standings, sweep_named
 
@@ -47,7 +47,7 @@ def submitted(sweep: Sweep, packs: list[list[Trial]], **changes: object) -> Subm
     return submission
 
 
-def in_queue(monkeypatch: pytest.MonkeyPatch, *jobs: Job) -> None:
+def in_queue(monkeypatch: pytest.MonkeyPatch, *jobs: QueuedJob) -> None:
     monkeypatch.setattr(queue, "queue", lambda: {job.key: job for job in jobs})
 
 
@@ -72,7 +72,7 @@ def test_each_trial_stands_where_records_and_the_queue_say(
     sweep = open_sweep(TRIALS, tmp_path, "slurm")
     submitted(sweep, [[trial] for trial in TRIALS])
     progress(TRIALS[1], tmp_path)
-    in_queue(monkeypatch, Job("7", 1, "RUNNING", node="n1"), Job("7", 2, "PENDING", "Priority"))
+    in_queue(monkeypatch, QueuedJob("7", 1, "RUNNING", node="n1"), QueuedJob("7", 2, "PENDING", "Priority"))
     (standing,) = standings(tmp_path, {TRIALS[0].id: "done"})
     assert [trial.state for trial in standing.trials] == ["done", "running", "pending", "lost"]
     assert standing.trials[1].detail.startswith("distill 3 of 10, ")
@@ -99,7 +99,7 @@ def test_jobs_that_were_cancelled_are_told_from_lost_ones(
 ) -> None:
     sweep = open_sweep(TRIALS, tmp_path, "slurm")
     submitted(sweep, [TRIALS[:2], TRIALS[2:]])
-    in_queue(monkeypatch, Job("7", 0, "CANCELLED"), Job("7", 1, "OUT_OF_MEMORY"))
+    in_queue(monkeypatch, QueuedJob("7", 0, "CANCELLED"), QueuedJob("7", 1, "OUT_OF_MEMORY"))
     (standing,) = standings(tmp_path, {})
     assert [trial.state for trial in standing.trials] == ["cancelled", "cancelled", "lost", "lost"]
     assert standing.trials[3].detail == "its job ended: OUT_OF_MEMORY"
@@ -109,7 +109,9 @@ def test_cancel_ends_the_jobs_of_one_sweep_only(tmp_path: Path, monkeypatch: pyt
     mine, other = open_sweep(TRIALS, tmp_path, "slurm"), open_sweep(TRIALS[:1], tmp_path, "slurm")
     submitted(mine, [TRIALS])
     submitted(other, [TRIALS[:1]], job_id="8")
-    in_queue(monkeypatch, Job("7", 0, "RUNNING"), Job("8", 0, "RUNNING"), Job("9", 0, "RUNNING"))
+    in_queue(
+        monkeypatch, QueuedJob("7", 0, "RUNNING"), QueuedJob("8", 0, "RUNNING"), QueuedJob("9", 0, "RUNNING")
+    )
     ended: list[set[str]] = []
     monkeypatch.setattr(queue, "cancel", lambda ids: ended.append(set(ids)))
     with pytest.raises(UserError, match="which sweep"):
@@ -125,7 +127,7 @@ def test_a_job_whose_id_was_not_written_down_is_known_by_its_name(
 ) -> None:
     sweep = open_sweep(TRIALS, tmp_path, "slurm")
     submitted(sweep, [TRIALS], job_id=None)
-    in_queue(monkeypatch, Job("7", 0, "PENDING", name=sweep.job_name(1)))
+    in_queue(monkeypatch, QueuedJob("7", 0, "PENDING", name=sweep.job_name(1)))
     assert [job.job_id for job in active_jobs(sweep, queue.queue())] == ["7"]
     (standing,) = standings(tmp_path, {})
     assert standing.counts == {"pending": 4}

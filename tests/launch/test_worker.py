@@ -31,7 +31,7 @@ from harness.engine.worker import (
     STOPPED,
     Job,
     Snapshot,
-    _StopWish,
+    _StopRequest,
     last_words,
 )
 
@@ -172,7 +172,7 @@ def ticking(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return made
 
 
-def ends(wish: _StopWish) -> bool:
+def ends(wish: _StopRequest) -> bool:
     """Whether SIGTERM ends the process at once."""
     try:
         wish.on_signal(signal.SIGTERM, None)
@@ -183,12 +183,12 @@ def ends(wish: _StopWish) -> bool:
 
 @pytest.mark.usefixtures("ticking")
 def test_sigterm_outside_of_loops_ends_at_once() -> None:
-    assert ends(_StopWish())
+    assert ends(_StopRequest())
 
 
 @pytest.mark.usefixtures("ticking")
 def test_sigterm_between_loops_ends_at_once() -> None:
-    wish, told = _StopWish(), []
+    wish, told = _StopRequest(), []
     hear = wish.watching(told.append)
     assert not wish.should_stop()
     hear(Progress("distill", 3, 3, None))
@@ -198,7 +198,7 @@ def test_sigterm_between_loops_ends_at_once() -> None:
 
 
 def test_sigterm_in_a_loop_is_a_wish_and_the_second_an_order(ticking: Clock) -> None:
-    wish = _StopWish()
+    wish = _StopRequest()
     hear = wish.watching(lambda _: None)
     assert not wish.should_stop()
     hear(Progress("distill", 2, 3, None))

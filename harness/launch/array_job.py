@@ -1,6 +1,6 @@
 """What a job of Slurm does: run its trials like the local launcher does, in the share of a node it was given.
 
-submitit calls a `Crew` and, when Slurm says that the job's time is up or that it has to make room, its
+submitit calls a `ArrayJob` and, when Slurm says that the job's time is up or that it has to make room, its
 `checkpoint`. Nothing depends on that call: a job that is killed or requeued without notice begins again here,
 skips the trials that have a record, and each of the others goes on from its own checkpoint.
 """
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from harness.engine.devices import visible_gpus
 from harness.engine.records import Record, Trial, read_record
 from harness.launch.base import Layout
-from harness.launch.display import Ledger, make_display
+from harness.launch.display import TrialProgress, make_display
 from harness.launch.driver import Collector
 from harness.launch.local import LocalRunner
 from harness.launch.sweep import Submission, Sweep, Work
@@ -29,7 +29,7 @@ STOP_SECONDS = 60.0  # of them are for the workers' checkpoints
 
 
 @dataclass
-class Crew:
+class ArrayJob:
     """One job: the trials at place `index` of a submission. Its pickle holds nothing but where to look."""
 
     folder: str
@@ -45,7 +45,7 @@ class Crew:
         results = Path(submission.work.results)
         due = [trial for trial in trials if not trial.record_path(results).exists()]
         self._runner = _runner(submission.work, sweep.logs)
-        ledger = Ledger(len(trials), len(trials) - len(due), self._runner.slots, list(due))
+        ledger = TrialProgress(len(trials), len(trials) - len(due), self._runner.slots, list(due))
         display = make_display(ledger, quiet=False)
         with display:
             busy = self._runner.run(due, Collector(display, {}))
@@ -57,7 +57,7 @@ class Crew:
 
         if self._runner is not None:
             self._runner.stop(STOP_SECONDS)
-        return DelayedSubmission(Crew(self.folder, self.number, self.index))
+        return DelayedSubmission(ArrayJob(self.folder, self.number, self.index))
 
     def _trials(self, sweep: Sweep, submission: Submission) -> list[Trial]:
         by_id = {trial.id: trial for trial in sweep.manifest.trials}
