@@ -34,11 +34,13 @@ def run_module(arguments: list[str]) -> None:
 def claim() -> None:
     """Import `harness` from where this file lies and let it see to the rest."""
     sys.path.insert(0, ROOT)
-    from harness.core import imports
+    import harness  # noqa: F401 - now, so that it is this one whatever else the path leads to
 
     sys.path.remove(ROOT)
     if __name__ == "__main__":
         leave_start_folder()
+    from harness.core import imports
+
     imports.claim()
 
 

@@ -406,9 +406,9 @@ def test_run_hands_the_commands_of_one_table_over_with_launch_options(
 ) -> None:
     ran: list[Any] = []
 
-    def pretend(options: Any, again: str, deadline: float) -> int:
+    def pretend(options: Any, again: str, deadline: float | None) -> int:
         ran.append(options)
-        assert (again, deadline) == ("the same", float("inf"))
+        assert (again, deadline) == ("the same", None)
         return len(ran) % 2
 
     monkeypatch.setattr("harness.commands.run.command", pretend)
@@ -436,7 +436,7 @@ def test_a_run_that_ends_early_is_the_last_and_all_share_one_time(
 ) -> None:
     deadlines: list[float] = []
 
-    def pretend(options: Any, again: str, deadline: float) -> int:
+    def pretend(options: Any, again: str, deadline: float | None) -> int:
         deadlines.append(deadline)
         return status if len(deadlines) == 3 else 0
 
