@@ -34,7 +34,7 @@ from harness.core.siamese import Siamese
 from methods import idm, resolve
 from methods.shared import kernels
 from methods.shared.classwise_sgd import ClasswiseSGD
-from methods.shared.matching import ClassMatcher, DistanceTo, Seen, class_entropy
+from methods.shared.matching import ClassMatcher, DistanceTo, Seen, distance_and_entropy
 from methods.shared.pool import NetworkPool
 from methods.shared.starts import initial_images
 
@@ -102,7 +102,7 @@ def distill(
         siamese = Siamese.draw(strategy, data, context)
         real = matcher.real_features(member.net, batch, siamese)
         posterior = Posterior.of(config, real, batch.sizes)
-        loss = partial(energy, posterior, ce_weight * member.accuracy_percent)
+        loss = partial(distance_and_entropy, posterior, ce_weight * member.accuracy_percent)
         losses = matcher.descend(member.net, images, siamese, loss)
         optimizer.step()
         pool.train()
@@ -112,11 +112,6 @@ def distill(
     return Distilled.of(
         data, images, method="bacon", config=config, factor=config.factor, augmentation=strategy
     )
-
-
-def energy(posterior: Posterior, ce_weight: float, seen: Seen) -> Tensor:
-    """What each class seen is to minimise, (k,): likelihood and prior, and weighted cross entropy."""
-    return posterior(seen) + ce_weight * class_entropy(seen)
 
 
 @dataclass(frozen=True)

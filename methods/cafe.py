@@ -294,11 +294,11 @@ def maps_of(layers: Layers) -> View:
 
 def maps_and_logits(layers: Layers) -> View:
     """The same with the logits."""
+    maps = maps_of(layers)
 
     def view(net: Network, images: Tensor) -> Seen:
-        maps = layers(net, images)
-        embeddings = maps[-1].flatten(1)
-        return Seen(embeddings, net.classifier(embeddings), maps)
+        seen = maps(net, images)
+        return seen._replace(logits=net.classifier(seen.embeddings))
 
     return view
 

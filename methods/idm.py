@@ -21,8 +21,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from torch import Tensor
-
 from harness.core.augment import FULL_STRATEGY, usual_strategy
 from harness.core.context import Context
 from harness.core.data import Dataset
@@ -32,7 +30,7 @@ from harness.core.siamese import Siamese
 from methods import resolve
 from methods.shared.classwise_sgd import ClasswiseSGD
 from methods.shared.composition import Criterion
-from methods.shared.matching import ClassLoss, ClassMatcher, MeanDistance, Seen, class_entropy
+from methods.shared.matching import ClassMatcher, MeanDistance, distance_and_entropy
 from methods.shared.pool import NetworkPool, PoolSettings
 from methods.shared.starts import initial_images
 
@@ -128,7 +126,7 @@ def condense(
         batch = data.index.draw(config.batch_real, context.generator("real"))
         siamese = Siamese.draw(strategy, data, context)
         distance = criterion.distance_to(matcher.real_features(member.net, batch, siamese), batch.sizes)
-        loss = partial(objective, distance, ce_weight * member.accuracy_percent)
+        loss = partial(distance_and_entropy, distance, ce_weight * member.accuracy_percent)
         losses = matcher.descend(member.net, images, siamese, loss)
         optimizer.step()
         pool.train()
@@ -138,8 +136,3 @@ def condense(
     return Distilled.of(
         data, images, method=method, config=config, factor=config.factor, augmentation=strategy
     )
-
-
-def objective(distance: ClassLoss, ce_weight: float, seen: Seen) -> Tensor:
-    """Distance plus weighted cross entropy of each class seen, (k,)."""
-    return distance(seen) + ce_weight * class_entropy(seen)

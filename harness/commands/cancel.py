@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from harness.commands.arguments import (
-    add_results,
-)
+from harness.commands.arguments import add_results
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,9 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from harness.commands.arguments import (
-    add_results,
-)
+from harness.commands.arguments import add_results
 from harness.core.errors import UserError
 from harness.launch.tracking import logs_of
 

@@ -12,10 +12,7 @@ from typing import Any
 
 import msgspec
 
-from harness.commands.arguments import (
-    add_options,
-    typed_options,
-)
+from harness.commands.arguments import add_options, typed_options
 from harness.core.errors import UnknownNameError, UserError
 from harness.engine.options import Options, parse_options
 from harness.engine.records import Record, collect, write_atomically

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from harness.commands.arguments import (
-    names,
-)
+from harness.commands.arguments import names
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

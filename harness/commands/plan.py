@@ -13,10 +13,7 @@ from typing import Any
 
 import msgspec
 
-from harness.commands.arguments import (
-    add_run_arguments,
-    options_from,
-)
+from harness.commands.arguments import add_run_arguments, options_from
 from harness.commands.estimate import TimeEstimate, from_records, measure, roughly
 from harness.core.text import MISSING, plural, table
 from harness.engine import provenance

@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from harness.commands.arguments import (
-    add_results,
-)
+from harness.commands.arguments import add_results
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -17,10 +17,7 @@ from itertools import count
 from pathlib import Path
 
 import methods
-from harness.commands.arguments import (
-    add_options,
-    typed_options,
-)
+from harness.commands.arguments import add_options, typed_options
 from harness.commands.run import carry_out, deadline_in
 from harness.core.data.catalog import FOLDER_PREFIX, parse
 from harness.core.errors import UserError

@@ -5,12 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from harness.commands.arguments import (
-    METAVARS,
-    add_json,
-    add_results,
-    names,
-)
+from harness.commands.arguments import METAVARS, add_json, add_results, names
 from harness.core.errors import UserError
 from harness.engine.options import flag
 

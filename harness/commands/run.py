@@ -14,10 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 import methods
-from harness.commands.arguments import (
-    add_options,
-    options_from,
-)
+from harness.commands.arguments import add_run_arguments, options_from
 from harness.commands.plan import Preview, advice, headline, preview, warnings
 from harness.core.errors import UserError
 from harness.core.text import plural
@@ -45,14 +42,7 @@ class Outcome:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command to its parser."""
-    parser.add_argument(
-        "sweep",
-        nargs="?",
-        type=Path,
-        metavar="SWEEP.toml",
-        help="file with the same options; those typed win",
-    )
-    add_options(parser)
+    add_run_arguments(parser)
 
 
 def handle(arguments: argparse.Namespace) -> int:

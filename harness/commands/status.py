@@ -15,10 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from harness.commands.arguments import (
-    add_json,
-    add_results,
-)
+from harness.commands.arguments import add_json, add_results
 from harness.commands.estimate import roughly
 from harness.core.errors import UserError
 from harness.core.text import plural, table

@@ -101,6 +101,7 @@ def _setting(field: dataclasses.Field[Any]) -> DescribedSetting:
 
 
 def about_of(field: dataclasses.Field[Any]) -> About:
+    """What a file says of the setting that this field is."""
     return cast(About, field.metadata.get(_KEY, About("")))
 
 

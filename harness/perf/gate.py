@@ -107,18 +107,19 @@ def compare(
     if not runs:
         wanted = f" that matches {', '.join(patterns)}" if patterns else ""
         raise UserError(f"{candidate.name} and {reference.name} have no benchmark in common{wanted}")
+    verdicts = {case: Verdict.of(case, times, tolerance) for case, times in runs.items()}
     for look in range(1, LOOKS):
-        so_far = [Verdict.of(case, times, tolerance) for case, times in runs.items()]
         # One burst of other work can make all first runs slow, hence no verdict after these alone.
-        doubtful = [v.case for v in so_far if v.doubtful and (look == 1 or not v.slower)]
+        doubtful = [case for case, v in verdicts.items() if v.doubtful and (look == 1 or not v.slower)]
         if not doubtful:
             break
         again = [_run(candidate, reference, doubtful, look * RUNS + k) for k in range(RUNS)]
         runs |= {case: runs[case] + times for case, times in _by_case(again).items()}
-    verdicts = [Verdict.of(case, times, tolerance) for case, times in runs.items()]
-    print(as_table(verdicts, candidate, reference))
+        verdicts |= {case: Verdict.of(case, runs[case], tolerance) for case in doubtful}
+    found = list(verdicts.values())
+    print(as_table(found, candidate, reference))
     print(_unmatched(first, candidate, reference), end="")
-    return _conclude(verdicts, reference, tolerance)
+    return _conclude(found, reference, tolerance)
 
 
 def as_table(verdicts: Sequence[Verdict], candidate: MeasuredTree, reference: MeasuredTree) -> str:

@@ -84,6 +84,11 @@ def class_entropy(seen: Seen) -> Tensor:
     return entropy.view(k, m).mean(dim=1)
 
 
+def distance_and_entropy(distance: ClassLoss, ce_weight: float, seen: Seen) -> Tensor:
+    """Distance plus weighted cross entropy of each class seen, (k,)."""
+    return distance(seen) + ce_weight * class_entropy(seen)
+
+
 class ClassMatcher:
     """Shows a loss real and synthetic images of all classes in as few pieces as the cache and memory like.
 

@@ -30,8 +30,15 @@ from harness.core.nets import Network
 from harness.core.siamese import Siamese
 from harness.engine.evaluate import TrainingSet, train_network
 from harness.engine.protocol import protocol_named
-from methods import bacon, idm
-from methods.shared.matching import ClassLoss, ClassMatcher, DistanceTo, MeanDistance, Seen
+from methods import bacon
+from methods.shared.matching import (
+    ClassLoss,
+    ClassMatcher,
+    DistanceTo,
+    MeanDistance,
+    Seen,
+    distance_and_entropy,
+)
 from methods.shared.pool import NetworkPool, PoolSettings
 
 SHAPE = (3, 32, 32)
@@ -79,9 +86,9 @@ def loss_of(method: str, classes: int) -> ClassLoss:
     """What a method minimises, given real embeddings."""
     real, sizes = real_embeddings(classes), (BATCH_REAL,) * classes
     if method == "bacon":
-        return partial(bacon.energy, bacon.Posterior.of(bacon.Weights(), real, sizes), CE_WEIGHT)
+        return partial(distance_and_entropy, bacon.Posterior.of(bacon.Weights(), real, sizes), CE_WEIGHT)
     distance = MeanDistance.to(real, sizes)
-    return distance if method == "dm" else partial(idm.objective, distance, CE_WEIGHT)
+    return distance if method == "dm" else partial(distance_and_entropy, distance, CE_WEIGHT)
 
 
 def embedding_and_slice(net: Network, images: Tensor) -> Seen:

@@ -9,9 +9,9 @@ import torch
 from support import assert_close, golden, golden_network, tensor
 
 from harness.core.formation import decode
-from methods import bacon, idm
+from methods import bacon
 from methods.shared import kernels
-from methods.shared.matching import MeanDistance, Seen
+from methods.shared.matching import MeanDistance, Seen, distance_and_entropy
 
 ONLY_CLASS = slice(0, 1)
 
@@ -70,7 +70,7 @@ def test_idm_gradient_through_network_matches_authors(suffix: str) -> None:
     own, weight = slice(label, label + 1), float(arrays["ce_weight"]) * float(arrays["acc_percent"])
     seen_by_net = Seen(features[None], logits[None], classes=own)
     assert_close(distance(seen_by_net)[0], arrays[f"match{suffix}"])
-    loss = idm.objective(distance, weight, seen_by_net)
+    loss = distance_and_entropy(distance, weight, seen_by_net)
     assert_close(loss[0], arrays[f"total{suffix}"])
     (gradient,) = torch.autograd.grad(loss.sum(), images)
     assert_close(gradient, arrays[f"grad_total{suffix}"])

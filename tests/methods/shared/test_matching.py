@@ -16,10 +16,10 @@ from harness.core.context import Context
 from harness.core.data.toy import toy
 from harness.core.formation import decode
 from harness.core.siamese import Siamese
-from methods import bacon, idm
+from methods import bacon
 from methods.shared import kernels
 from methods.shared.classwise_sgd import ClasswiseSGD
-from methods.shared.matching import ClassMatcher, MeanDistance, Seen
+from methods.shared.matching import ClassMatcher, MeanDistance, Seen, distance_and_entropy
 from methods.shared.starts import initial_images
 
 
@@ -98,9 +98,9 @@ def test_all_classes_at_once_equal_the_loop(strategy: str, bayesian: bool, rows_
     matcher.rows_at_once = rows_at_once
     real = matcher.real_features(net, batch, siamese)
     loss = (
-        partial(bacon.energy, bacon.Posterior.of(bacon.Weights(), real, batch.sizes), 7.0)
+        partial(distance_and_entropy, bacon.Posterior.of(bacon.Weights(), real, batch.sizes), 7.0)
         if bayesian
-        else partial(idm.objective, MeanDistance.to(real, batch.sizes), 7.0)
+        else partial(distance_and_entropy, MeanDistance.to(real, batch.sizes), 7.0)
     )
     losses = matcher.descend(net, images, siamese, loss)
 
