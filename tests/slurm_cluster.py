@@ -16,7 +16,8 @@ from typing import Any
 import msgspec
 
 from harness.engine.provenance import ROOT
-from harness.engine.records import Record, read_records
+from harness.engine.record_files import read_records
+from harness.engine.records import Record
 from harness.launch.sweep import Submission
 
 PATIENCE = 900.0  # seconds until a test gives up waiting: a busy machine is slow, and no fault

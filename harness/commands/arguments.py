@@ -16,7 +16,8 @@ METAVARS = {
     "seeds": "N",
     "evals": "N",
     "arch": "NAME",
-    "protocol": "NAME",
+    "eval_arch": "A,B",
+    "protocol": "A,B",
     "budget": "FLOPS",
     "set": "METHOD.KEY=VALUE",
     "image_size": "PIXELS",
@@ -92,11 +93,6 @@ def add_results(parser: argparse.ArgumentParser) -> None:
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add `--json`."""
     parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
-
-
-def names(text: str) -> tuple[str, ...]:
-    """Comma-separated names, each once."""
-    return tuple(dict.fromkeys(name for name in map(str.strip, text.split(",")) if name))
 
 
 def typed_options(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -15,7 +15,8 @@ import msgspec
 from harness.commands.arguments import add_options, typed_options
 from harness.core.errors import UnknownNameError, UserError
 from harness.engine.options import Options, parse_options
-from harness.engine.records import Record, collect, write_atomically
+from harness.engine.record_files import collect, write_atomically
+from harness.engine.records import Record
 from harness.perf.steps import load_sheets
 from harness.report.frames import print_problems
 from harness.report.paper.cells import SCALE, Completeness

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from harness.commands.arguments import names
+from harness.core.text import comma_separated
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--cases",
-        type=names,
+        type=comma_separated,
         default=(),
         metavar="A,B",
         help="only these of the gate's cases, such as pool or 'descend-bacon-*'",

@@ -20,7 +20,8 @@ from harness.engine import provenance
 from harness.engine.devices import Device
 from harness.engine.options import Options
 from harness.engine.plan import Plan, check_data, finished, make_plan
-from harness.engine.records import Record, Trial, collect
+from harness.engine.record_files import collect
+from harness.engine.records import Record, Trial
 from harness.engine.settings import RunSettings
 from harness.launch.base import Launcher, Layout, PlannedArray
 from harness.launch.launchers import launcher_of, run_settings

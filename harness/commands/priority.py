@@ -24,7 +24,8 @@ from harness.commands.estimate import TimeEstimate
 from harness.core.data.catalog import KNOWN
 from harness.engine.protocol import PROTOCOLS
 from harness.engine.provenance import ROOT
-from harness.engine.records import Record, Trial, collect
+from harness.engine.record_files import collect
+from harness.engine.records import Record, Trial
 from harness.report.paper.cells import SCALE, PaperCell, Spec, has_settings, published
 from harness.report.paper.hours import image_pass, original, step_flops, steps_in
 from harness.report.paper.tables import CellFilter, make_tables

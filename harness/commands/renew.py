@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import shutil
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,14 +26,15 @@ from harness.core.text import plural
 from harness.engine.options import Options, parse_options
 from harness.engine.plan import Plan, check_consistency, check_writable, dataset_facts, worker_text
 from harness.engine.provenance import CODE_WORDS, CURRENT, Lineage
+from harness.engine.record_files import collect, existing_path, existing_record, find_set
 from harness.engine.records import (
     DISTILLED_SUFFIX,
+    PREDICTIONS_SUFFIX,
     WORK_FOLDER,
+    Distillation,
+    Provenance,
     Record,
     Trial,
-    collect,
-    read_record,
-    record_files,
 )
 from harness.engine.trial import claimed
 from harness.launch.launchers import launcher_of
@@ -76,7 +78,18 @@ def wanted_from(typed: Mapping[str, str | list[str]]) -> RecordFilter:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command to its parser."""
-    recorded = ("seeds", "evals", "protocol", "budget", "set", "curve", "zca", "image_size", "precision")
+    recorded = (
+        "seeds",
+        "evals",
+        "eval_arch",
+        "protocol",
+        "budget",
+        "set",
+        "curve",
+        "zca",
+        "image_size",
+        "precision",
+    )
     only = "only records of"
     filters = {
         "methods": f"{only} these methods",
@@ -111,6 +124,7 @@ def command(options: Options, wanted: RecordFilter) -> int:
     if not plan.trials:
         return 1
     aside = dataclasses.replace(options, results=results / WORK_FOLDER / RENEWED)
+    hand_over(due, results)
     summary = carry_out(aside, deadline_in(options.for_), plan).summary
     _say_moved(list(adopt(results)), results)
     print(f"tables: python -m harness report --results {results}", file=sys.stderr)
@@ -176,37 +190,82 @@ def _leave_out(trials: Sequence[Trial], reason: str) -> None:
     print(f"left out: {first}{f' and {rest} more' if rest else ''}: {reason}", file=sys.stderr)
 
 
+def hand_over(records: Iterable[Record], results: Path) -> None:
+    """Put sets that are of the present code where the renewed trials look: only their evaluation is due."""
+    lineage, renewed = Lineage(results), results / WORK_FOLDER / RENEWED
+    for record in records:
+        made = record.trial.distillation
+        found = find_set(made, results)
+        current = found is not None and found.place == made.place and lineage.of_set(record) == CURRENT
+        if not current or not made.set_path(results).exists():
+            continue
+        for path in (made.set_path(results), made.record_path(results)):
+            target = renewed / path.relative_to(results)
+            if not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target)
+
+
 def adopt(results: Path) -> Iterator[Record]:
     """Put done records and sets in the place of those that they renew, which are moved aside; gives them."""
     renewed = results / WORK_FOLDER / RENEWED
-    for path in list(record_files(renewed)):
-        record = read_record(path)
+    for record in collect(renewed).records:
+        trial, made = record.trial, record.trial.distillation
         if record.status != "done":
             continue
-        with claimed(record.trial, results):
-            supersede(record.trial, results)
-            target = record.trial.record_path(results)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            # The record last: where it lies, its set does too.
-            record.trial.distilled_path(renewed).replace(record.trial.distilled_path(results))
-            path.replace(target)
+        with claimed(trial, results), claimed(made, results):
+            _adopt_set(made, renewed, results)
+            supersede(trial, results)
+            # The record last: where it lies, its predictions do too.
+            for path_in in (trial.predictions_path, trial.record_path):
+                _move(path_in(renewed), path_in(results))
         yield record
 
 
+def _adopt_set(made: Distillation, renewed: Path, results: Path) -> None:
+    """Move a set and its record into place; evaluations of another set that lay there go aside with it."""
+    if not made.record_path(renewed).exists():
+        return  # came with an earlier trial
+    old, new = find_set(made, results), find_set(made, renewed)
+    if old is not None and new is not None and old.record.images_digest == new.record.images_digest:
+        if old.path(results).exists():
+            return
+    elif old is not None:
+        stamp = _stamp(old.record.provenance)
+        for path in sorted((results / made.folder).glob(f"{Path(old.place).name}.*")):
+            _set_aside(path, results, stamp)
+    for path_in in (made.set_path, made.record_path):
+        _move(path_in(renewed), path_in(results))
+
+
 def supersede(trial: Trial, results: Path) -> None:
-    """Move a trial's record and set to `<results>/superseded`, under a name that ends with its time."""
-    path = trial.record_path(results)
-    if not path.exists():
+    """Move a trial's record, and what lies beside it, to `<results>/superseded`, named by its time."""
+    path = existing_path(trial, results)
+    if path is None:
         return
-    made = read_record(path).provenance
-    stamp = "".join(sign for sign in (made.finished_at if made else "") if sign.isalnum()) or "undated"
-    names = (f"{trial.place}-{stamp}{f'-{number}' if number else ''}" for number in count())
-    place = next(name for name in names if not (results / SUPERSEDED / f"{name}.json").exists())
-    for source, suffix in ((trial.distilled_path(results), DISTILLED_SUFFIX), (path, ".json")):
-        target = results / SUPERSEDED / f"{place}{suffix}"
+    record = existing_record(trial, results)
+    stamp = _stamp(None if record is None else record.provenance)
+    for suffix in (PREDICTIONS_SUFFIX, DISTILLED_SUFFIX, ".json"):
+        beside = path.with_name(path.name.removesuffix(".json") + suffix)
+        if beside.exists():
+            _set_aside(beside, results, stamp)
+
+
+def _stamp(made: Provenance | None) -> str:
+    return "".join(sign for sign in (made.finished_at if made else "") if sign.isalnum()) or "undated"
+
+
+def _set_aside(path: Path, results: Path, stamp: str) -> None:
+    """Move a file to the same place under `superseded`, with the stamp in its name, over nothing."""
+    old = results / SUPERSEDED / path.relative_to(results)
+    names = (f"{old.stem}-{stamp}{f'-{number}' if number else ''}{old.suffix}" for number in count())
+    _move(path, next(old.with_name(name) for name in names if not old.with_name(name).exists()))
+
+
+def _move(source: Path, target: Path) -> None:
+    if source.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
-        if source.exists():
-            source.replace(target)
+        source.replace(target)
 
 
 def _say_moved(records: Sequence[Record], results: Path) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from harness.commands.arguments import METAVARS, add_json, add_results, names
+from harness.commands.arguments import METAVARS, add_json, add_results
 from harness.core.errors import UserError
+from harness.core.text import comma_separated
 from harness.engine.options import flag
 
 
@@ -52,10 +53,10 @@ def handle(arguments: argparse.Namespace) -> int:
 
 def add_filters(parser: argparse.ArgumentParser) -> None:
     """Options of reports on some of the records, which touch no page."""
-    for name in ("dataset", "ipc", "methods", "arch", "scale"):
+    for name in ("dataset", "ipc", "methods", "arch", "eval_arch", "protocol", "scale"):
         parser.add_argument(
             flag(name),
-            type=names,
+            type=comma_separated,
             default=(),
             metavar=METAVARS.get(name, "A,B"),
             help="only these: the tables go into report/filtered, and no page is touched",

@@ -20,7 +20,8 @@ from harness.commands.estimate import roughly
 from harness.core.errors import UserError
 from harness.core.text import plural, table
 from harness.engine.provenance import CODE_WORDS, CURRENT, CodeState, Lineage, renewal
-from harness.engine.records import WORK_FOLDER, Record, collect
+from harness.engine.record_files import collect
+from harness.engine.records import WORK_FOLDER, Record
 from harness.engine.worker import PROGRESS_NAME, Snapshot
 from harness.launch.tracking import OPEN_STATES, SweepState, standings
 from harness.report.frames import print_problems

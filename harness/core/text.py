@@ -55,6 +55,11 @@ def plus_minus(mean: str, spread: str) -> str:
     return f"{mean} ± {spread}" if spread else mean
 
 
+def comma_separated(text: str) -> tuple[str, ...]:
+    """The names in `a, b,a`, each once."""
+    return tuple(dict.fromkeys(name for name in map(str.strip, text.split(",")) if name))
+
+
 def plural(number: int, noun: str) -> str:
     """`1 thread`, `2 threads`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from harness.engine.records import CurvePoint, write_atomically
+from harness.engine.record_files import write_atomically
+from harness.engine.records import CurvePoint
 
 if TYPE_CHECKING:
     from harness.core.context import Context

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from harness.core.data.catalog import default_data_dir
 from harness.core.errors import UnknownNameError, UserError
 from harness.core.packaged import packaged
-from harness.engine.protocol import PROTOCOLS
+from harness.engine.protocol import protocol_named
 from harness.engine.scales import SCALES
 from harness.engine.tomlfile import read_toml
 
@@ -69,6 +69,13 @@ def _names(value: Any) -> tuple[str, ...]:
     if not names or not all(isinstance(name, str) for name in names):
         raise ValueError
     return tuple(dict.fromkeys(names))
+
+
+def _protocols(value: Any) -> tuple[str, ...]:
+    names = _names(value)
+    for name in names:
+        protocol_named(name)
+    return names
 
 
 def _whole(value: Any) -> int:
@@ -269,14 +276,26 @@ class Options:
     )
     arch: str | None = field(
         default=None,
-        metadata=_info(_text, "a name of `list archs`", "network, see `list archs` (from the scale)"),
-    )
-    protocol: str | None = field(
-        default=None,
         metadata=_info(
-            _choice("protocol", *PROTOCOLS),
-            " or ".join(PROTOCOLS),
-            "evaluation, see `list protocols` (from the scale)",
+            _text, "a name of `list archs`", "network that distils, see `list archs` (from the scale)"
+        ),
+    )
+    eval_arch: tuple[str, ...] = field(
+        default=(),
+        metadata=_info(
+            _names,
+            "names of `list archs`, e.g. ConvNet,ResNet18",
+            "networks that are trained on each set (the one that distils)",
+            repeatable=True,
+        ),
+    )
+    protocol: tuple[str, ...] = field(
+        default=(),
+        metadata=_info(
+            _protocols,
+            "names of `list protocols`, e.g. dc-1000,kd-300",
+            "how they are trained, see `list protocols` (from the scale)",
+            repeatable=True,
         ),
     )
     budget: float | None = field(

@@ -23,8 +23,9 @@ from harness.core.nets.names import canonical, convnet_spec
 from harness.core.settings import lengths, values_of
 from harness.engine.options import Options, Setting
 from harness.engine.protocol import PROTOCOL_VERSION
-from harness.engine.records import Record, Trial, read_record
-from harness.engine.scales import scale_named
+from harness.engine.record_files import existing_record
+from harness.engine.records import Distillation, Record, Trial, trial_of
+from harness.engine.scales import Scale, scale_named
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ def make_plan(options: Options) -> Plan:
     specs = dataset_specs(options)
     facts = [dataset_facts(spec, options.data_dir, options.ipc) for spec in specs]
     for fact in facts:
-        check_network(options.arch or scale_named(options.scale).arch, fact)
+        for arch in dict.fromkeys((options.arch or scale_named(options.scale).arch, *options.eval_arch)):
+            check_network(arch, fact)
     return expand(options, facts)
 
 
@@ -108,9 +110,8 @@ def finished(trials: Iterable[Trial], results: Path, known: Iterable[Record] = (
     at_hand = {record.id: record for record in known}
     found: dict[str, Record] = {}
     for trial in trials:
-        path = trial.record_path(results)
-        if path.is_file():
-            record = at_hand.get(trial.id) or read_record(path)
+        record = at_hand.get(trial.id) or existing_record(trial, results)
+        if record is not None:
             found[record.id] = record
     return found
 
@@ -137,8 +138,13 @@ def check_consistency(options: Options) -> None:
             "--image-size is for folder:PATH datasets; "
             f"{', '.join(options.dataset)} cannot be resized: leave it out"
         )
-    if options.arch is not None:
-        canonical(options.arch)
+    for arch in (*((options.arch,) if options.arch else ()), *options.eval_arch):
+        canonical(arch)
+    if options.curve and len(options.eval_arch) * len(options.protocol) > 1:
+        raise UserError(
+            "--curve judges a set while it is made, by one network and one protocol; ask it more afterwards: "
+            "python -m harness evaluate"
+        )
 
 
 def check_methods(options: Options) -> None:
@@ -280,37 +286,50 @@ def check_network(arch: str, facts: DatasetFacts) -> None:
 def _trials(
     options: Options, facts: DatasetFacts, method: str, ipc: int, settings: Mapping[str, Any]
 ) -> list[Trial]:
-    """The trials of one cell of the grid, one for each seed."""
+    """The trials of one cell of the grid: for each seed one set, and all that is asked about it."""
     scale, spec = scale_named(options.scale), facts.spec
     resolved = methods.resolve(method, spec.name, ipc, scale.name, settings)
     config = msgspec.to_builtins(values_of(resolved.config))
     zca = _whitened(method, config, spec, settings)
     config = config | {"zca": zca} if "zca" in config else config
     _refuse_uneven_tiles(method, methods.steps_of(method, config).factor, facts)
-    arch = canonical(options.arch or scale.arch)
     seeds = range(scale.seeds) if options.seeds is None else options.seeds
+    made = Distillation(
+        method=method,
+        dataset=spec.name,
+        dataset_source=spec.source,
+        ipc=ipc,
+        seed=0,
+        scale=scale.name,
+        arch=canonical(options.arch or scale.arch),
+        precision=options.precision,
+        config=config,
+        budget_flops=options.budget,
+        curve=options.curve,
+        zca=zca,
+        image_size=spec.image_size,
+        listing=spec.listing,
+        settings_from=resolved.source,
+    )
     return [
-        Trial(
-            method=method,
-            dataset=spec.name,
-            dataset_source=spec.source,
-            ipc=ipc,
-            seed=seed,
-            scale=scale.name,
-            arch=arch,
-            protocol=options.protocol or scale.protocol,
-            protocol_version=PROTOCOL_VERSION,
-            evals=options.evals or scale.evals,
-            precision=options.precision,
-            config=config,
-            budget_flops=options.budget,
-            curve=options.curve,
-            zca=zca,
-            image_size=spec.image_size,
-            listing=spec.listing,
-            settings_from=resolved.source,
-        )
+        trial_of(msgspec.structs.replace(made, seed=seed), **asked)
         for seed in seeds
+        for asked in asked_of(options, scale)
+    ]
+
+
+def asked_of(options: Options, scale: Scale) -> list[dict[str, Any]]:
+    """What is to be asked of each set: each network under each protocol, as facts of a trial."""
+    networks = dict.fromkeys(map(canonical, options.eval_arch)) or {"": None}
+    return [
+        {
+            "eval_arch": network,
+            "protocol": protocol,
+            "protocol_version": PROTOCOL_VERSION,
+            "evals": options.evals or scale.evals,
+        }
+        for network in networks
+        for protocol in options.protocol or (scale.protocol,)
     ]
 
 
@@ -337,7 +356,8 @@ def _refuse_uneven_tiles(method: str, factor: int, facts: DatasetFacts) -> None:
 def _cost_order(trial: Trial, dataset_size: int) -> tuple[Any, ...]:
     """Sorting key: datasets by size, then methods without steps, then few steps, then small sets."""
     steps = methods.steps_of(trial.method, trial.config).count
-    return dataset_size, trial.dataset, steps, trial.ipc, trial.method, trial.seed, trial.id
+    asked = trial.eval_arch, trial.protocol
+    return dataset_size, trial.dataset, steps, trial.ipc, trial.method, trial.seed, *asked, trial.id
 
 
 def _is_folder(text: str) -> bool:

@@ -23,7 +23,7 @@ from harness import __version__
 from harness.core import clock
 from harness.core.errors import UserError
 from harness.engine.reach import Module, Sources, Start
-from harness.engine.records import Provenance, Record, Trial
+from harness.engine.records import FIRST_SCHEMA, Provenance, Record, Trial
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("harness", "methods")
@@ -32,14 +32,29 @@ FOLDERS = ("harness", "methods")
 SCHEME = "2:"
 SUBMITTED = "@submitted"  # ends the method of a set that was handed in: no method of ours ran
 
-# What runs a trial, from the data to its accuracies.
-ENTRIES = ("harness.engine.trial._Run", "harness.engine.trial._measured")
+Part = Literal["whole", "distill", "evaluate"]
+# What runs a trial, from the data to its accuracies, and what each of its halves.
+ENTRIES: Mapping[Part, tuple[str, ...]] = {
+    "whole": ("harness.engine.trial._Run", "harness.engine.trial._measured"),
+    "distill": (
+        "harness.engine.trial._Run",
+        "harness.engine.trial._dataset",
+        "harness.engine.trial._distilled",
+    ),
+    "evaluate": (
+        "harness.engine.trial._Run",
+        "harness.engine.trial._dataset",
+        "harness.engine.trial._evaluated",
+    ),
+}
 SET_UP = ("harness.engine.trial._set_up", "harness.engine.trial._begin")  # the second in older code
 CLOSED = (
     # Bookkeeping: how a record is written, not what stands in it.
-    *("harness.engine.records", "harness.engine.provenance", "harness.core.clock.Cost"),
+    *("harness.engine.records", "harness.engine.record_files", "harness.engine.provenance"),
+    "harness.core.clock.Cost",
     *("harness.core.errors", "harness.core.faults", "harness.core.files"),
-    *("harness.engine.trial.done_record", "harness.engine.trial._provenance"),
+    *("harness.engine.trial.done_record", "harness.engine.trial.distillation_record"),
+    "harness.engine.trial._provenance",
     # How a method's file is found, and its settings: the file is an entry, the settings are in the trial.
     *("methods.load", "methods.resolve"),
 )
@@ -85,14 +100,21 @@ class Subject(NamedTuple):
     arch: str
     protocol: str
     curve: bool
+    part: Part = "whole"
 
     @classmethod
-    def of(cls, trial: Trial) -> Subject:
-        """That of a trial; variants of a method are one, since they differ in settings alone."""
-        submitted = trial.method.endswith(SUBMITTED)
-        method = "" if submitted else "+".join(part.partition("@")[0] for part in trial.method.split("+"))
-        facts = (trial.dataset, trial.dataset_source, trial.arch, trial.protocol)
-        return cls(method, *facts, curve=trial.curve > 0)
+    def of(cls, trial: Trial, part: Part = "whole") -> Subject:
+        """That of a trial; variants of a method are one, since they differ in settings alone.
+
+        What a half of a trial does not use is left out: all evaluations by one network and protocol reach the
+        same code, whatever made the sets.
+        """
+        submitted = trial.method.endswith(SUBMITTED) or part == "evaluate"
+        method = "" if submitted else "+".join(name.partition("@")[0] for name in trial.method.split("+"))
+        watched = trial.curve > 0 and part != "evaluate"
+        asked = trial.protocol.partition("@")[0] if part != "distill" or watched else ""
+        arch = trial.network if part == "evaluate" else trial.arch
+        return cls(method, trial.dataset, trial.dataset_source, arch, asked, watched, part)
 
 
 class Code:
@@ -127,13 +149,13 @@ class Code:
 
         return cls(Sources(files.get, stems, parsed))
 
-    def digest(self, trial: Trial) -> str | None:
+    def digest(self, trial: Trial, part: Part = "whole") -> str | None:
         """Digest of all code that decides what a trial measures; None if this tree cannot run it at all.
 
         That is the trial's method, the data, the networks, the loop and the evaluation, so far as they are
         reached (`harness.engine.reach`). Its settings and the version of its protocol stand in the trial.
         """
-        return self.digest_of(Subject.of(trial))
+        return self.digest_of(Subject.of(trial, part))
 
     def digest_of(self, subject: Subject) -> str | None:
         """The same for all trials that reach the same code."""
@@ -145,7 +167,9 @@ class Code:
     def _start(self, subject: Subject) -> Start:
         parts = [f"methods.{part}" for part in subject.method.split("+")] if subject.method else []
         set_up = [path for path in self._places(SET_UP) if self._sources.has(path)][:1]
-        entries, fields = [*self._places(ENTRIES), *set_up], [f"{part}.Config" for part in parts]
+        entries = [*self._places(ENTRIES[subject.part]), *set_up]
+        entries += [self._places([CURVE])[0]] if subject.curve and subject.part == "distill" else []
+        fields = [f"{part}.Config" for part in parts]
         if len(parts) == 1:
             entries += [f"{parts[0]}.distill", *fields]
         elif len(parts) == 2:
@@ -164,7 +188,8 @@ class Code:
 
     def _places(self, names: Iterable[str]) -> list[str]:
         """Where this tree has what these names stand for."""
-        return list(names) if self._sources.has(ENTRIES[0]) else [_as_it_was(name) for name in names]
+        today = self._sources.has(ENTRIES["whole"][0])
+        return list(names) if today else [_as_it_was(name) for name in names]
 
 
 def _as_it_was(name: str) -> str:
@@ -175,12 +200,12 @@ def _as_it_was(name: str) -> str:
     return name
 
 
-def code_digest(trial: Trial) -> str:
+def code_digest(trial: Trial, part: Part = "whole") -> str:
     """Digest of the code that this process runs and that decides what a trial measures, see `Code.digest`.
 
     Read from the files when it is first asked for: what is edited later, this process does not run.
     """
-    return _digest_of(Subject.of(trial), ROOT)
+    return _digest_of(Subject.of(trial, part), ROOT)
 
 
 @cache
@@ -206,6 +231,8 @@ class Lineage:
 
     def state(self, record: Record) -> CodeState:
         """Whether a record is of the present code, else what is known of its own."""
+        if record.schema > FIRST_SCHEMA:
+            return self._of_halves(record)
         made = record.provenance
         if made is None:
             return UNKNOWN
@@ -215,6 +242,27 @@ class Lineage:
         if made.git_dirty:
             return UNCOMMITTED
         return UNKNOWN if digest is None else OLDER
+
+    def of_set(self, record: Record) -> CodeState:
+        """Of which code a record's set is; that of a submitted one does not matter."""
+        if record.submission is not None:
+            return CURRENT
+        made = record.distilled_in
+        if made is not None and made is not record.provenance:
+            return self._judged(made, record.trial, "distill")
+        return UNKNOWN if made is None else self.state(record)
+
+    def _of_halves(self, record: Record) -> CodeState:
+        """The worse of what is known of the set and of its evaluation."""
+        states = {self.of_set(record)}
+        made = record.provenance
+        states.add(UNKNOWN if made is None else self._judged(made, record.trial, "evaluate"))
+        return next((state for state in (UNKNOWN, OLDER, UNCOMMITTED) if state in states), CURRENT)
+
+    def _judged(self, made: Provenance, trial: Trial, part: Part) -> CodeState:
+        if made.code_digest == self._here.digest(trial, part):
+            return CURRENT
+        return UNCOMMITTED if made.git_dirty else OLDER
 
     def states(self, records: Iterable[Record]) -> dict[str, CodeState]:
         """States by the ids of the records."""

@@ -1,4 +1,4 @@
-"""One trial from start to record: distil, save, evaluate what was saved, write down what happened.
+"""One trial from start to record: distil what is not there yet, evaluate it, write down what happened.
 
 Importing this module does not import torch, so that launchers stay light.
 """
@@ -18,22 +18,30 @@ import msgspec
 from filelock import FileLock, Timeout
 
 from harness.core import clock, faults
-from harness.core.clock import Cost
 from harness.core.errors import CircumstanceError, DataError, UserError
 from harness.core.seeds import seed_for
 from harness.engine import provenance as code
 from harness.engine.curve import HELD_OUT_SHARE, CurveEvaluator, measure
 from harness.engine.protocol import protocol_named
+from harness.engine.record_files import (
+    FoundSet,
+    existing_record,
+    find_set,
+    write_atomically,
+    write_distillation,
+    write_record,
+)
 from harness.engine.records import (
     WORK_FOLDER,
     CurvePoint,
+    Distillation,
+    DistillationRecord,
+    EvaluationRecord,
     Provenance,
     Record,
     Status,
     Trial,
-    read_record,
-    write_atomically,
-    write_record,
+    joined,
 )
 from harness.engine.settings import RunSettings
 
@@ -45,6 +53,7 @@ if TYPE_CHECKING:
     from harness.engine.evaluate import Evaluation
 
 CACHE_NAME = "cache"  # beside the work folders: trained networks that trials share
+SET_NAME, NOTED_NAME = "set.safetensors", "distillation.json"  # in a distillation's work folder
 
 # How torch words the want of memory where it does not raise OutOfMemoryError.
 OUT_OF_MEMORY_SIGNS = (
@@ -67,20 +76,20 @@ def run_trial(
 ) -> Record:
     """The record of a trial: the one that is there, done or failed, or else that of running it now.
 
-    An interrupted trial goes on from its checkpoints. What goes wrong in the trial becomes a failed record;
-    raised are BusyError, UserError for a file in the record's place that is none, OSError when the record
-    cannot be written, and `harness.core.loop.Stopped` when a loop obeyed `should_stop`.
+    A set that was distilled is not distilled again, whichever trial it was made for. An interrupted trial
+    goes on from its checkpoints. What goes wrong in the trial becomes a failed record; raised are BusyError,
+    UserError for a file in the record's place that is none, OSError when the record cannot be written, and
+    `harness.core.loop.Stopped` when a loop obeyed `should_stop`.
     """
-    with claimed(trial, settings.results):
-        path = trial.record_path(settings.results)
-        if path.exists():
-            record = read_record(path)
-        else:
-            _sweep(path)
+    results = settings.results
+    with claimed(trial, results):
+        record = existing_record(trial, results)
+        if record is None:
+            _sweep(trial.record_path(results))
             record = _attempt(_Run(trial, settings, on_progress, should_stop))
-            write_record(record, settings.results)
+            write_record(record, results)
         if record.status == "done":
-            shutil.rmtree(trial.work_folder(settings.results), ignore_errors=True)
+            shutil.rmtree(trial.work_folder(results), ignore_errors=True)
         return record
 
 
@@ -90,24 +99,23 @@ def refused(trial: Trial, results: Path, reason: str) -> Record:
     The same command goes on with it. Raises BusyError, UserError and OSError as `run_trial` does.
     """
     with claimed(trial, results):
-        path = trial.record_path(results)
-        if path.exists():
-            return read_record(path)
-        record = Record(id=trial.id, status="failed", reason=reason, resumable=True, trial=trial)
-        write_record(record, results)
+        record = existing_record(trial, results)
+        if record is None:
+            record = Record(id=trial.id, status="failed", reason=reason, resumable=True, trial=trial)
+            write_record(record, results)
         return record
 
 
 @contextmanager
-def claimed(trial: Trial, results: Path) -> Iterator[None]:
-    """Hold the trial's lock, which the kernel frees when the process dies; BusyError if another has it."""
+def claimed(work: Trial | Distillation, results: Path) -> Iterator[None]:
+    """Hold the work's lock, which the kernel frees when the process dies; BusyError if another has it."""
     folder = results / WORK_FOLDER / "locks"
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / f"{trial.id}.lock", timeout=0)
+    lock = FileLock(folder / f"{work.id}.lock", timeout=0)
     try:
         lock.acquire()
     except Timeout:
-        raise BusyError(f"{trial.label} is being run by another process") from None
+        raise BusyError(f"{work.label} is being run by another process") from None
     try:
         yield
     finally:
@@ -137,15 +145,6 @@ class _Start(msgspec.Struct, frozen=True):
     device: str
 
 
-class _Distillation(msgspec.Struct, frozen=True):
-    """Written once the distilled set is in its place: this phase need not be run again."""
-
-    cost: Cost
-    resumed: int
-    images_digest: str
-    steps: int = 0  # of the loop that changes the set, without those before it
-
-
 @dataclass(frozen=True)
 class _Run:
     """A trial under way."""
@@ -157,11 +156,13 @@ class _Run:
 
     @property
     def work(self) -> Path:
+        """Where the evaluation keeps its checkpoints."""
         return self.trial.work_folder(self.settings.results)
 
     @property
-    def distilled_path(self) -> Path:
-        return self.trial.distilled_path(self.settings.results)
+    def set_work(self) -> Path:
+        """Where the distillation keeps its own, for all trials that ask about the set."""
+        return self.trial.distillation.work_folder(self.settings.results)
 
     def context(self, phase: str, **changes: Any) -> Context:
         """Context of one phase. Evaluation measures: its precision and length are the protocol's alone.
@@ -172,13 +173,13 @@ class _Run:
 
         distilling = phase == "distill"
         arguments: dict[str, Any] = {
-            "arch": self.trial.arch,
+            "arch": self.trial.arch if distilling else self.trial.network,
             "data_dir": self.settings.data_dir,
             "cache": self.settings.results / WORK_FOLDER / CACHE_NAME,
             "device": self.settings.device,
             "precision": self.trial.precision if distilling else "fp32",
             "budget_flops": self.trial.budget_flops if distilling else None,
-            "work": self.work / phase,
+            "work": (self.set_work if distilling else self.work) / phase,
             "checkpoint_seconds": self.settings.checkpoint_seconds,
             "on_progress": self.on_progress,
             "should_stop": self.should_stop,
@@ -191,8 +192,9 @@ def _attempt(run: _Run) -> Record:
     start = _fresh_start(run)
     try:
         _set_up(run.settings.device, run.settings.threads)
-        start = _begin(run, start)
-        return _measured(run, start)
+        return _measured(run)
+    except BusyError:
+        raise  # another process is making the set
     except Exception as error:  # noqa: BLE001 - whatever a method raises costs this trial only
         _log_traceback(run, error)
         status, reason, resumable = failure(error)
@@ -206,55 +208,117 @@ def _attempt(run: _Run) -> Record:
         )
 
 
-def _measured(run: _Run, start: _Start) -> Record:
+def _measured(run: _Run) -> Record:
+    dataset, held_out = _dataset(run), None
+    if run.trial.curve:
+        dataset, held_out = dataset.hold_out(HELD_OUT_SHARE)
+    found = _found_or_made(run, dataset, held_out)
+    return _evaluated(run, dataset, found)
+
+
+def _found_or_made(run: _Run, dataset: Dataset, held_out: HeldOut | None) -> FoundSet:
+    """The set that the trial asks about, in its place by now; BusyError if another process is at it."""
+    results, distillation = run.settings.results, run.trial.distillation
+    with claimed(distillation, results):
+        found = find_set(distillation, results)
+        if found is None or not found.path(results).exists():
+            found = _made(run, dataset, held_out, found)
+        return found
+
+
+def _made(run: _Run, dataset: Dataset, held_out: HeldOut | None, earlier: FoundSet | None) -> FoundSet:
+    """The set, distilled now or by an earlier, killed run; `earlier` is a record of it whose set is gone."""
+    results, distillation = run.settings.results, run.trial.distillation
+    start = _begin(run.set_work, _fresh_start(run, "distill"))
+    record = _finished_distillation(run) or _distilled(run, dataset, start)
+    if earlier is not None and earlier.record.images_digest != record.images_digest:
+        raise CircumstanceError(
+            f"the set of {earlier.place}.json is gone, and distilled again it came out otherwise (digest "
+            f"{record.images_digest[:12]}, recorded {str(earlier.record.images_digest)[:12]}); bring the set "
+            "back, or move the record away and give the same command to use the new one"
+        )
+    target = distillation.set_path(results)
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (run.set_work / SET_NAME).replace(target)
+    if earlier is None:
+        if held_out is not None:
+            curve = _curve(run, dataset, held_out, record)
+            record = msgspec.structs.replace(record, curve=curve, judged_for=run.trial.id)
+        write_distillation(record, results)
+    shutil.rmtree(run.set_work, ignore_errors=True)
+    return FoundSet(distillation.place, record) if earlier is None else earlier
+
+
+def _evaluated(run: _Run, dataset: Dataset, found: FoundSet) -> Record:
+    """The record of training networks on the set, as it was saved, and of testing them."""
     from harness.core.distilled import Distilled
     from harness.engine.evaluate import evaluate
 
-    trial = run.trial
-    dataset, held_out = _dataset(run), None
-    if trial.curve:
-        dataset, held_out = dataset.hold_out(HELD_OUT_SHARE)
-    distillation = _distilled(run, dataset)
-    distilled = Distilled.load(run.distilled_path)
-    curve = [] if held_out is None else _curve(run, dataset, held_out, distillation)
+    trial, path = run.trial, found.path(run.settings.results)
+    distilled = Distilled.load(path)
+    if distilled.digest() != found.record.images_digest:
+        raise CircumstanceError(
+            f"the set {path} was changed since it was distilled (digest {distilled.digest()[:12]}, recorded "
+            f"{str(found.record.images_digest)[:12]}); restore it, or move it and its record away"
+        )
+    start = _begin(run.work, _fresh_start(run, "evaluate"))
     context = run.context("evaluate")
     protocol = protocol_named(trial.protocol)
     evaluation = evaluate(distilled, dataset, protocol, evals=trial.evals, context=context)
     return done_record(
         trial,
-        distilled,
+        found,
         dataset,
         evaluation,
-        curve=curve,
-        distill=distillation.cost,
         evaluate=context.cost(),
-        provenance=_provenance(run, start, distillation.resumed + context.resumed),
+        provenance=_provenance(run, start, context.resumed),
     )
 
 
 def done_record(
-    trial: Trial, distilled: Distilled, dataset: Dataset, evaluation: Evaluation, **rest: Any
+    trial: Trial, found: FoundSet, dataset: Dataset, evaluation: Evaluation, **rest: Any
 ) -> Record:
-    """The record of an evaluated set; `rest` are the fields that tell of its making and of the costs."""
-    return Record(
+    """The record of an evaluated set; `rest` are the fields that tell of the evaluation's circumstances."""
+    part = EvaluationRecord(
         id=trial.id,
         status="done",
         trial=trial,
+        set_place=found.place,
         accuracies=evaluation.accuracies,
         class_accuracies=evaluation.class_accuracies,
         train_losses=evaluation.train_losses,
         test_looks=evaluation.test_looks,
-        stored_images=len(distilled.images),
-        stored_bytes=distilled.stored_bytes,
         decoded_images=evaluation.decoded_images,
-        images_digest=distilled.digest(),
+        images_digest=found.record.images_digest,
         dataset_fingerprint=dataset.fingerprint,
         test_fingerprint=evaluation.test_fingerprint,
         **rest,
     )
+    return joined(part, found.record)
 
 
-def _curve(run: _Run, dataset: Dataset, held_out: HeldOut, distillation: _Distillation) -> list[CurvePoint]:
+def distillation_record(
+    distillation: Distillation, distilled: Distilled, dataset: Dataset, **rest: Any
+) -> DistillationRecord:
+    """The record of a set; `rest` are the fields that tell of its making."""
+    return DistillationRecord(
+        id=distillation.id,
+        distillation=distillation,
+        stored_images=len(distilled.images),
+        stored_bytes=distilled.stored_bytes,
+        decoded_images=len(distilled.images) * distilled.factor**2,
+        factor=distilled.factor,
+        label_kind="hard" if distilled.labels.ndim == 1 else "soft",
+        augmentation=distilled.augmentation,
+        learned_lr=distilled.learned_lr,
+        images_digest=distilled.digest(),
+        dataset_fingerprint=dataset.fingerprint,
+        **rest,
+    )
+
+
+def _curve(run: _Run, dataset: Dataset, held_out: HeldOut, made: DistillationRecord) -> list[CurvePoint]:
     """How good the set was along the way and in the end, by images that it was not distilled from."""
     from harness.core.data import sealed
     from harness.core.distilled import Distilled
@@ -266,58 +330,61 @@ def _curve(run: _Run, dataset: Dataset, held_out: HeldOut, distillation: _Distil
 
     def distil_to(work: Path, step: int) -> tuple[Distilled, float]:
         context = run.context("distill", work=work, limit_steps=step, on_progress=None, snapshots=0)
-        return distil(trial, dataset, context), context.cost().flops
+        return distil(trial.distillation, dataset, context), context.cost().flops
 
     judge = CurveEvaluator(held_out, protocol_named(trial.protocol), trial.evals, context_of)
     with sealed(f"watching {trial.method} distil"):
-        points = list(measure(run.work, judge, distil_to))
-        final = judge.accuracies(Distilled.load(run.distilled_path), distillation.steps)
-    return [*points, CurvePoint(distillation.steps, distillation.cost.flops, final)]
+        points = list(measure(run.set_work, judge, distil_to))
+        path = trial.distillation.set_path(run.settings.results)
+        final = judge.accuracies(Distilled.load(path), made.steps)
+    return [*points, CurvePoint(made.steps, made.cost.flops if made.cost else 0.0, final)]
 
 
-def _distilled(run: _Run, dataset: Dataset) -> _Distillation:
-    """Run the method, or skip that if an earlier, killed run got past it; the set is in its place then."""
+def _distilled(run: _Run, dataset: Dataset, start: _Start) -> DistillationRecord:
+    """Run the method and save the set; its record, which is noted in the work folder for a killed run."""
     from harness.core.data import sealed
 
-    finished = _finished_distillation(run)
-    if finished is not None:
-        return finished
-    context = run.context("distill")
-    with sealed(f"distilling {run.trial.method}"):
-        distilled = distil(run.trial, dataset, context)
-    distilled.save(run.distilled_path)
-    finished = _Distillation(context.cost(), context.resumed, distilled.digest(), context.steps_of("distill"))
-    write_atomically(_distillation_path(run), msgspec.json.encode(finished))
-    return finished
+    distillation, context = run.trial.distillation, run.context("distill")
+    with sealed(f"distilling {distillation.method}"):
+        distilled = distil(distillation, dataset, context)
+    distilled.save(run.set_work / SET_NAME)
+    record = distillation_record(
+        distillation,
+        distilled,
+        dataset,
+        cost=context.cost(),
+        steps=context.steps_of("distill"),
+        provenance=_provenance(run, start, context.resumed),
+    )
+    write_atomically(run.set_work / NOTED_NAME, msgspec.json.encode(record))
+    return record
 
 
-def distil(trial: Trial, dataset: Dataset, context: Context) -> Distilled:
-    """What the trial's method makes of the dataset, with the name and settings that it was asked for by.
+def distil(distillation: Distillation, dataset: Dataset, context: Context) -> Distilled:
+    """What a method makes of the dataset, with the name and settings that it was asked for by.
 
     A method need not know its name, which may be that of a variant.
     """
     from harness.core.settings import values_of
     from methods import config_from, load
 
-    config = config_from(trial.method, trial.config)
-    distilled: Distilled = load(trial.method).distill(dataset, trial.ipc, config=config, context=context)
-    return dataclasses.replace(distilled, method=trial.method, config=values_of(config))
+    method = distillation.method
+    config = config_from(method, distillation.config)
+    made: Distilled = load(method).distill(dataset, distillation.ipc, config=config, context=context)
+    return dataclasses.replace(made, method=method, config=values_of(config))
 
 
-def _finished_distillation(run: _Run) -> _Distillation | None:
-    """What an earlier run noted of its distilled set, if that still is the one it wrote."""
+def _finished_distillation(run: _Run) -> DistillationRecord | None:
+    """What an earlier run noted of its distilled set, if that still is the one it saved."""
     from harness.core.distilled import Distilled
 
+    here, target = run.set_work / SET_NAME, run.trial.distillation.set_path(run.settings.results)
     try:
-        finished = msgspec.json.decode(_distillation_path(run).read_bytes(), type=_Distillation)
-        intact = Distilled.load(run.distilled_path).digest() == finished.images_digest
+        noted = msgspec.json.decode((run.set_work / NOTED_NAME).read_bytes(), type=DistillationRecord)
+        intact = Distilled.load(here if here.exists() else target).digest() == noted.images_digest
     except (FileNotFoundError, msgspec.DecodeError, UserError):
         return None
-    return finished if intact else None
-
-
-def _distillation_path(run: _Run) -> Path:
-    return run.work / "distillation.json"
+    return noted if intact else None
 
 
 def _dataset(run: _Run) -> Dataset:
@@ -335,10 +402,11 @@ def _dataset(run: _Run) -> Dataset:
         raise CircumstanceError(str(error)) from error
 
 
-def _fresh_start(run: _Run) -> _Start:
+def _fresh_start(run: _Run, part: code.Part = "whole") -> _Start:
     import torch
 
-    return _Start(clock.now(), code.code_digest(run.trial), str(torch.__version__), run.settings.device)
+    digest = code.code_digest(run.trial, part)
+    return _Start(clock.now(), digest, str(torch.__version__), run.settings.device)
 
 
 def _set_up(device: str, threads: int | None) -> None:
@@ -352,9 +420,9 @@ def _set_up(device: str, threads: int | None) -> None:
         torch.backends.cuda.matmul.allow_tf32 = True
 
 
-def _begin(run: _Run, start: _Start) -> _Start:
-    """Open the work folder: an interrupted run's, or a fresh one where that ran other code or elsewhere."""
-    path = run.work / "start.json"
+def _begin(work: Path, start: _Start) -> _Start:
+    """Open a work folder: an interrupted run's, or a fresh one where that ran other code or elsewhere."""
+    path = work / "start.json"
     try:
         earlier = msgspec.json.decode(path.read_bytes(), type=_Start)
     except (FileNotFoundError, msgspec.DecodeError):
@@ -362,8 +430,8 @@ def _begin(run: _Run, start: _Start) -> _Start:
     if earlier is not None and msgspec.structs.replace(earlier, started_at=start.started_at) == start:
         return earlier
     for leftover in ("distill", "evaluate"):
-        shutil.rmtree(run.work / leftover, ignore_errors=True)
-    _distillation_path(run).unlink(missing_ok=True)
+        shutil.rmtree(work / leftover, ignore_errors=True)
+    (work / NOTED_NAME).unlink(missing_ok=True)
     write_atomically(path, msgspec.json.encode(start))
     return start
 

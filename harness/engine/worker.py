@@ -28,6 +28,7 @@ from harness.core import clock
 from harness.core.errors import UserError
 from harness.core.files import replacing
 from harness.engine import provenance as code
+from harness.engine.record_files import existing_path
 from harness.engine.records import Trial
 from harness.engine.settings import RunSettings
 from harness.engine.trial import BusyError, failure, refused, run_trial
@@ -137,7 +138,7 @@ def main() -> int:
 
 def _run(job: Job, wish: _StopRequest) -> int:
     trial, settings = job.trial, job.settings
-    if trial.record_path(settings.results).exists():
+    if existing_path(trial, settings.results) is not None:
         return BUSY  # launchers send no trial that has a record: another run was quicker
     objection = _objection(job)
     if objection is None:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.engine.devices import visible_gpus
-from harness.engine.records import Record, Trial, read_record
+from harness.engine.record_files import existing_path, existing_record
+from harness.engine.records import Record, Trial
 from harness.launch.base import Layout
 from harness.launch.display import TrialProgress, make_display
 from harness.launch.driver import Collector
@@ -43,7 +44,7 @@ class ArrayJob:
         submission = next(one for one in sweep.submissions() if one.number == self.number)
         trials = self._trials(sweep, submission)
         results = Path(submission.work.results)
-        due = [trial for trial in trials if not trial.record_path(results).exists()]
+        due = [trial for trial in trials if existing_path(trial, results) is None]
         self._runner = _runner(submission.work, sweep.logs)
         ledger = TrialProgress(len(trials), len(trials) - len(due), self._runner.slots, list(due))
         display = make_display(ledger, quiet=False)
@@ -77,4 +78,5 @@ def _outcome(trials: Sequence[Trial], busy: Sequence[Trial], results: Path) -> s
 
 
 def _records(trials: Sequence[Trial], results: Path) -> list[Record]:
-    return [read_record(path) for trial in trials if (path := trial.record_path(results)).exists()]
+    found = (existing_record(trial, results) for trial in trials)
+    return [record for record in found if record is not None]

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
+import msgspec
+
+from harness.core.errors import UserError
 from harness.core.text import plural
 from harness.engine.devices import Device, visible_gpus
+from harness.engine.record_files import find_set, write_record
 from harness.engine.records import Record, Trial
 from harness.engine.settings import RunSettings
 from harness.engine.trial import failure
@@ -170,6 +175,35 @@ def unwritten(trial: Trial, error: Exception) -> Record:
 def failed_record(trial: Trial, reason: str) -> Record:
     """Record of a trial that ended without leaving one; the same command goes on with it."""
     return Record(id=trial.id, status="failed", reason=reason, resumable=True, trial=trial)
+
+
+def set_is_there(trial: Trial, results: Path) -> bool:
+    """Whether the set that a trial asks about need not be made."""
+    try:
+        found = find_set(trial.distillation, results)
+    except (UserError, OSError):
+        return False  # whoever runs the trial will say what is wrong
+    return found is not None and found.path(results).exists()
+
+
+def give_up(failed: Record, waiting: Iterable[Trial], settings: RunSettings) -> list[Record]:
+    """Records of the waiting trials whose set could not be made, as another trial found out."""
+    made = failed.trial.distillation
+    if failed.status == "done" or set_is_there(failed.trial, settings.results):
+        return []
+    ended = []
+    for trial in waiting:
+        if trial.distillation.id != made.id:
+            continue
+        record = msgspec.structs.replace(
+            failed, id=trial.id, trial=trial, reason=f"there is no set to evaluate: {failed.reason}"
+        )
+        try:
+            write_record(record, settings.results)
+        except (UserError, OSError) as error:
+            record = unwritten(trial, error)
+        ended.append(record)
+    return ended
 
 
 def _cores() -> int:

@@ -13,7 +13,8 @@ from filelock import FileLock
 
 from harness.core import faults
 from harness.core.text import plural
-from harness.engine.records import Record, Status, Trial, write_atomically
+from harness.engine.record_files import write_atomically
+from harness.engine.records import Record, Status, Trial
 
 FILE_NAME, LOCK_NAME = "deaths.json", "deaths.lock"
 OUT_OF_MEMORY = "out of memory"

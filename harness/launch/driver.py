@@ -13,7 +13,8 @@ from types import FrameType
 
 from harness.core.errors import UserError
 from harness.core.text import plural
-from harness.engine.records import WORK_FOLDER, Record, Trial, read_record
+from harness.engine.record_files import existing_path, existing_record
+from harness.engine.records import WORK_FOLDER, Record, Trial
 from harness.engine.settings import RunSettings
 from harness.engine.trial import BusyError, claimed
 from harness.engine.worker import last_words
@@ -38,7 +39,7 @@ def launch(
     place holds something else or the results folder cannot be written, or for what the launcher cannot run.
     `first` are some of the trials, to be begun before the others and in that order.
     """
-    earlier = {trial.id: record for trial in trials if (record := _existing(trial, settings.results))}
+    earlier = {trial.id: record for trial in trials if (record := existing_record(trial, settings.results))}
     ordered = {trial.id: trial for trial in (*first, *trials)}.values()
     to_run = [trial for trial in ordered if _is_due(earlier.get(trial.id), settings.retry_failed)]
     kept = {key: record for key, record in earlier.items() if key not in {trial.id for trial in to_run}}
@@ -80,11 +81,6 @@ class Collector:
         self.display.ended(trial, record)
 
 
-def _existing(trial: Trial, results: Path) -> Record | None:
-    path = trial.record_path(results)
-    return read_record(path) if path.exists() else None
-
-
 def _is_due(record: Record | None, retry_failed: bool) -> bool:
     if record is None:
         return True
@@ -99,12 +95,12 @@ def _discard(trials: Sequence[Trial], results: Path) -> None:
     try:
         (results / WORK_FOLDER).mkdir(parents=True, exist_ok=True)
         # The others are not even locked: a sweep may have thousands.
-        for trial in (trial for trial in trials if trial.record_path(results).exists()):
+        for trial in (trial for trial in trials if existing_path(trial, results) is not None):
             with contextlib.suppress(BusyError), claimed(trial, results):
-                record = _existing(trial, results)
-                if record is not None and record.status != "done":
+                record, path = existing_record(trial, results), existing_path(trial, results)
+                if record is not None and path is not None and record.status != "done":
                     forget_deaths(trial.work_folder(results))
-                    trial.record_path(results).unlink()
+                    path.unlink()
     except OSError as error:
         raise UserError(
             f"cannot write to the results folder {results} ({error.strerror}); pass another with --results"
@@ -119,8 +115,9 @@ def _run_all(trials: Sequence[Trial], runner: Runner, collected: Collector, sett
         time.sleep(WAIT_SECONDS)
         for trial in list(busy):
             try:
-                with claimed(trial, results):
-                    record = _existing(trial, results)
+                # Another trial's process may be making the set.
+                with claimed(trial, results), claimed(trial.distillation, results):
+                    record = existing_record(trial, results)
             except BusyError:
                 continue
             except (UserError, OSError) as error:

@@ -11,7 +11,7 @@ from harness.engine.records import Record, Trial
 from harness.engine.settings import RunSettings
 from harness.engine.trial import BusyError, run_trial
 from harness.engine.worker import Snapshot
-from harness.launch.base import Watcher, unwritten
+from harness.launch.base import Watcher, give_up, unwritten
 
 if TYPE_CHECKING:
     from harness.core.progress import Progress
@@ -27,8 +27,11 @@ class InlineRunner:
 
     def run(self, trials: Sequence[Trial], watcher: Watcher) -> list[Trial]:
         """See `Runner.run`; returned are those as well for which the time was up."""
-        undone = []
-        for trial in trials:
+        undone: list[Trial] = []
+        ended: set[str] = set()
+        for number, trial in enumerate(trials, start=1):
+            if trial.id in ended:
+                continue
             if self._settings.time_is_up:
                 undone.append(trial)
                 continue
@@ -39,6 +42,9 @@ class InlineRunner:
                 undone.append(trial)
             else:
                 watcher.ended(trial, record)
+                for other in give_up(record, trials[number:], self._settings):
+                    ended.add(other.id)
+                    watcher.ended(other.trial, other)
         return undone
 
     def _run_one(self, trial: Trial, watcher: Watcher) -> Record | None:

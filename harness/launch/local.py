@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,11 +17,12 @@ from harness.core import clock
 from harness.core.errors import UserError
 from harness.core.faults import passing_line
 from harness.engine.provenance import ROOT
-from harness.engine.records import Record, Trial, read_record, write_record
+from harness.engine.record_files import existing_path, existing_record, write_record
+from harness.engine.records import Record, Trial
 from harness.engine.settings import RunSettings
 from harness.engine.trial import BusyError, claimed
 from harness.engine.worker import BUSY, STOPPED, Job, Snapshot, last_words
-from harness.launch.base import Layout, Watcher, failed_record, unwritten
+from harness.launch.base import Layout, Watcher, failed_record, give_up, set_is_there, unwritten
 from harness.launch.deaths import KILLED_BY_KERNEL, Death, death_record, deaths, note_death, oom_kills
 
 POLL_SECONDS = 0.1
@@ -40,6 +41,7 @@ class _Worker:
     """A process and the slot that it takes.
 
     kills_before: OOM kills that the kernel counted before it began.
+    makes_set: whether the set that its trial asks about was not there when it began.
     patience_ends: until when its end by SIGTERM may turn out to be everybody's.
     """
 
@@ -47,6 +49,7 @@ class _Worker:
     slot: int
     process: subprocess.Popen[bytes]
     kills_before: int | None
+    makes_set: bool = False
     patience_ends: float | None = None
 
 
@@ -108,14 +111,28 @@ class LocalRunner:
         """Start workers in the free slots, but none while it is open whether all is being ended."""
         patient = any(worker.patience_ends is not None for worker in self._running)
         while waiting and free and not patient and not self._stopping:
-            self._running.append(self._start(waiting.popleft(), free.popleft()))
+            trial = self._next(waiting)
+            if trial is None:
+                break  # the sets of all that wait are being made
+            waiting.remove(trial)
+            self._running.append(self._start(trial, free.popleft()))
             watcher.started(self._running[-1].trial)
         if self._stopping:
             # `stop` may have been called in the middle of a start.
             _end(self._running, self._grace_seconds)
 
+    def _next(self, waiting: Iterable[Trial]) -> Trial | None:
+        """The first of the waiting trials whose set no worker is making."""
+        results = self._settings.results
+        made_now = {
+            worker.trial.distillation.id
+            for worker in self._running
+            if worker.makes_set and not set_is_there(worker.trial, results)
+        }
+        return next((trial for trial in waiting if trial.distillation.id not in made_now), None)
+
     def _start(self, trial: Trial, slot: int) -> _Worker:
-        kills_before = oom_kills()
+        kills_before, makes_set = oom_kills(), not set_is_there(trial, self._settings.results)
         process = subprocess.Popen(
             worker_command(),
             stdin=subprocess.PIPE,
@@ -130,7 +147,7 @@ class LocalRunner:
             # A worker that died at once shows in its exit status.
             with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
                 pipe.write(self._job(trial).encode())
-        return _Worker(trial, slot, process, kills_before)
+        return _Worker(trial, slot, process, kills_before, makes_set)
 
     def _job(self, trial: Trial) -> Job:
         settings = self._settings.for_one(trial, self._layout.threads)
@@ -158,9 +175,9 @@ class LocalRunner:
 
     def _waits_with(self, worker: _Worker, watcher: Watcher) -> bool:
         """Whether to wait and see if the signal that ended a worker was meant for this process as well."""
-        returncode, results = worker.process.returncode, self._settings.results
+        returncode, recorded = worker.process.returncode, existing_path(worker.trial, self._settings.results)
         ends_jobs = (STOPPED, -signal.SIGTERM, -signal.SIGUSR1, -signal.SIGUSR2)
-        if self._stopping or returncode not in ends_jobs or worker.trial.record_path(results).exists():
+        if self._stopping or returncode not in ends_jobs or recorded is not None:
             return False
         if worker.patience_ends is None:
             worker.patience_ends = time.monotonic() + TERM_PATIENCE_SECONDS
@@ -182,6 +199,9 @@ class LocalRunner:
         found = None if taken else outcome(trial, self._settings, death)
         if isinstance(found, Record):
             watcher.ended(trial, found)
+            for other in give_up(found, waiting, self._settings):
+                waiting.remove(other.trial)
+                watcher.ended(other.trial, other)
             return []
         watcher.put_off(trial)
         if death is None or found is None:
@@ -231,9 +251,9 @@ def outcome(trial: Trial, settings: RunSettings, death: Death | None) -> Record 
     """
     try:
         with claimed(trial, settings.results):
-            path = trial.record_path(settings.results)
-            if path.exists():
-                return read_record(path)
+            record = existing_record(trial, settings.results)
+            if record is not None:
+                return record
             if death is None:
                 return None
             if death.passes:

@@ -11,6 +11,7 @@ from harness.core.errors import UnknownNameError, UserError
 from harness.core.text import plural
 from harness.engine.options import Options, Setting, option_infos
 from harness.engine.records import Trial
+from harness.launch.base import set_is_there
 
 DEFAULT_MINUTES, DEFAULT_CPUS = 240, 4
 OF_A_METHOD = ("partition", "time", "gpus", "cpus", "mem")  # what `--resources` may change
@@ -83,7 +84,7 @@ def check_resources(options: Options) -> None:
 
 
 def arrays(trials: Sequence[Trial], options: Options, largest_array: int) -> list[Array]:
-    """Pack trials of one dataset that ask for the same into jobs, and jobs that ask for the same into arrays.
+    """Pack trials of one dataset that need the same into jobs, and jobs that need the same into arrays.
 
     The arrays share `array_parallelism` in proportion to their jobs, at least one each. What exceeds the
     cluster's largest array is chained behind it.
@@ -91,7 +92,7 @@ def arrays(trials: Sequence[Trial], options: Options, largest_array: int) -> lis
     groups: dict[Resources, list[tuple[Trial, ...]]] = {}
     asked = {method: resources_of(method, options) for method in {trial.method for trial in trials}}
     for (_, resources), members in _by_dataset_and_resources(trials, asked).items():
-        groups.setdefault(resources, []).extend(_chunks(members, options.trials_per_job))
+        groups.setdefault(resources, []).extend(_packs(members, options))
     jobs = sum(map(len, groups.values()))
     made = []
     for resources, packs in groups.items():
@@ -99,6 +100,22 @@ def arrays(trials: Sequence[Trial], options: Options, largest_array: int) -> lis
         for number, part in enumerate(_chunks(packs, largest_array)):
             made.append(Array(resources, part, min(parallel, len(part)), chained=number > 0))
     return made
+
+
+def _packs(trials: Sequence[Trial], options: Options) -> Iterator[tuple[Trial, ...]]:
+    """So many trials a job as asked for, but all in one that wait for the same set to be made."""
+    bound: dict[str, list[Trial]] = {}
+    for trial in trials:
+        made = set_is_there(trial, options.results)
+        bound.setdefault(trial.id if made else trial.distillation.id, []).append(trial)
+    pack: list[Trial] = []
+    for members in bound.values():
+        if pack and len(pack) + len(members) > options.trials_per_job:
+            yield tuple(pack)
+            pack = []
+        pack += members
+    if pack:
+        yield tuple(pack)
 
 
 def _by_dataset_and_resources(

@@ -26,7 +26,8 @@ from harness.core.text import plural
 from harness.engine.devices import of_job
 from harness.engine.options import Options
 from harness.engine.provenance import Code
-from harness.engine.records import WORK_FOLDER, Record, Status, Trial, read_record, write_record
+from harness.engine.record_files import existing_path, existing_record, write_record
+from harness.engine.records import WORK_FOLDER, Record, Status, Trial
 from harness.engine.settings import RunSettings
 from harness.engine.trial import BusyError, claimed
 from harness.engine.worker import Snapshot, last_words
@@ -121,7 +122,7 @@ class SlurmRunner:
             due = [
                 trial
                 for trial in trials
-                if not trial.record_path(self.settings.results).exists()
+                if existing_path(trial, self.settings.results) is None
                 and not self._has_job(places.get(trial.id), listed)
             ]
             made: list[Submission] = []
@@ -180,7 +181,7 @@ class SlurmRunner:
         )
 
     def _recorded(self, trials: Iterable[Trial]) -> list[Trial]:
-        return [trial for trial in trials if trial.record_path(self.settings.results).exists()]
+        return [trial for trial in trials if existing_path(trial, self.settings.results) is not None]
 
     def _look(self, pending: Mapping[str, Trial], watcher: Watcher) -> None:
         """Show how running trials are getting on, and make up for jobs that are gone."""
@@ -257,7 +258,7 @@ class SlurmRunner:
         results, retries = self.settings.results, self.settings.retries
         try:
             with claimed(trial, results):
-                if trial.record_path(results).exists() or state == "PREEMPTED":
+                if existing_path(trial, results) is not None or state == "PREEMPTED":
                     return  # making room is no failure, however often it happens
                 if state == "CANCELLED" or death.passes:
                     write_record(failed_record(trial, death.reason), results)
@@ -342,9 +343,10 @@ def _submitted(submission: Submission) -> str:
 
 def _read(trial: Trial, results: Path) -> Record:
     try:
-        return read_record(trial.record_path(results))
+        record = existing_record(trial, results)
     except (UserError, OSError) as error:
         return unwritten(trial, error)
+    return record or failed_record(trial, "its record was taken away")
 
 
 def _last_line(error: Exception) -> str:

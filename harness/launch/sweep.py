@@ -20,7 +20,8 @@ import msgspec
 
 from harness.core import clock
 from harness.core.errors import UserError
-from harness.engine.records import WORK_FOLDER, Trial, write_atomically
+from harness.engine.record_files import write_atomically
+from harness.engine.records import WORK_FOLDER, Trial
 from harness.engine.settings import RunSettings
 
 SWEEPS = "sweeps"

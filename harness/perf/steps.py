@@ -19,7 +19,7 @@ from harness.core import clock
 from harness.core.errors import UserError
 from harness.core.packaged import packaged
 from harness.engine import provenance
-from harness.engine.records import write_atomically
+from harness.engine.record_files import write_atomically
 
 SHEETS = packaged("harness.report", "data", "steps")
 PLAIN = "plain"

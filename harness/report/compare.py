@@ -24,7 +24,8 @@ import msgspec
 import methods
 from harness.core.errors import UnknownNameError, UserError
 from harness.core.text import MISSING, plural, table
-from harness.engine.records import Record, collect, hardware
+from harness.engine.record_files import collect
+from harness.engine.records import Record, hardware
 from harness.report.frames import print_problems
 from harness.report.stats import Difference, differences
 from harness.report.tracks import Track, by_track

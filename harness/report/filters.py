@@ -1,4 +1,4 @@
-"""Which records a report is about: `--dataset`, `--ipc`, `--methods`, `--arch` and `--scale`."""
+"""Which records a report is about: `--dataset`, `--ipc`, `--methods`, networks, `--protocol`, `--scale`."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ class Filters:
     ipc: Sequence[str] = ()
     methods: Sequence[str] = ()
     arch: Sequence[str] = ()
+    eval_arch: Sequence[str] = ()
+    protocol: Sequence[str] = ()
     scale: Sequence[str] = ()
 
     @property
@@ -53,6 +55,8 @@ FACTS: Mapping[str, Callable[[Record], Any]] = {
     "ipc": attrgetter("trial.ipc"),
     "methods": attrgetter("trial.method"),
     "arch": attrgetter("trial.arch"),
+    "eval_arch": attrgetter("trial.network"),
+    "protocol": attrgetter("trial.protocol"),
     "scale": attrgetter("trial.scale"),
 }
-NOUNS = {"methods": "method", "arch": "network"}
+NOUNS = {"methods": "method", "arch": "network that distils", "eval_arch": "evaluated network"}

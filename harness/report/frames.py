@@ -15,13 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import msgspec
 
 from harness.core.clock import Cost
-from harness.engine.records import (
-    DISTILLED_SUFFIX,
-    Provenance,
-    Record,
-    Trial,
-    collect,
-)
+from harness.engine.record_files import collect
+from harness.engine.records import DISTILLED_SUFFIX, Provenance, Record, Trial
 from harness.report.tracks import sample_std
 
 if TYPE_CHECKING:
@@ -129,5 +124,5 @@ COLUMNS: Mapping[str, Fact] = {
     **{f"evaluate_{name}": _of_part("evaluate", name) for name in Cost.__struct_fields__},
     **{name: _of_part("provenance", name) for name in Provenance.__struct_fields__},
     "claimed_accuracy": _of_part("submission", "claimed_accuracy"),
-    "distilled": lambda record: record.trial.place + DISTILLED_SUFFIX,
+    "distilled": lambda record: (record.set_place or record.trial.distillation.place) + DISTILLED_SUFFIX,
 }

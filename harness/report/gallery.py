@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from harness.core.errors import UserError
-from harness.engine.records import write_atomically
+from harness.engine.record_files import write_atomically
 
 if TYPE_CHECKING:
     import numpy as np

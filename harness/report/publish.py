@@ -14,7 +14,8 @@ import msgspec
 from harness.core.errors import UserError
 from harness.core.text import plural
 from harness.engine.provenance import KEPT_NAME, Lineage
-from harness.engine.records import Record, collect, write_atomically
+from harness.engine.record_files import collect, write_atomically
+from harness.engine.records import Record
 from harness.perf.steps import load_sheets
 from harness.report.benchmarks import page
 from harness.report.cells import cells_csv

@@ -35,7 +35,13 @@ class Track:
     dataset_source: str
     listing: str
     curve: int = 0
+    eval_arch: str = ""
     data: str = ""
+
+    @property
+    def network(self) -> str:
+        """The network that is trained on the sets."""
+        return self.eval_arch or self.arch
 
     @property
     def heading(self) -> str:
@@ -49,14 +55,16 @@ class Track:
             f"data {self.data}": self.data != "",
         }
         protocol = f"{self.protocol} {self.protocol_version}"
-        parts = [self.dataset, f"{self.scale} scale", protocol, self.arch]
+        networks = f"{self.eval_arch} on sets by {self.arch}" if self.eval_arch else self.arch
+        parts = [self.dataset, f"{self.scale} scale", protocol, networks]
         return " · ".join(parts + [text for text, present in extras.items() if present])
 
     @property
     def as_in_papers(self) -> bool:
         """Whether papers speak of the same: the dataset itself, at its size, with the field's network."""
         itself = self.dataset_source == self.dataset and self.image_size is None and not self.zca
-        return itself and self.budget_flops is None and self.arch.startswith("ConvNet")
+        usual = self.arch.startswith("ConvNet") and not self.eval_arch
+        return itself and self.budget_flops is None and usual
 
     @property
     def order(self) -> tuple[object, ...]:

@@ -9,9 +9,10 @@ from pathlib import Path
 import msgspec
 
 from harness.engine.devices import choose
-from harness.engine.records import Record, RecordedFinding, read_record
+from harness.engine.record_files import existing_path, trial_record
+from harness.engine.records import Record, RecordedFinding
 from harness.submit.cases import Case, prepare
-from harness.submit.measure import LATE, evaluate_case
+from harness.submit.measure import LATE, evaluate_case, trials_of
 from harness.submit.request import SubmitRequest
 
 
@@ -29,12 +30,12 @@ def command(request: SubmitRequest) -> int:
         if request.json:
             print(_as_json(cases, []))
         return int(stopped)
-    records = [evaluate_case(case, request) for case in cases]
+    records = [evaluate_case(case, trial, request) for case in cases for trial in trials_of(case, request)]
     late = [finding for record in records for finding in _late(record)]
     from harness.report.claims import claims_markdown
 
     request.say(*map(str, late), "", claims_markdown(_with_siblings(records, request.results)), "")
-    request.say(*(f"record: {record.trial.record_path(request.results)}" for record in records))
+    request.say(*(f"record: {existing_path(record.trial, request.results)}" for record in records))
     if request.json:
         print(_as_json(cases, records))
     return int(not request.force and any(finding.level == "error" for finding in late))
@@ -42,7 +43,7 @@ def command(request: SubmitRequest) -> int:
 
 def _list(request: SubmitRequest) -> int:
     """Print what was submitted to the results folder."""
-    from harness.engine.records import collect
+    from harness.engine.record_files import collect
     from harness.report.claims import claims_markdown
 
     records = collect(request.results).records
@@ -55,9 +56,9 @@ def _list(request: SubmitRequest) -> int:
 
 def _with_siblings(records: Sequence[Record], results: Path) -> list[Record]:
     """These records and those of the same name beside them, other seeds and files of it."""
-    folders = {record.trial.record_path(results).parent for record in records}
+    folders = {results / record.trial.distillation.folder for record in records}
     paths = sorted({path for folder in folders for path in folder.glob("*.json") if path.name[0] != "."})
-    return [read_record(path) for path in paths]
+    return [record for record in (trial_record(path, results) for path in paths) if record is not None]
 
 
 def _described(request: SubmitRequest, cases: Sequence[Case]) -> Iterator[str]:

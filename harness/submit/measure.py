@@ -17,16 +17,16 @@ from harness.core.data.files import folder_splits
 from harness.core.errors import UserError
 from harness.core.seeds import seed_for
 from harness.engine.protocol import PROTOCOL_VERSION, protocol_named
-from harness.engine.records import (
-    Record,
-    RecordedFinding,
-    Submitted,
-    Trial,
-    read_record,
-    record_bytes,
-    write_atomically,
+from harness.engine.record_files import (
+    FoundSet,
+    existing_path,
+    existing_record,
+    find_set,
+    rewrite,
+    write_distillation,
     write_record,
 )
+from harness.engine.records import Distillation, Record, RecordedFinding, Submitted, Trial, trial_of
 from harness.engine.scales import scale_named
 from harness.submit.cases import Case
 from harness.submit.request import SubmitRequest
@@ -34,6 +34,7 @@ from methods.source import SettingsSource
 
 if TYPE_CHECKING:
     from harness.core.context import Context
+    from harness.core.data import Dataset
     from harness.core.progress import Progress
     from harness.engine.evaluate import Evaluation
     from harness.submit.inspect import Finding
@@ -42,12 +43,10 @@ CLAIM = "claim"
 LATE = ("chance", CLAIM)  # checks of the linter that need the evaluation
 
 
-def trial_of(case: Case, request: SubmitRequest) -> Trial:
-    """The trial that the evaluation of a set is."""
-    scale = scale_named(request.scale)
-    spec = request.spec
-    protocol = protocol_named(request.protocol or scale.protocol)
-    return Trial(
+def trials_of(case: Case, request: SubmitRequest) -> list[Trial]:
+    """The trials that a set is evaluated in: one for each network and protocol that is asked for."""
+    scale, spec = scale_named(request.scale), request.spec
+    made = Distillation(
         method=request.full_name,
         dataset=spec.name,
         dataset_source=spec.source,
@@ -55,61 +54,91 @@ def trial_of(case: Case, request: SubmitRequest) -> Trial:
         seed=case.seed,
         scale=scale.name,
         arch=request.network,
-        protocol=protocol.name,
-        protocol_version=PROTOCOL_VERSION,
-        evals=request.evals or scale.evals,
         config=case.distilled.config,
         zca=request.zca,
         image_size=spec.image_size,
         listing=spec.listing,
         settings_from=SettingsSource(kind="submitted", file=case.source.path.name),
     )
+    protocols = [protocol_named(name) for name in request.protocol or (scale.protocol,)]
+    return [
+        trial_of(
+            made,
+            eval_arch=network,
+            protocol=protocol.name,
+            protocol_version=PROTOCOL_VERSION,
+            evals=request.evals or scale.evals,
+        )
+        for network in request.networks
+        for protocol in protocols
+    ]
 
 
-def evaluate_case(case: Case, request: SubmitRequest) -> Record:
+def evaluate_case(case: Case, trial: Trial, request: SubmitRequest) -> Record:
     """The record of a set: the one that is there, or that of evaluating it now, written before it returns.
 
     UserError if other images stand under the same name, seed and settings, or another process is at it.
     """
     from harness.engine.trial import BusyError, claimed
 
-    trial = trial_of(case, request)
+    results = request.results
     try:
-        with claimed(trial, request.results):
-            path = trial.record_path(request.results)
-            if path.exists():
-                return _same(read_record(path), case, path, request)
-            record = _measured(case, trial, request)
-            write_record(record, request.results)
-            shutil.rmtree(trial.work_folder(request.results), ignore_errors=True)
+        with claimed(trial, results), claimed(trial.distillation, results):
+            found = _kept(case, trial, request)
+            record = existing_record(trial, results)
+            if record is not None:
+                return _same(record, case, request)
+            record = _measured(case, trial, found, request)
+            write_record(record, results)
+            shutil.rmtree(trial.work_folder(results), ignore_errors=True)
             return record
     except BusyError as error:
         raise UserError(f"{error}; wait for it, or end it") from None
 
 
-def _same(record: Record, case: Case, path: Path, request: SubmitRequest) -> Record:
-    """The record that is there, if it is of the same images and rate; UserError if not."""
+def _kept(case: Case, trial: Trial, request: SubmitRequest) -> FoundSet | None:
+    """The set that is there under the same name and seed; UserError if it is another one."""
     from harness.core.distilled import Distilled
 
-    kept = record.trial.distilled_path(request.results)
+    found = find_set(trial.distillation, request.results)
+    if found is None:
+        return None
+    path = found.path(request.results)
     # The set beside the record may have been removed, then the digest has to do: it does not cover the rate.
-    other_rate = kept.exists() and Distilled.load(kept).learned_lr != case.distilled.learned_lr
-    if record.images_digest != case.distilled.digest() or other_rate:
+    other_rate = path.exists() and Distilled.load(path).learned_lr != case.distilled.learned_lr
+    if found.record.images_digest != case.distilled.digest() or other_rate:
         raise UserError(
-            f"{record.trial.label} is the record of other {'rates' if other_rate else 'images'} ({path}); "
+            f"{trial.distillation.label} is the record of other {'rates' if other_rate else 'images'} "
+            f"({found.place}); finished records are not overwritten: give this set another --method or --seed"
+        )
+    return found if path.exists() else None
+
+
+def _same(record: Record, case: Case, request: SubmitRequest) -> Record:
+    """The record that is there, with the claim that was typed; UserError if it is of other images."""
+    if record.images_digest != case.distilled.digest():
+        raise UserError(
+            f"{record.trial.label} is the record of other images ({record.trial.place}); "
             "finished records are not overwritten: give this set another --method or --seed"
         )
     claimed = None if record.submission is None else record.submission.claimed_accuracy
-    if request.claimed is not None and case.claimed != claimed:
-        return _claimed_anew(record, case, path, request)
+    if request.claimed is not None and _claim(case, record.trial, request) != claimed:
+        return _claimed_anew(record, case, request)
     request.say(f"{record.trial.label}: measured before, the record stays as it is")
     return record
 
 
-def _claimed_anew(record: Record, case: Case, path: Path, request: SubmitRequest) -> Record:
+def _claim(case: Case, trial: Trial, request: SubmitRequest) -> float | None:
+    """The accuracy in [0, 1] that is claimed for this network; a claim is for one network alone."""
+    return case.claimed if trial.network == request.network else None
+
+
+def _claimed_anew(record: Record, case: Case, request: SubmitRequest) -> Record:
     """The record with the claim that was typed, and what is found about it; the measurement stays."""
+    path = existing_path(record.trial, request.results)
     assert record.submission is not None
     assert case.claimed is not None
+    assert path is not None
     before = record.submission.claimed_accuracy
     kept = [one for one in record.submission.found if one.check != CLAIM]
     found = _facts(_on_claim(record.accuracies, case.claimed, request.spec, record.trial))
@@ -117,14 +146,14 @@ def _claimed_anew(record: Record, case: Case, path: Path, request: SubmitRequest
         record.submission, claimed_accuracy=case.claimed, findings=[*kept, *found]
     )
     changed = msgspec.structs.replace(record, submission=submission)
-    write_atomically(path, record_bytes(changed))
+    rewrite(changed, path)
     was = "without a claim before" if before is None else f"before {100 * before:.1f} %"
     now = f"the claim is now {100 * case.claimed:.1f} % ({was})"
     request.say(f"{record.trial.label}: measured before, that stays; {now}")
     return changed
 
 
-def _measured(case: Case, trial: Trial, request: SubmitRequest) -> Record:
+def _measured(case: Case, trial: Trial, found: FoundSet | None, request: SubmitRequest) -> Record:
     """The record of training on the set as it was saved, and of testing once."""
     from harness.core import clock
     from harness.core.data import load
@@ -136,27 +165,45 @@ def _measured(case: Case, trial: Trial, request: SubmitRequest) -> Record:
     started_at = clock.now()
     spec = request.spec
     data = load(spec, request.data_dir, download=False, device=request.device)
-    case.distilled.save(trial.distilled_path(request.results))
-    distilled = Distilled.load(trial.distilled_path(request.results))
+    found = found or _put_in_place(case, trial, data, request)
+    distilled = Distilled.load(found.path(request.results))
     context = _context(trial, distilled.digest(), request)
-    found = evaluate(distilled, data, protocol_named(trial.protocol), evals=trial.evals, context=context)
+    measured = evaluate(distilled, data, protocol_named(trial.protocol), evals=trial.evals, context=context)
+    claimed = _claim(case, trial, request)
     return done_record(
         trial,
-        distilled,
-        data,
         found,
+        data,
+        measured,
         evaluate=context.cost(),
-        submission=_submitted(case, after(found, case.claimed, spec, trial)),
+        submission=_submitted(case, claimed, after(measured, claimed, spec, trial)),
         provenance=provenance(
-            code_digest(trial), device=request.device, started_at=started_at, resumed=context.resumed
+            code_digest(trial, "evaluate"),
+            device=request.device,
+            started_at=started_at,
+            resumed=context.resumed,
         ),
     )
 
 
-def _submitted(case: Case, late: Sequence[Finding]) -> Submitted:
+def _put_in_place(case: Case, trial: Trial, data: Dataset, request: SubmitRequest) -> FoundSet:
+    """Save the set where those that are distilled here lie, with a record that knows nothing of its cost."""
+    from harness.engine.trial import distillation_record
+
+    made = trial.distillation
+    case.distilled.save(made.set_path(request.results))
+    earlier = find_set(made, request.results)
+    if earlier is not None:
+        return earlier
+    record = distillation_record(made, case.distilled, data)
+    write_distillation(record, request.results)
+    return FoundSet(made.place, record)
+
+
+def _submitted(case: Case, claimed: float | None, late: Sequence[Finding]) -> Submitted:
     """Where the set comes from, and all that was found, `late` by its evaluation."""
     return Submitted(
-        claimed_accuracy=case.claimed,
+        claimed_accuracy=claimed,
         file_digest=case.source.digest,
         importer=case.importer,
         findings=_facts([*case.findings, *late]),
@@ -174,11 +221,11 @@ def _context(trial: Trial, digest: str, request: SubmitRequest) -> Context:
     from harness.core.context import Context
     from harness.engine.provenance import code_digest
 
-    circumstances = (digest[:12], code_digest(trial), str(torch.__version__), request.device)
+    circumstances = (digest[:12], code_digest(trial, "evaluate"), str(torch.__version__), request.device)
     name = "-".join(("evaluate", *(re.sub(r"[^A-Za-z0-9.+]", "_", fact) for fact in circumstances)))
     return Context(
         seed_for(trial.seed, "evaluate"),
-        arch=trial.arch,
+        arch=trial.network,
         data_dir=request.data_dir,
         device=request.device,
         work=trial.work_folder(request.results) / name,

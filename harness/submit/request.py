@@ -12,6 +12,7 @@ from pathlib import Path
 from harness.core.data.catalog import KNOWN, DatasetSpec, default_data_dir, parse
 from harness.core.errors import UnknownNameError, UserError
 from harness.core.nets.names import canonical
+from harness.core.text import comma_separated
 from harness.engine.protocol import protocol_named
 from harness.engine.scales import scale_named
 from harness.submit.importers import FORMATS
@@ -51,7 +52,8 @@ class SubmitRequest:
     seed: int = 0
     experiment: int | None = None
     arch: str | None = None
-    protocol: str | None = None
+    eval_arch: tuple[str, ...] = ()
+    protocol: tuple[str, ...] = ()
     device: str = "auto"
     threads: int | None = None
     results: Path = Path("results")
@@ -72,8 +74,13 @@ class SubmitRequest:
 
     @property
     def network(self) -> str:
-        """The network of the evaluation, in its one spelling."""
+        """The network that claims are about, in its one spelling."""
         return canonical(self.arch or scale_named(self.scale).arch)
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """All networks that are trained on the set, each in its one spelling."""
+        return tuple(dict.fromkeys(map(canonical, self.eval_arch))) or (self.network,)
 
     @property
     def full_name(self) -> str:
@@ -104,9 +111,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "labels": ("HOW", "stored, hard (the highest of a row) or logits (their softmax) (stored)"),
         "augmentation": ("OPS", "DSA operations to train with, or none (from the file, else the field's)"),
         "arch": ("NAME", "network, see `list archs` (from the scale)"),
-        "protocol": ("NAME", "evaluation, see `list protocols` (from the scale)"),
         "device": ("NAME", "auto (a GPU if there is one, else the CPU), cpu, cuda or cuda:N (auto)"),
     }
+    several = {
+        "eval_arch": "networks that are trained on it (that of --arch)",
+        "protocol": "evaluations, see `list protocols` (from the scale)",
+    }
+    for name, about in several.items():
+        parser.add_argument(
+            _flag(name), type=comma_separated, metavar="A,B", default=argparse.SUPPRESS, help=about
+        )
     whole = {
         "ipc": "stored images per class (from the number of images)",
         "evals": "networks trained on each set (from the scale)",
@@ -195,8 +209,10 @@ def _check(request: SubmitRequest) -> None:
     if request.claimed is not None and not 1 <= request.claimed <= 100:
         raise UserError(f"--claimed {request.claimed:g} is no accuracy in percent; type e.g. --claimed 65.3")
     scale = scale_named(request.scale)
-    protocol_named(request.protocol or scale.protocol)
-    canonical(request.arch or scale.arch)
+    for name in request.protocol or (scale.protocol,):
+        protocol_named(name)
+    for name in (request.arch or scale.arch, *request.eval_arch):
+        canonical(name)
     if request.labels not in LABELS:
         raise UnknownNameError("way to read labels", request.labels, LABELS)
     if request.raw and request.normalised is not None:

@@ -15,7 +15,7 @@ from harness.commands.cli import main
 from harness.core.context import Context
 from harness.core.data import Dataset, load, parse
 from harness.core.distilled import Distilled
-from harness.engine.records import read_records
+from harness.engine.record_files import read_records
 from harness.submit import importers
 from harness.submit.importers.common import Imported
 from methods import random

@@ -13,7 +13,8 @@ from harness.core.clock import Cost
 from harness.core.data.catalog import DatasetSpec
 from harness.engine.options import Options, Setting
 from harness.engine.plan import DatasetFacts, expand
-from harness.engine.records import Record, Trial, write_record
+from harness.engine.record_files import write_record
+from harness.engine.records import Record, Trial
 
 CIFAR10 = DatasetFacts(DatasetSpec("cifar10", "cifar10"), (3, 32, 32), 10, 5000, 50_000)
 

@@ -17,15 +17,8 @@ from harness.core.errors import UserError
 from harness.engine.options import Options
 from harness.engine.plan import Plan
 from harness.engine.provenance import Lineage
-from harness.engine.records import (
-    Provenance,
-    Record,
-    Submitted,
-    Trial,
-    read_record,
-    record_files,
-    write_record,
-)
+from harness.engine.record_files import read_record, record_files, write_record
+from harness.engine.records import Provenance, Record, Submitted, Trial
 from harness.launch.base import Summary
 
 MADE = made_by("2:000000000000")

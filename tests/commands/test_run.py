@@ -15,7 +15,8 @@ import harness
 from harness.core.errors import UnknownNameError, UserError
 from harness.engine.options import Setting, given_options, parse_options
 from harness.engine.plan import make_plan
-from harness.engine.records import Record, write_record
+from harness.engine.record_files import write_record
+from harness.engine.records import Record
 
 ROOT = Path(__file__).parents[2]
 

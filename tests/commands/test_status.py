@@ -11,7 +11,8 @@ from trials import digits_trial, made_by
 from harness.commands.status import command, in_progress, summarise
 from harness.core.errors import UserError
 from harness.engine.provenance import Code
-from harness.engine.records import Record, Status, Trial, write_record
+from harness.engine.record_files import write_record
+from harness.engine.records import Record, Status, Trial
 from harness.launch.sweep import open_sweep
 
 PROVENANCE = made_by("")

@@ -15,7 +15,7 @@ from trials import SMALL_TRIAL
 from harness.core import imports
 from harness.core.errors import UserError
 from harness.core.imports import ROOT, claim, shadow
-from harness.engine.records import read_records
+from harness.engine.record_files import read_records
 
 MODULE = [sys.executable, "-m", "harness"]
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from harness.engine.records import Record, record_files
+from harness.engine.record_files import record_files
+from harness.engine.records import Record
 
 ROOT = Path(__file__).parents[2]
 WISHES = ["--methods", "random,dm", "--dataset", "digits", "--ipc", "1", "--scale", "smoke"]

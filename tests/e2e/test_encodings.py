@@ -16,7 +16,7 @@ from PIL import Image
 
 from harness.commands.cli import COMMANDS
 from harness.engine.provenance import ROOT
-from harness.engine.records import read_records
+from harness.engine.record_files import read_records
 
 pytestmark = pytest.mark.slow
 

@@ -18,7 +18,8 @@ import pytest
 from trials import digits_trial, dm_trial
 
 from harness.engine.provenance import ROOT
-from harness.engine.records import Record, Trial, read_record
+from harness.engine.record_files import read_record
+from harness.engine.records import Record, Trial
 from harness.engine.trial import claimed
 
 pytestmark = [

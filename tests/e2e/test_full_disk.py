@@ -26,7 +26,8 @@ from harness.core.distilled import Distilled
 from harness.core.faults import passing
 from harness.engine.options import Options
 from harness.engine.provenance import ROOT
-from harness.engine.records import WORK_FOLDER, Record, Trial, read_record
+from harness.engine.record_files import read_record
+from harness.engine.records import WORK_FOLDER, Record, Trial
 from harness.engine.settings import RunSettings
 from harness.engine.trial import CACHE_NAME
 from harness.launch.base import Summary

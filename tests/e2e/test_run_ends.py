@@ -14,7 +14,8 @@ import pytest
 
 from harness.engine.options import parse_options
 from harness.engine.plan import make_plan
-from harness.engine.records import Record, write_record
+from harness.engine.record_files import write_record
+from harness.engine.records import Record
 
 ROOT = Path(__file__).parents[2]
 WISHES = ["--methods", "dm", "--dataset", "digits", "--ipc", "1", "--scale", "smoke"]

@@ -23,7 +23,8 @@ import pytest
 from slurm_cluster import PATIENCE, Bench, Cluster, labels, missing_programs, wait
 
 from harness.engine.provenance import ROOT
-from harness.engine.records import Record, read_records
+from harness.engine.record_files import read_records
+from harness.engine.records import Record
 
 pytestmark = [
     pytest.mark.slow,

@@ -143,7 +143,8 @@ def test_work_that_is_done_needs_no_driver_where_there_is_a_gpu(tmp_path: Path) 
     script = (
         "import sys; from pathlib import Path; from harness.engine import devices\n"
         "from harness.commands.cli import main; from harness.engine.options import parse_options\n"
-        "from harness.engine.plan import make_plan; from harness.engine.records import Record, write_record\n"
+        "from harness.engine.plan import make_plan; from harness.engine.records import Record\n"
+        "from harness.engine.record_files import write_record\n"
         "devices.DRIVER_FILES = (sys.executable,)\n"
         "wishes = {'methods': ['dm'], 'dataset': ['digits'], 'ipc': ['1'], 'scale': 'smoke'}\n"
         "for trial in make_plan(parse_options(wishes | {'results': sys.argv[1]})).trials:\n"

@@ -22,7 +22,8 @@ from harness.core.data.catalog import DatasetSpec
 from harness.core.errors import DataError, UnknownNameError, UserError
 from harness.engine.options import Options, Setting
 from harness.engine.plan import DatasetFacts, Plan, expand, finished, make_plan
-from harness.engine.records import Provenance, Record, Trial, write_record
+from harness.engine.record_files import write_record
+from harness.engine.records import Provenance, Record, Trial
 from harness.launch.launchers import launcher_of, run_settings
 
 SMALL = DatasetFacts(DatasetSpec("digits", "digits"), (1, 8, 8), 10, 142, 1437)

@@ -27,7 +27,8 @@ from harness.core.settings import values_of
 from harness.engine import provenance
 from harness.engine.evaluate import evaluate
 from harness.engine.protocol import protocol_named
-from harness.engine.records import Record, Trial, read_record, write_record
+from harness.engine.record_files import read_record, write_record
+from harness.engine.records import Record, Trial
 from harness.engine.settings import LOG_NAME, RunSettings, log_name
 from harness.engine.trial import BusyError, claimed, failure, refused, run_trial
 from methods import random

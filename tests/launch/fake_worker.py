@@ -17,7 +17,8 @@ from typing import Any
 
 import psutil
 
-from harness.engine.records import Record, write_record
+from harness.engine.record_files import write_record
+from harness.engine.records import Record
 from harness.engine.worker import STOPPED, Job
 
 

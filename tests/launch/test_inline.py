@@ -9,7 +9,7 @@ import pytest
 from trials import digits_trial, dm_trial
 
 from harness.engine.options import Options
-from harness.engine.records import read_record
+from harness.engine.record_files import read_record
 from harness.engine.settings import RunSettings
 from harness.launch.driver import launch
 from harness.launch.launchers import Inline

@@ -14,7 +14,8 @@ from trials import digits_trial, dm_trial
 
 from harness.core.errors import UserError
 from harness.engine.options import Options
-from harness.engine.records import Record, Trial, read_record, write_record
+from harness.engine.record_files import read_record, write_record
+from harness.engine.records import Record, Trial
 from harness.engine.settings import RunSettings
 from harness.engine.trial import claimed
 from harness.engine.worker import STOPPED, Job

@@ -24,7 +24,8 @@ from trials import digits_trial
 from harness.engine import devices
 from harness.engine.options import Options
 from harness.engine.provenance import ROOT
-from harness.engine.records import Record, Trial, read_record
+from harness.engine.record_files import read_record
+from harness.engine.records import Record, Trial
 from harness.engine.settings import RunSettings, log_name
 from harness.engine.worker import Snapshot
 from harness.launch import local

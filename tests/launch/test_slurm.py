@@ -13,7 +13,8 @@ import pytest
 from trials import digits_trial
 
 from harness.engine.options import parse_options
-from harness.engine.records import Record, Trial, read_record, write_record
+from harness.engine.record_files import read_record, write_record
+from harness.engine.records import Record, Trial
 from harness.engine.settings import RunSettings
 from harness.launch import queue, slurm
 from harness.launch.queue import QueuedJob, SlurmUnreachableError

@@ -20,7 +20,8 @@ from trials import digits_trial, dm_trial
 from harness.core import clock
 from harness.core.progress import Progress
 from harness.engine import provenance, worker
-from harness.engine.records import Trial, read_record
+from harness.engine.record_files import read_record
+from harness.engine.records import Trial
 from harness.engine.settings import LOG_NAME, RunSettings, log_name
 from harness.engine.worker import (
     CLOSING,

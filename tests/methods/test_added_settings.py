@@ -16,7 +16,8 @@ from harness.core.settings import setting, settings_in, values_of
 from harness.engine.options import Options, Setting
 from harness.engine.plan import make_plan
 from harness.engine.provenance import ROOT
-from harness.engine.records import Trial, read_records
+from harness.engine.record_files import read_records
+from harness.engine.records import Trial
 
 RESULTS = ROOT / "results"
 RECORDS = read_records(RESULTS)

@@ -7,7 +7,8 @@ import pytest
 
 import methods
 from harness.engine.provenance import ROOT
-from harness.engine.records import Trial, read_records
+from harness.engine.record_files import read_records
+from harness.engine.records import Trial
 from methods.source import SettingsSource, read_sentence
 
 RESULTS = ROOT / "results"

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 import pytest
 
 from harness.core.clock import Cost
-from harness.engine.records import Provenance, Record, Trial, write_record
+from harness.engine.record_files import write_record
+from harness.engine.records import Provenance, Record, Trial
 
 CPU = "Some CPU @ 2.0 GHz"
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from harness.commands.cli import main
 from harness.core.errors import UserError
-from harness.engine.records import Record, write_record
+from harness.engine.record_files import write_record
+from harness.engine.records import Record
 from harness.report.compare import Side, as_text, command, compare, extract, kind_of, ratios, verdict
 
 GOLDEN = Path(__file__).parent / "golden" / "compare.md"

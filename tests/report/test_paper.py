@@ -340,7 +340,7 @@ def test_hours_are_unknown_where_nothing_measured_says(make_record: Any) -> None
 
 
 def test_the_formula_gives_the_flops_that_real_records_counted() -> None:
-    from harness.engine.records import read_records
+    from harness.engine.record_files import read_records
 
     real = read_records(ROOT / "results")
     found = Evidence(real, [])

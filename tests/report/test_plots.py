@@ -18,7 +18,8 @@ from matplotlib.testing.compare import compare_images
 from harness.commands.cli import main
 from harness.core.data import Normalization, load, parse
 from harness.core.distilled import Distilled
-from harness.engine.records import CurvePoint, Record, write_record
+from harness.engine.record_files import write_record
+from harness.engine.records import CurvePoint, Record
 from harness.report import plots
 from harness.report.plots import axes, cost, labels, scenes, style
 from harness.report.tracks import Row

@@ -15,7 +15,7 @@ from harness.commands.cli import main
 from harness.core.errors import UserError
 from harness.engine.protocol import PROTOCOLS
 from harness.engine.provenance import CURRENT, OLDER, UNCOMMITTED, UNKNOWN, Code, Lineage
-from harness.engine.records import read_records
+from harness.engine.record_files import read_records
 from harness.engine.scales import SCALES
 from harness.perf.steps import load_sheets
 from harness.report import publish

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from harness.engine.records import Record, Trial, collect
+from harness.engine.record_files import collect
+from harness.engine.records import Record, Trial
 from harness.report.frames import flatten, frame
 
 

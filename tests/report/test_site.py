@@ -21,7 +21,8 @@ from harness.commands.cli import parse
 from harness.core.data import Normalization
 from harness.core.distilled import Distilled
 from harness.core.errors import UserError
-from harness.engine.records import CurvePoint, Record, write_record
+from harness.engine.record_files import write_record
+from harness.engine.records import CurvePoint, Record
 from harness.report.site import build, data, detail, pictures, vendor
 
 HOSTILE = "</script><script>alert(1)</script>"

@@ -21,7 +21,8 @@ from harness.commands.cli import main
 from harness.commands.status import summarise
 from harness.core.context import Context
 from harness.core.distilled import Distilled
-from harness.engine.records import Record, read_record, read_records
+from harness.engine.record_files import read_record, read_records
+from harness.engine.records import Record
 from harness.report.claims import claims_markdown
 from harness.report.formats import markdown
 from harness.report.standing import scored

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from harness.core.data.catalog import default_data_dir
 from harness.core.errors import UnknownNameError, UserError
 from harness.core.text import plural, table
-from harness.engine.records import collect
+from harness.engine.record_files import collect
 from harness.report.frames import print_problems
 from harness.report.plots import accuracy, cost, heat, images, style
 from harness.report.plots.scenes import (

@@ -78,7 +78,7 @@ def class_names(scene: Scene, classes: int) -> Sequence[str]:
     from harness.report.gallery import load_sheet
 
     for record in scene.records:
-        path: Path = record.trial.distilled_path(scene.results)
+        path: Path = record.set_path(scene.results)
         if path.is_file():
             try:
                 names = load_sheet(path).class_names

@@ -101,7 +101,7 @@ def _found(scene: Scene, ipc: int) -> list[StoredSet]:
     entries = []
     for row in scene.rows:
         for record in scene.done(row, ipc):
-            path = record.trial.distilled_path(scene.results)
+            path = record.set_path(scene.results)
             if path.is_file():
                 entries.append(StoredSet(row, record, path))
                 break

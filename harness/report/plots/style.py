@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.core.errors import UserError
-from harness.engine.records import write_atomically
+from harness.engine.record_files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -22,7 +22,8 @@ from harness.core.files import replacing
 from harness.core.packaged import packaged
 from harness.core.text import memory, percent, plural
 from harness.engine.provenance import Lineage
-from harness.engine.records import Record, collect
+from harness.engine.record_files import collect
+from harness.engine.records import Record
 from harness.engine.scales import SCALES
 from harness.report.filters import Filters
 from harness.report.frames import print_problems

@@ -34,7 +34,7 @@ class Picture(NamedTuple):
 
 def picture_of(record: Record, results: Path) -> Picture:
     """The picture of a record's set if the set lies beside it, else the reason why there is none."""
-    path = record.trial.distilled_path(results)
+    path = record.set_path(results)
     # A record may carry any names; what they lead to outside the results folder is not its set.
     if not path.is_file() or not path.resolve().is_relative_to(results.resolve()):
         return Picture()
