@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from harness.core.nets import Network, build
+from harness.engine.record_files import existing_record
+from harness.engine.records import Record, Trial
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -50,3 +52,10 @@ def golden_network(arrays: Mapping[str, np.ndarray], prefix: str, names: str, ar
     )
     net.load_state_dict(state, strict=False)
     return net
+
+
+def recorded(trial: Trial, results: Path) -> Record:
+    """The record of a trial, which must be there."""
+    record = existing_record(trial, results)
+    assert record is not None, trial.label
+    return record

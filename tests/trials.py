@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from harness.engine.protocol import PROTOCOL_VERSION
-from harness.engine.records import Provenance, Trial
+from harness.engine.record_files import existing_record, find_set, write_distillation, write_record
+from harness.engine.records import DistillationRecord, Provenance, Record, Trial
 
 SMALL_TRIAL = Trial(
     method="random",
@@ -51,4 +53,39 @@ def made_by(code: str, commit: str | None = None, dirty: bool | None = None) -> 
         git_commit=commit,
         git_dirty=dirty,
         code_digest=code,
+    )
+
+
+def put_record(record: Record, results: Path) -> Record:
+    """Write a made-up record as a trial would, that of its set too if it is done; returns what is read."""
+    trial = record.trial
+    if record.status == "done":
+        digest = record.images_digest or "0" * 64
+        record = msgspec.structs.replace(record, images_digest=digest, set_place=trial.distillation.place)
+        if find_set(trial.distillation, results) is None:
+            write_distillation(made_up_set(record), results)
+    write_record(record, results)
+    written = existing_record(trial, results)
+    assert written is not None
+    return written
+
+
+def made_up_set(record: Record) -> DistillationRecord:
+    """The record of the set that a made-up record speaks of."""
+    made = record.trial.distillation
+    return DistillationRecord(
+        id=made.id,
+        distillation=made,
+        cost=record.distill,
+        stored_images=record.stored_images or 10,
+        stored_bytes=record.stored_bytes or 0,
+        decoded_images=record.decoded_images or 10,
+        factor=record.factor or 1,
+        label_kind=record.label_kind or "hard",
+        augmentation="",
+        images_digest=record.images_digest or "0" * 64,
+        dataset_fingerprint=record.dataset_fingerprint or "",
+        curve=record.curve,
+        judged_for=record.trial.id if record.curve else "",
+        provenance=record.distilled_in or record.provenance,
     )

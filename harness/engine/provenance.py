@@ -253,16 +253,20 @@ class Lineage:
         return UNKNOWN if made is None else self.state(record)
 
     def _of_halves(self, record: Record) -> CodeState:
-        """The worse of what is known of the set and of its evaluation."""
-        states = {self.of_set(record)}
+        """The worse of what is known of the set and of its evaluation; a failure is of the whole trial."""
         made = record.provenance
+        if record.status != "done" and made is not None:
+            return self._judged(made, record.trial, "whole")
+        states = {self.of_set(record)}
         states.add(UNKNOWN if made is None else self._judged(made, record.trial, "evaluate"))
         return next((state for state in (UNKNOWN, OLDER, UNCOMMITTED) if state in states), CURRENT)
 
     def _judged(self, made: Provenance, trial: Trial, part: Part) -> CodeState:
         if made.code_digest == self._here.digest(trial, part):
             return CURRENT
-        return UNCOMMITTED if made.git_dirty else OLDER
+        if made.git_dirty:
+            return UNCOMMITTED
+        return OLDER if made.code_digest.startswith(SCHEME) else UNKNOWN
 
     def states(self, records: Iterable[Record]) -> dict[str, CodeState]:
         """States by the ids of the records."""

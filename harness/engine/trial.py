@@ -221,9 +221,20 @@ def _found_or_made(run: _Run, dataset: Dataset, held_out: HeldOut | None) -> Fou
     results, distillation = run.settings.results, run.trial.distillation
     with claimed(distillation, results):
         found = find_set(distillation, results)
-        if found is None or not found.path(results).exists():
+        if found is None or not _readable(found.path(results)):
             found = _made(run, dataset, held_out, found)
         return found
+
+
+def _readable(path: Path) -> bool:
+    """Whether there is a set that is not damaged."""
+    from harness.core.distilled import Distilled
+
+    try:
+        Distilled.load(path)
+    except UserError:
+        return False
+    return True
 
 
 def _made(run: _Run, dataset: Dataset, held_out: HeldOut | None, earlier: FoundSet | None) -> FoundSet:
@@ -238,7 +249,7 @@ def _made(run: _Run, dataset: Dataset, held_out: HeldOut | None, earlier: FoundS
             "back, or move the record away and give the same command to use the new one"
         )
     target = distillation.set_path(results)
-    if not target.exists():
+    if (run.set_work / SET_NAME).exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         (run.set_work / SET_NAME).replace(target)
     if earlier is None:

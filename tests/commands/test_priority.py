@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from trials import put_record
 
 from harness.commands import priority
 from harness.commands.estimate import TimeEstimate
@@ -13,7 +14,6 @@ from harness.core.clock import Cost
 from harness.core.data.catalog import DatasetSpec
 from harness.engine.options import Options, Setting
 from harness.engine.plan import DatasetFacts, expand
-from harness.engine.record_files import write_record
 from harness.engine.records import Record, Trial
 
 CIFAR10 = DatasetFacts(DatasetSpec("cifar10", "cifar10"), (3, 32, 32), 10, 5000, 50_000)
@@ -70,7 +70,7 @@ def test_cheap_cells_go_first_and_first_seeds_before_second_ones(tmp_path: Path)
 def test_seeds_that_are_there_lower_the_worth_of_further_ones(tmp_path: Path) -> None:
     waiting = trials(methods=("kcenter", "herding"), ipc=(10,), seeds=(0, 1))
     done = next(trial for trial in waiting if (trial.method, trial.seed) == ("herding", 0))
-    write_record(Record(id=done.id, status="done", trial=done, accuracies=[0.3] * 5), tmp_path)
+    put_record(Record(id=done.id, status="done", trial=done, accuracies=[0.3] * 5), tmp_path)
     waiting.remove(done)
     known = hours(waiting, kcenter_10=1.5, herding_10=1.0)
     assert names(by_value(waiting, known, tmp_path, on_gpu=True)) == [

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from trials import digits_trial, made_by
+from support import recorded
+from trials import digits_trial, made_by, put_record
 
 from harness.commands import renew
 from harness.commands.cli import main
@@ -17,7 +19,7 @@ from harness.core.errors import UserError
 from harness.engine.options import Options
 from harness.engine.plan import Plan
 from harness.engine.provenance import Lineage
-from harness.engine.record_files import read_record, record_files, write_record
+from harness.engine.record_files import read_records, rewrite, trial_record
 from harness.engine.records import Provenance, Record, Submitted, Trial
 from harness.launch.base import Summary
 
@@ -27,17 +29,28 @@ MADE = made_by("2:000000000000")
 def finished(trial: Trial, results: Path, accuracy: float, **changes: Any) -> Record:
     """Write a finished record and a set that stands for its set."""
     record = Record(id=trial.id, status="done", trial=trial, accuracies=[accuracy], provenance=MADE)
-    record = msgspec.structs.replace(record, **changes)
-    write_record(record, results)
-    trial.distilled_path(results).write_bytes(f"set of {accuracy}".encode())
+    record = msgspec.structs.replace(record, images_digest=f"{accuracy:064}", **changes)
+    record = put_record(record, results)
+    trial.distillation.set_path(results).write_bytes(f"set of {accuracy}".encode())
     return record
 
 
-def current(trial: Trial) -> Provenance:
-    """Provenance of a record of the present code."""
+def accuracies_under(folder: Path, results: Path) -> list[list[float]]:
+    """Those of the trials' records in a folder, in the order of their paths."""
+    records = [trial_record(path, results) for path in sorted(folder.rglob("*.json"))]
+    return [record.accuracies for record in records if record is not None]
+
+
+def current(trial: Trial) -> dict[str, Provenance]:
+    """Provenances of a record of the present code."""
     from harness.engine.provenance import code_digest
 
-    return msgspec.structs.replace(MADE, code_digest=code_digest(trial), finished_at="2026-02-02T00:00:00")
+    digests = code_digest(trial, "distill"), code_digest(trial, "evaluate")
+    made, evaluated = (
+        msgspec.structs.replace(MADE, code_digest=digest, finished_at="2026-02-02T00:00:00")
+        for digest in digests
+    )
+    return {"distilled_in": made, "provenance": evaluated}
 
 
 @pytest.fixture
@@ -47,7 +60,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[Trial]:
 
     def carry_out(options: Options, deadline: float, plan: Plan) -> Outcome:
         seen.extend(plan.trials)
-        made = [finished(one, options.results, 0.9, provenance=current(one)) for one in plan.trials]
+        made = [finished(one, options.results, 0.9, **current(one)) for one in plan.trials]
         return Outcome(plan, Summary(made))
 
     monkeypatch.setattr(renew, "carry_out", carry_out)
@@ -59,14 +72,17 @@ def test_what_is_of_older_code_is_renewed_and_kept(
 ) -> None:
     old, fresh = digits_trial(seed=0), digits_trial(seed=1)
     finished(old, tmp_path, 0.1)
-    finished(fresh, tmp_path, 0.2, provenance=current(fresh))
+    finished(fresh, tmp_path, 0.2, **current(fresh))
     assert command(Options(results=tmp_path), RecordFilter({})) == 0
     assert ran == [old]
-    assert [read_record(path).accuracies for path in record_files(tmp_path)] == [[0.9], [0.2]]
-    assert old.distilled_path(tmp_path).read_bytes() == b"set of 0.9"
-    kept = tmp_path / "superseded" / f"{old.place}-20260101T0000010000.json"
-    assert read_record(kept).accuracies == [0.1]
-    assert kept.with_suffix(".safetensors").read_bytes() == b"set of 0.1"
+    assert sorted(record.accuracies for record in read_records(tmp_path)) == [[0.2], [0.9]]
+    assert old.distillation.set_path(tmp_path).read_bytes() == b"set of 0.9"
+    stamp = "20260101T0000010000"
+    kept = tmp_path / "superseded" / f"{old.place}-{stamp}.json"
+    assert accuracies_under(tmp_path / "superseded", tmp_path / "superseded") == [[0.1]]
+    assert kept.is_file()
+    gone = tmp_path / "superseded" / f"{old.distillation.place}-{stamp}.safetensors"
+    assert gone.read_bytes() == b"set of 0.1"
     assert "1 record of older code" in capsys.readouterr().err
     assert command(Options(results=tmp_path), RecordFilter({})) == 0
     assert ran == [old], "what is of the present code is left alone"
@@ -76,13 +92,13 @@ def test_what_is_of_older_code_is_renewed_and_kept(
 def test_an_old_record_stands_until_its_successor_is_done(tmp_path: Path) -> None:
     trial, renewed = digits_trial(), tmp_path / ".work" / "renewed"
     finished(trial, tmp_path, 0.1)
-    write_record(Record(id=trial.id, status="failed", reason="x", trial=trial), renewed)
+    put_record(Record(id=trial.id, status="failed", reason="x", trial=trial), renewed)
     assert list(adopt(tmp_path)) == []
-    assert read_record(trial.record_path(tmp_path)).accuracies == [0.1]
+    assert recorded(trial, tmp_path).accuracies == [0.1]
     trial.record_path(renewed).unlink()
     finished(trial, renewed, 0.9)
     assert [record.accuracies for record in adopt(tmp_path)] == [[0.9]]
-    assert read_record(trial.record_path(tmp_path)).accuracies == [0.9]
+    assert recorded(trial, tmp_path).accuracies == [0.9]
 
 
 def test_no_superseded_record_takes_the_place_of_another(tmp_path: Path) -> None:
@@ -90,15 +106,14 @@ def test_no_superseded_record_takes_the_place_of_another(tmp_path: Path) -> None
     for accuracy in (0.1, 0.2, 0.3):
         finished(trial, tmp_path / ".work" / "renewed", accuracy)
         list(adopt(tmp_path))
-    kept = sorted((tmp_path / "superseded").rglob("*.json"))
-    assert sorted(read_record(path).accuracies[0] for path in kept) == [0.1, 0.2]
-    assert read_record(trial.record_path(tmp_path)).accuracies == [0.3]
+    assert sorted(accuracies_under(tmp_path / "superseded", tmp_path / "superseded")) == [[0.1], [0.2]]
+    assert recorded(trial, tmp_path).accuracies == [0.3]
 
 
 def test_superseded_records_are_in_no_table(tmp_path: Path) -> None:
     finished(digits_trial(), tmp_path, 0.1)
     renew.supersede(digits_trial(), tmp_path)
-    assert list(record_files(tmp_path)) == []
+    assert read_records(tmp_path) == []
 
 
 def test_only_what_is_wanted_is_renewed(tmp_path: Path, ran: list[Trial]) -> None:
@@ -152,14 +167,23 @@ def test_renewing_from_the_command_line(tmp_path: Path) -> None:
     results = ["--results", str(tmp_path), "--device", "cpu"]
     smoke = ["run", "--methods", "random", "--dataset", "digits", "--scale", "smoke"]
     assert main([*smoke, "--ipc", "1", "--seeds", "1", *results]) == 0
-    (path,) = record_files(tmp_path)
-    made = read_record(path)
+    (made,) = read_records(tmp_path)
     assert made.provenance is not None
     older = msgspec.structs.replace(made.provenance, code_digest="2:000000000000")
-    path.write_bytes(msgspec.json.encode(msgspec.structs.replace(made, provenance=older)))
+    path = made.trial.record_path(tmp_path)
+    rewrite(msgspec.structs.replace(made, provenance=older), path)
     assert main(["renew", *results]) == 0
-    renewed = read_record(path)
+    (renewed,) = read_records(tmp_path)
     assert Lineage().state(renewed) == "current"
     assert renewed.images_digest == made.images_digest
     assert renewed.accuracies == made.accuracies
+    assert renewed.distilled_in == made.distilled_in, "the set is of the present code: only asked again"
+    set_record = made.trial.distillation.record_path(tmp_path)
+    content = json.loads(set_record.read_text())
+    content["provenance"]["code_digest"] = "2:000000000000"
+    set_record.write_text(json.dumps(content))
+    assert main(["renew", *results]) == 0
+    (again,) = read_records(tmp_path)
+    assert Lineage().state(again) == "current"
+    assert (again.images_digest, again.accuracies) == (made.images_digest, made.accuracies)
     assert len(list((tmp_path / "superseded").rglob("*.safetensors"))) == 1

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from trials import put_record
 
 import harness
 from harness.core.errors import UnknownNameError, UserError
 from harness.engine.options import Setting, given_options, parse_options
 from harness.engine.plan import make_plan
-from harness.engine.record_files import write_record
 from harness.engine.records import Record
 
 ROOT = Path(__file__).parents[2]
@@ -69,7 +69,7 @@ def test_a_frame_has_a_row_for_each_trial_in_order(
     }
     plan = make_plan(given_options(wishes))
     for trial in plan.trials[:3]:
-        write_record(Record(id=trial.id, status="done", trial=trial, accuracies=[0.5, 0.7]), tmp_path)
+        put_record(Record(id=trial.id, status="done", trial=trial, accuracies=[0.5, 0.7]), tmp_path)
     frame = harness.run(**wishes, for_="0.001s", launcher="inline")
     assert list(frame["id"]) == [trial.id for trial in plan.trials]
     assert list(frame["status"]) == ["done"] * 3 + ["to run"]

@@ -6,16 +6,17 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from trials import digits_trial, made_by
+from trials import digits_trial, made_by, put_record
 
 from harness.commands.status import command, in_progress, summarise
 from harness.core.errors import UserError
-from harness.engine.provenance import Code
-from harness.engine.record_files import write_record
+from harness.engine.provenance import Code, Part
 from harness.engine.records import Record, Status, Trial
 from harness.launch.sweep import open_sweep
 
 PROVENANCE = made_by("")
+
+PARTS: tuple[Part, ...] = ("whole", "distill", "evaluate")
 
 
 def record(method: str = "dm", seed: int = 0, status: Status = "done", digest: str | None = None) -> Record:
@@ -33,9 +34,17 @@ def record(method: str = "dm", seed: int = 0, status: Status = "done", digest: s
         evals=1,
         config={},
     )
-    code = Code.here().digest(trial) if digest is None else digest
-    provenance = msgspec.structs.replace(PROVENANCE, code_digest=code or "")
-    return Record(id=trial.id, status=status, trial=trial, provenance=provenance)
+    here = Code.here()
+    whole, made, evaluated = (
+        msgspec.structs.replace(
+            PROVENANCE, code_digest=here.digest(trial, part) if digest is None else digest
+        )
+        for part in PARTS
+    )
+    circumstances = (
+        {"provenance": evaluated, "distilled_in": made} if status == "done" else {"provenance": whole}
+    )
+    return Record(id=trial.id, status=status, trial=trial, **circumstances)
 
 
 def progress(results: Path, trial_id: str, content: bytes) -> None:
@@ -71,8 +80,8 @@ def test_trials_under_way_are_those_without_a_record(tmp_path: Path) -> None:
 
 
 def test_the_table_is_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_record(record(), tmp_path)
-    write_record(record(seed=1, status="failed", digest="2:old"), tmp_path)
+    put_record(record(), tmp_path)
+    put_record(record(seed=1, status="failed", digest="2:old"), tmp_path)
     progress(tmp_path, "aaaaaaaaaa", b'{"phase": "distill", "step": 12, "total": 300, "label": "dm"}')
     assert command(tmp_path, as_json=False) == 0
     printed = capsys.readouterr().out
@@ -86,7 +95,7 @@ def test_the_table_is_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_json_holds_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_record(record(), tmp_path)
+    put_record(record(), tmp_path)
     assert command(tmp_path, as_json=True) == 0
     content = msgspec.json.decode(capsys.readouterr().out)
     assert content["rows"] == [
@@ -105,7 +114,7 @@ def test_json_holds_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 def test_each_file_that_is_no_record_is_named_in_a_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = write_record(record(), tmp_path)
+    path = put_record(record(), tmp_path).trial.record_path(tmp_path)
     corrupt, foreign = path.with_name("corrupt.json"), path.with_name("foreign.json")
     corrupt.write_bytes(path.read_bytes()[:100])
     foreign.write_text('{"name": "something else"}')
@@ -133,7 +142,7 @@ def test_watching_ends_when_no_sweep_is_open(
     def work(seconds: float) -> None:
         slept.append(seconds)
         trial = trials[len(slept) - 1]
-        write_record(Record(id=trial.id, status="done", trial=trial, accuracies=[0.5]), tmp_path)
+        put_record(Record(id=trial.id, status="done", trial=trial, accuracies=[0.5]), tmp_path)
 
     monkeypatch.setattr("harness.commands.status.time.sleep", work)
     assert command(tmp_path, as_json=False, watch=3.0) == 0

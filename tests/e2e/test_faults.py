@@ -15,10 +15,10 @@ from pathlib import Path
 import msgspec
 import psutil
 import pytest
+from support import recorded
 from trials import digits_trial, dm_trial
 
 from harness.engine.provenance import ROOT
-from harness.engine.record_files import read_record
 from harness.engine.records import Record, Trial
 from harness.engine.trial import claimed
 
@@ -112,11 +112,11 @@ def written_at(path: Path) -> int:
 
 
 def record_of(trial: Trial, results: Path) -> Record:
-    return read_record(trial.record_path(results))
+    return recorded(trial, results)
 
 
 def distilled_bytes(trials: Sequence[Trial], results: Path) -> list[bytes]:
-    return [trial.distilled_path(results).read_bytes() for trial in trials]
+    return [trial.distillation.set_path(results).read_bytes() for trial in trials]
 
 
 def test_trees_killed_at_random_moments_end_with_the_same_bytes(tmp_path: Path, start: Start) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support import recorded
 from trials import digits_trial, dm_trial
 
 import methods
@@ -26,7 +27,6 @@ from harness.core.distilled import Distilled
 from harness.core.faults import passing
 from harness.engine.options import Options
 from harness.engine.provenance import ROOT
-from harness.engine.record_files import read_record
 from harness.engine.records import WORK_FOLDER, Record, Trial
 from harness.engine.settings import RunSettings
 from harness.engine.trial import CACHE_NAME
@@ -104,10 +104,10 @@ def of_scale(method: str, **changes: Any) -> Trial:
 
 def outcome(trial: Trial, results: Path) -> tuple[Any, ...]:
     """What must not depend on what happened on the way."""
-    record: Record = read_record(trial.record_path(results))
+    record: Record = recorded(trial, results)
     curve = [(point.step, point.accuracies) for point in record.curve]
     measured = record.status, record.accuracies, record.train_losses, record.images_digest, curve
-    return *measured, trial.distilled_path(results).read_bytes()
+    return *measured, trial.distillation.set_path(results).read_bytes()
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def set_of(results: Path) -> str:
-    return str(digits_trial().distilled_path(results))
+    return str(digits_trial().distillation.set_path(results))
 
 
 REPORTS: dict[str, Callable[[Path, Path], list[str]]] = {
@@ -280,7 +280,7 @@ def test_submission_goes_on(
     tmp_path: Path, make_disk: MakeDisk, measured: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     theirs = tmp_path / "theirs.npz"
-    distilled = Distilled.load(digits_trial(ipc=10).distilled_path(measured))
+    distilled = Distilled.load(digits_trial(ipc=10).distillation.set_path(measured))
     np.savez(theirs, images=distilled.pixels().numpy(), labels=distilled.labels.numpy())
     wishes = ["submit", str(theirs), "--method", "dm", "--dataset", "digits", "--scale", "smoke"]
     disk = make_disk(tmp_path / "results", 3)

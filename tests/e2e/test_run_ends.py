@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from trials import put_record
 
 from harness.engine.options import parse_options
 from harness.engine.plan import make_plan
-from harness.engine.record_files import write_record
 from harness.engine.records import Record
 
 ROOT = Path(__file__).parents[2]
@@ -73,7 +73,7 @@ def test_a_terminal_of_eighty_columns_shows_a_table_that_fits_and_three_lines_of
     typed = {"methods": [methods], "dataset": ["digits"], "ipc": [ipcs], "scale": "smoke", "seeds": "2"}
     for number, trial in enumerate(make_plan(parse_options(typed | {"results": str(tmp_path)})).trials):
         accuracies = [0.3 + number / 100, 0.35]
-        write_record(Record(id=trial.id, status="done", trial=trial, accuracies=accuracies), tmp_path / "out")
+        put_record(Record(id=trial.id, status="done", trial=trial, accuracies=accuracies), tmp_path / "out")
     lines = on_terminal(tmp_path, ["run", *wishes, "--results", "out"])
     assert max(map(len, lines)) <= 80, lines
     rows = [line for line in lines if line.startswith("bacon ")]

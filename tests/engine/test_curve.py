@@ -75,4 +75,4 @@ def test_what_is_left_out_is_a_share_of_each_class_and_always_the_same(tmp_path:
 def test_distilled_sets_of_curve_trials_load(tmp_path: Path) -> None:
     trial = dm_trial(3, curve=1)
     run(trial, tmp_path)
-    assert Distilled.load(trial.distilled_path(tmp_path)).ipc == 1
+    assert Distilled.load(trial.distillation.set_path(tmp_path)).ipc == 1

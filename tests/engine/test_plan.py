@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from trials import put_record
 
 import methods
 from harness.commands.cli import main
@@ -22,7 +23,6 @@ from harness.core.data.catalog import DatasetSpec
 from harness.core.errors import DataError, UnknownNameError, UserError
 from harness.engine.options import Options, Setting
 from harness.engine.plan import DatasetFacts, Plan, expand, finished, make_plan
-from harness.engine.record_files import write_record
 from harness.engine.records import Provenance, Record, Trial
 from harness.launch.launchers import launcher_of, run_settings
 
@@ -274,7 +274,7 @@ def test_exchanged_images_are_new_trials(tmp_path: Path) -> None:
     options = wishes(tmp_path, dataset=(text,))
     before = make_plan(options)
     for trial in before.trials:
-        write_record(record_of(trial, 1.0), options.results)
+        put_record(record_of(trial, 1.0), options.results)
     assert headline(preview(before, options, launcher_of(options), timing=False)).startswith(
         "2 trials: 2 done, 0 to run"
     )
@@ -303,11 +303,11 @@ def test_records_of_other_images_do_not_count_as_done(tmp_path: Path) -> None:
         )
         for train in (prints[0], "0" * 16)
     )
-    write_record(same, options.results)
+    put_record(same, options.results)
     preview(plan, options, launcher_of(options), timing=False)
     path = same.trial.record_path(options.results)
     path.unlink()
-    write_record(other, options.results)
+    put_record(other, options.results)
     with pytest.raises(UserError, match=r"made from other images of pets than lie there now .*--results"):
         preview(plan, options, launcher_of(options), timing=False)
 
@@ -405,8 +405,8 @@ def test_a_broken_method_file_is_refused_with_its_reason(
 def test_records_that_are_there_are_not_run_again(tmp_path: Path) -> None:
     options = wishes(tmp_path, seeds=(0, 1), methods=("random",))
     plan = make_plan(options)
-    write_record(record_of(plan.trials[0], 1.5), options.results)
-    write_record(record_of(plan.trials[1], 1.5, status="failed"), options.results)
+    put_record(record_of(plan.trials[0], 1.5), options.results)
+    put_record(record_of(plan.trials[1], 1.5, status="failed"), options.results)
     view = preview(plan, options, launcher_of(options), timing=False)
     assert set(finished(plan.trials, options.results)) == {trial.id for trial in plan.trials}
     assert view.waiting == []

@@ -60,15 +60,15 @@ def test_a_distilled_rate_falls_as_the_protocols_does() -> None:
 
 def test_the_scales_protocol_gives_way_to_the_one_asked_for() -> None:
     usual, wished = (
-        expand(Options(scale="smoke", methods=("random",), ipc=(1,), protocol=name), [DIGITS]).trials[0]
-        for name in (None, "idc-1000")
+        expand(Options(scale="smoke", methods=("random",), ipc=(1,), protocol=names), [DIGITS]).trials[0]
+        for names in ((), ("idc-1000",))
     )
     assert (usual.protocol, wished.protocol) == ("dc-smoke", "idc-1000")
     assert usual.id != wished.id
 
 
 def test_unknown_protocols_are_refused() -> None:
-    assert parse_options({"protocol": "dc-1000"}).protocol == "dc-1000"
+    assert parse_options({"protocol": "dc-1000"}).protocol == ("dc-1000",)
     for ask in (lambda: parse_options({"protocol": "idc-100"}), lambda: protocol_named("idc-100")):
         with pytest.raises(UnknownNameError, match="did you mean 'idc-1000'"):
             ask()

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 import torch
+from support import recorded
 from trials import digits_trial, dm_trial
 
 import methods
@@ -27,8 +28,8 @@ from harness.core.settings import values_of
 from harness.engine import provenance
 from harness.engine.evaluate import evaluate
 from harness.engine.protocol import protocol_named
-from harness.engine.record_files import read_record, write_record
-from harness.engine.records import Record, Trial
+from harness.engine.record_files import read_records, record_bytes, write_record
+from harness.engine.records import FirstRecord, Record, Trial, trial_of
 from harness.engine.settings import LOG_NAME, RunSettings, log_name
 from harness.engine.trial import BusyError, claimed, failure, refused, run_trial
 from methods import random
@@ -64,8 +65,8 @@ def test_done_trial_leaves_record_and_set_and_no_work(settings: RunSettings) -> 
     trial = digits_trial(evals=2)
     record = run_trial(trial, settings)
     assert record.status == "done"
-    assert read_record(trial.record_path(settings.results)) == record
-    distilled = Distilled.load(trial.distilled_path(settings.results))
+    assert recorded(trial, settings.results) == record
+    distilled = Distilled.load(trial.distillation.set_path(settings.results))
     assert record.images_digest == distilled.digest()
     assert (record.stored_images, record.stored_bytes) == (10, 10 * 64 * 4 + 10 * 8)
     assert len(record.accuracies) == len(record.train_losses) == 2
@@ -82,7 +83,7 @@ def test_the_set_has_the_name_that_was_asked_for(name: str, settings: RunSetting
     resolved = methods.resolve(name, "digits", 1, "smoke")
     trial = digits_trial(method=name, config=values_of(resolved.config))
     run_trial(trial, settings)
-    saved = Distilled.load(trial.distilled_path(settings.results))
+    saved = Distilled.load(trial.distillation.set_path(settings.results))
     assert saved.method == name
     assert saved.config == trial.config
 
@@ -95,11 +96,11 @@ def test_a_method_need_not_name_itself(
 
     trial = digits_trial()
     run_trial(trial, settings)
-    named = trial.distilled_path(settings.results).read_bytes()
+    named = trial.distillation.set_path(settings.results).read_bytes()
     replace_distill(nameless)
     elsewhere = dataclasses.replace(settings, results=settings.results.parent / "other")
     run_trial(trial, elsewhere)
-    assert trial.distilled_path(elsewhere.results).read_bytes() == named
+    assert trial.distillation.set_path(elsewhere.results).read_bytes() == named
 
 
 @pytest.mark.parametrize(
@@ -114,7 +115,7 @@ def test_saved_files_are_the_bytes_that_they_were(method: str, digest: str, sett
     resolved = methods.resolve(method, "digits", 1, "smoke")
     trial = digits_trial(method=method, config=values_of(resolved.config))
     run_trial(trial, settings)
-    saved = trial.distilled_path(settings.results).read_bytes()
+    saved = trial.distillation.set_path(settings.results).read_bytes()
     assert hashlib.sha256(saved).hexdigest() == digest
 
 
@@ -122,7 +123,7 @@ def test_accuracies_are_those_of_the_saved_file(settings: RunSettings) -> None:
     trial = digits_trial()
     record = run_trial(trial, settings)
     context = Context(seed_for(trial.seed, "evaluate"), arch=trial.arch)
-    saved = Distilled.load(trial.distilled_path(settings.results))
+    saved = Distilled.load(trial.distillation.set_path(settings.results))
     again = evaluate(
         saved, context.dataset("digits"), protocol_named("dc-smoke"), evals=trial.evals, context=context
     )
@@ -141,7 +142,7 @@ def test_failed_record_never_replaces_a_done_one(settings: RunSettings) -> None:
     done = run_trial(digits_trial(), settings)
     failed = msgspec.structs.replace(done, status="failed", accuracies=[])
     write_record(failed, settings.results)
-    assert read_record(done.trial.record_path(settings.results)) == done
+    assert recorded(done.trial, settings.results) == done
 
 
 def test_method_that_looks_at_the_test_split_fails(
@@ -169,7 +170,7 @@ def test_diverged_trial_says_so_in_one_line(settings: RunSettings) -> None:
     assert "nan" in record.reason or "not finite" in record.reason
     assert "\n" not in record.reason
     assert not record.resumable
-    assert not record.trial.distilled_path(settings.results).exists()
+    assert not record.trial.distillation.set_path(settings.results).exists()
 
 
 def test_traceback_goes_to_the_log_only(settings: RunSettings, replace_distill: Callable[..., None]) -> None:
@@ -263,13 +264,14 @@ def test_trial_that_is_asked_to_stop_goes_on_in_either_phase(settings: RunSettin
     record = run_trial(trial, settings)
     assert facts(record) == facts(undisturbed)
     assert record.provenance is not None
-    assert record.provenance.resumed == 2
+    assert record.distilled_in is not None
+    assert (record.distilled_in.resumed, record.provenance.resumed) == (1, 1)
 
 
 def test_refused_trial_is_gone_on_with_by_the_same_command(settings: RunSettings) -> None:
     record = refused(digits_trial(), settings.results, "other code")
     assert (record.status, record.reason, record.resumable) == ("failed", "other code", True)
-    assert read_record(digits_trial().record_path(settings.results)) == record
+    assert recorded(digits_trial(), settings.results) == record
     assert refused(digits_trial(), settings.results, "another reason") == record
     with claimed(digits_trial(seed=1), settings.results), pytest.raises(BusyError):
         refused(digits_trial(seed=1), settings.results, "other code")
@@ -296,22 +298,130 @@ def test_resumed_trial_does_not_distil_twice(
 def test_damaged_distilled_set_is_made_again(settings: RunSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     trial = digits_trial()
     interrupt_evaluation(trial, settings, monkeypatch)
-    path = trial.distilled_path(settings.results)
+    path = trial.distillation.set_path(settings.results)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     assert run_trial(trial, settings).status == "done"
     assert path.read_bytes() == whole
 
 
-def test_changed_code_starts_afresh(settings: RunSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_code_does_not_go_on_from_a_checkpoint(
+    settings: RunSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = dm_trial(4)
+    with pytest.raises(Stopped, match="step 2 of 4 of distill"):
+        run_trial(trial, settings, should_stop=partial(next, iter([False]), True))
+    monkeypatch.setattr(provenance, "code_digest", lambda *_: "0" * 12)
+    record = run_trial(trial, settings)
+    assert record.status == "done"
+    assert record.distilled_in is not None
+    assert record.distilled_in.resumed == 0
+
+
+def test_a_finished_set_outlives_a_change_of_code_and_is_known_as_older(
+    settings: RunSettings, monkeypatch: pytest.MonkeyPatch, replace_distill: Callable[..., None]
+) -> None:
     trial = digits_trial()
-    interrupt_evaluation(trial, settings, monkeypatch)
-    calls: list[int] = []
-    real = random.distill
-    monkeypatch.setattr(random, "distill", lambda *a, **k: (calls.append(1), real(*a, **k))[1])
-    monkeypatch.setattr(provenance, "code_digest", lambda _: "0" * 12)
-    assert run_trial(trial, settings).status == "done"
-    assert calls == [1]
+    with monkeypatch.context() as patch:
+        patch.setattr(provenance, "code_digest", lambda *_: "2:" + "0" * 12)
+        patch.setattr(provenance, "_checkout", lambda: (None, False))
+        interrupt_evaluation(trial, settings, patch)
+    replace_distill(raising(AssertionError("distilled twice")))
+    record = run_trial(trial, settings)
+    assert record.status == "done"
+    assert provenance.Lineage().state(record) == "older code"
+
+
+def ask(trial: Trial, **asked: Any) -> Trial:
+    """Another question about the trial's set."""
+    usual = {"protocol": trial.protocol, "protocol_version": trial.protocol_version, "evals": trial.evals}
+    return trial_of(trial.distillation, **(usual | asked))
+
+
+def test_a_set_is_distilled_once_and_asked_again(
+    settings: RunSettings, replace_distill: Callable[..., None]
+) -> None:
+    trial = digits_trial()
+    first = run_trial(trial, settings)
+    replace_distill(raising(AssertionError("distilled twice")))
+    other = run_trial(ask(trial, eval_arch="MLP"), settings)
+    assert other.status == "done"
+    assert (other.images_digest, other.distill) == (first.images_digest, first.distill)
+    assert other.id != first.id
+    assert recorded(trial, settings.results) == first
+    assert trial.id == ask(trial, eval_arch=trial.arch).id, "its own network is no other question"
+
+
+def test_an_evaluation_added_later_is_the_one_made_at_once(settings: RunSettings, tmp_path: Path) -> None:
+    trial = dm_trial(3)
+    questions = [trial, ask(trial, eval_arch="MLP"), ask(trial, evals=1)]
+    at_once = [run_trial(question, settings) for question in questions]
+    elsewhere = dataclasses.replace(settings, results=tmp_path / "elsewhere")
+    later = [run_trial(question, elsewhere) for question in reversed(questions)]
+    assert [facts(record) for record in at_once] == [facts(record) for record in reversed(later)]
+
+
+def test_a_set_of_schema_1_is_asked_where_it_lies(
+    settings: RunSettings, replace_distill: Callable[..., None]
+) -> None:
+    trial = digits_trial()
+    made = run_trial(trial, settings)
+    results = settings.results
+    first = FirstRecord(
+        **{name: getattr(made, name) for name in FirstRecord.__struct_fields__} | {"schema": 1}
+    )
+    (results / f"{trial.first_place}.json").write_bytes(record_bytes(first))
+    trial.distillation.set_path(results).rename(results / f"{trial.first_place}.safetensors")
+    trial.distillation.record_path(results).unlink()
+    trial.record_path(results).unlink()
+    replace_distill(raising(AssertionError("distilled twice")))
+    assert run_trial(trial, settings).accuracies == made.accuracies
+    record = run_trial(ask(trial, eval_arch="MLP"), settings)
+    assert record.status == "done"
+    assert record.set_place == trial.first_place
+    assert (record.images_digest, record.label_kind) == (made.images_digest, None)
+    assert record in read_records(results)
+
+
+def test_a_set_that_was_changed_is_not_evaluated(settings: RunSettings, tmp_path: Path) -> None:
+    trial = digits_trial()
+    run_trial(trial, settings)
+    path = trial.distillation.set_path(settings.results)
+    kept = path.read_bytes()
+    saved = Distilled.load(path)
+    dataclasses.replace(saved, images=saved.images + 1).save(path)
+    changed = path.read_bytes()
+    question = ask(trial, evals=2)
+    record = run_trial(question, settings)
+    assert (record.status, record.resumable) == ("failed", True)
+    assert "was changed since it was distilled" in str(record.reason)
+    assert path.read_bytes() == changed
+    path.write_bytes(kept)
+    question.record_path(settings.results).unlink()
+    assert run_trial(question, settings).status == "done"
+
+
+def test_a_lost_set_that_comes_out_otherwise_is_refused(
+    settings: RunSettings, replace_distill: Callable[..., None]
+) -> None:
+    trial = digits_trial()
+    record = run_trial(trial, settings)
+    trial.distillation.set_path(settings.results).unlink()
+    assert run_trial(ask(trial, evals=2), settings).images_digest == record.images_digest
+    trial.distillation.set_path(settings.results).unlink()
+    replace_distill(
+        lambda real: lambda *a, **k: dataclasses.replace(real(*a, **k), images=torch.zeros(10, 1, 8, 8))
+    )
+    failed = run_trial(ask(trial, evals=3), settings)
+    assert (failed.status, failed.resumable) == ("failed", True)
+    assert "came out otherwise" in str(failed.reason)
+    assert recorded(trial, settings.results) == record
+
+
+def test_two_trials_of_a_set_do_not_distil_at_once(settings: RunSettings) -> None:
+    trial = digits_trial()
+    with claimed(trial.distillation, settings.results), pytest.raises(BusyError, match="another process"):
+        run_trial(trial, settings)
 
 
 def test_trial_of_another_process_is_left_alone(settings: RunSettings) -> None:
@@ -347,7 +457,7 @@ def test_changed_folder_is_refused(settings: RunSettings) -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_full_disk_while_the_set_is_noted(settings: RunSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     trial = digits_trial()
-    work = trial.work_folder(settings.results)
+    work = trial.distillation.work_folder(settings.results)
     work.mkdir(parents=True)
     # The note that distillation is finished is written here first.
     monkeypatch.setattr(files, "_mark", lambda: "mark")
@@ -372,7 +482,7 @@ def test_same_trial_elsewhere_gives_the_same_bytes(settings: RunSettings, tmp_pa
     elsewhere = dataclasses.replace(settings, results=tmp_path / "elsewhere")
     one, two = run_trial(trial, settings), run_trial(trial, elsewhere)
     assert facts(one) == facts(two)
-    paths = [trial.distilled_path(place.results) for place in (settings, elsewhere)]
+    paths = [trial.distillation.set_path(place.results) for place in (settings, elsewhere)]
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 

@@ -6,10 +6,10 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from support import recorded
 from trials import digits_trial, dm_trial
 
 from harness.engine.options import Options
-from harness.engine.record_files import read_record
 from harness.engine.settings import RunSettings
 from harness.launch.driver import launch
 from harness.launch.launchers import Inline
@@ -38,10 +38,11 @@ def options(results: Path, kind: type[RunSettings] = RunSettings, **more: int) -
 def test_time_that_is_up_leaves_a_checkpoint_and_what_waits(tmp_path: Path, looks: int) -> None:
     trials = [dm_trial(10), digits_trial(seed=1)]
     whole = launch(trials, options(tmp_path / "whole"), LAUNCHER)
-    cut = launch(trials, options(tmp_path / "cut", Limited, looks=looks), LAUNCHER)
-    assert (cut.records, list(cut.left), cut.exit_status) == ([], trials, 75)
-    work = trials[0].work_folder(tmp_path / "cut")
-    assert [(work / phase / "checkpoint.pt").exists() for phase in ("distill", "evaluate")] == {
+    left = launch(trials, options(tmp_path / "cut", Limited, looks=looks), LAUNCHER)
+    assert (left.records, list(left.left), left.exit_status) == ([], trials, 75)
+    trial, cut = trials[0], tmp_path / "cut"
+    works = trial.distillation.work_folder(cut) / "distill", trial.work_folder(cut) / "evaluate"
+    assert [(work / "checkpoint.pt").exists() for work in works] == {
         0: [False, False],
         3: [True, False],
         12: [False, True],
@@ -51,9 +52,10 @@ def test_time_that_is_up_leaves_a_checkpoint_and_what_waits(tmp_path: Path, look
     assert gone_on.exit_status == whole.exit_status == 0
     for trial in trials:
         folders = tmp_path / "cut", tmp_path / "whole"
-        ours, theirs = (trial.distilled_path(folder).read_bytes() for folder in folders)
+        ours, theirs = (trial.distillation.set_path(folder).read_bytes() for folder in folders)
         assert ours == theirs
-        assert len({tuple(read_record(trial.record_path(folder)).accuracies) for folder in folders}) == 1
-    provenance = gone_on.records[0].provenance
-    assert provenance is not None
-    assert provenance.resumed == {0: 0, 3: 1, 12: 1}[looks]
+        assert len({tuple(recorded(trial, folder).accuracies) for folder in folders}) == 1
+    made, evaluated = gone_on.records[0].distilled_in, gone_on.records[0].provenance
+    assert made is not None
+    assert evaluated is not None
+    assert (made.resumed, evaluated.resumed) == {0: (0, 0), 3: (1, 0), 12: (0, 1)}[looks]

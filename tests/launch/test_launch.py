@@ -10,11 +10,12 @@ from typing import Any
 
 import msgspec
 import pytest
+from support import recorded
 from trials import digits_trial, dm_trial
 
 from harness.core.errors import UserError
 from harness.engine.options import Options
-from harness.engine.record_files import read_record, write_record
+from harness.engine.record_files import write_record
 from harness.engine.records import Record, Trial
 from harness.engine.settings import RunSettings
 from harness.engine.trial import claimed
@@ -91,7 +92,7 @@ def test_which_failures_are_run_again(
     summary = launch([trial], dataclasses.replace(options, retry_failed=retry_failed), LAUNCHER)
     assert statuses(summary) == [status]
     assert summary.exit_status == (0 if status == "done" else 1)
-    assert read_record(trial.record_path(options.results)).status == status
+    assert recorded(trial, options.results).status == status
 
 
 def test_one_failure_costs_one_trial_and_is_explained(
@@ -219,7 +220,7 @@ def test_outcome_of_a_death_is_another_try_until_there_are_no_more(options: RunS
     assert isinstance(record, Record)
     assert (record.status, record.resumable) == ("failed", False)
     assert record.reason == "killed by SIGSEGV; 3 attempts"
-    assert read_record(trial.record_path(options.results)) == record
+    assert recorded(trial, options.results) == record
 
 
 def test_outcome_is_left_to_the_process_that_has_the_trial(options: RunSettings) -> None:
@@ -286,7 +287,7 @@ def test_worker_leaves_a_trial_that_another_run_finished_meanwhile(options: RunS
     write_record(record, options.results)
     launcher = LocalRunner(options, launch_base.Layout(1, 1))
     assert launcher.run([digits_trial()], SilentDisplay()) == [digits_trial()]
-    assert read_record(digits_trial().record_path(options.results)) == record
+    assert recorded(digits_trial(), options.results) == record
 
 
 @pytest.mark.parametrize("named", ["", "-1", "NoDevFiles", " , "])

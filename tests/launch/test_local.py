@@ -19,12 +19,12 @@ import psutil
 import pytest
 import torch
 from launch.fake_worker import starts
+from support import recorded
 from trials import digits_trial
 
 from harness.engine import devices
 from harness.engine.options import Options
 from harness.engine.provenance import ROOT
-from harness.engine.record_files import read_record
 from harness.engine.records import Record, Trial
 from harness.engine.settings import RunSettings, log_name
 from harness.engine.worker import Snapshot
@@ -127,10 +127,10 @@ def test_worker_that_always_dies_fails_after_its_retries_and_costs_no_other(opti
         f"{victim.label}: killed by SIGSEGV; tried again (1 of 2)",
         f"{victim.label}: the worker ended with exit status 3: last words; tried again (2 of 2)",
     ]
-    record = read_record(victim.record_path(options.results))
+    record = recorded(victim, options.results)
     assert (record.status, record.resumable) == ("failed", False)
     assert record.reason == "killed by SIGSEGV; 3 attempts"
-    assert read_record(other.record_path(options.results)).status == "done"
+    assert recorded(other, options.results).status == "done"
 
 
 def test_fault_that_passes_is_no_death(options: RunSettings) -> None:

@@ -10,10 +10,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from trials import digits_trial
+from support import recorded
+from trials import digits_trial, put_record
 
 from harness.engine.options import parse_options
-from harness.engine.record_files import read_record, write_record
 from harness.engine.records import Record, Trial
 from harness.engine.settings import RunSettings
 from harness.launch import queue, slurm
@@ -113,7 +113,7 @@ def launcher(folder: Path, trials: Sequence[Trial] = TRIALS, **typed: Any) -> Sl
 def finish(folder: Path, *trials: Trial) -> None:
     """Write the records that the jobs of these trials would."""
     for trial in trials:
-        write_record(Record(id=trial.id, status="done", trial=trial, accuracies=[0.5]), folder)
+        put_record(Record(id=trial.id, status="done", trial=trial, accuracies=[0.5]), folder)
 
 
 def test_a_sweep_ends_when_each_trial_has_its_record(tmp_path: Path, fake: FakeSlurm) -> None:
@@ -177,7 +177,7 @@ def test_a_trial_whose_jobs_keep_dying_is_given_up_with_slurms_reason(
     notes = Notes()
     launcher(tmp_path, TRIALS[:1], retries="1").run(TRIALS[:1], notes)
     assert fake.arrays == [1, 1]
-    record = read_record(TRIALS[0].record_path(tmp_path))
+    record = recorded(TRIALS[0], tmp_path)
     assert (record.status, record.resumable) == (status, False)
     assert record.reason == f"{words} (job 2_0: {state}); 2 attempts"
     assert f"{words} (job 1_0: {state}); submitted again (1 of 1)" in notes.said[1]
@@ -192,7 +192,7 @@ def test_a_job_that_met_a_full_disk_is_left_to_the_same_command(tmp_path: Path, 
     )
     fake.looks = [lambda slurm: slurm.all_in("FAILED")]
     one.run(TRIALS[:1], Notes())
-    record = read_record(TRIALS[0].record_path(tmp_path))
+    record = recorded(TRIALS[0], tmp_path)
     assert (record.status, record.resumable) == ("failed", True)
     assert "No space left on device" in (record.reason or "")
     assert fake.arrays == [1]
@@ -206,7 +206,7 @@ def test_making_room_is_no_failure_however_often_it_happens(tmp_path: Path, fake
     fake.looks = [*[lambda slurm: slurm.all_in("PREEMPTED")] * 9, end]
     launcher(tmp_path, TRIALS[:1], retries="0").run(TRIALS[:1], Notes())
     assert len(fake.arrays) > 2
-    assert read_record(TRIALS[0].record_path(tmp_path)).status == "done"
+    assert recorded(TRIALS[0], tmp_path).status == "done"
 
 
 def test_a_cancelled_trial_is_left_to_the_same_command(tmp_path: Path, fake: FakeSlurm) -> None:
@@ -229,5 +229,5 @@ def test_in_a_pack_only_the_trial_that_was_under_way_is_held_to_have_died(
     finish(tmp_path, TRIALS[0])
     fake.looks = [lambda slurm: {}, die]
     launcher(tmp_path, trials_per_job="3", retries="1").run(TRIALS[1:], Notes())
-    assert read_record(TRIALS[1].record_path(tmp_path)).status == "oom"
-    assert read_record(TRIALS[2].record_path(tmp_path)).status == "done"
+    assert recorded(TRIALS[1], tmp_path).status == "oom"
+    assert recorded(TRIALS[2], tmp_path).status == "done"

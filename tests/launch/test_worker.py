@@ -15,12 +15,12 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
+from support import recorded
 from trials import digits_trial, dm_trial
 
 from harness.core import clock
 from harness.core.progress import Progress
 from harness.engine import provenance, worker
-from harness.engine.record_files import read_record
 from harness.engine.records import Trial
 from harness.engine.settings import LOG_NAME, RunSettings, log_name
 from harness.engine.worker import (
@@ -117,10 +117,10 @@ def test_sigterm_stops_a_worker_at_its_step_and_nothing_is_lost(
     assert start(job(trial, settings)).wait(PATIENCE) == DONE
     undisturbed = replace(settings, results=tmp_path / "undisturbed")
     assert start(job(trial, undisturbed)).wait(PATIENCE) == DONE
-    ours, theirs = (read_record(trial.record_path(place.results)) for place in (settings, undisturbed))
+    ours, theirs = (recorded(trial, place.results) for place in (settings, undisturbed))
     assert ours.images_digest == theirs.images_digest
     assert ours.accuracies == theirs.accuracies
-    paths = [trial.distilled_path(place.results) for place in (settings, undisturbed)]
+    paths = [trial.distillation.set_path(place.results) for place in (settings, undisturbed)]
     assert paths[0].read_bytes() == paths[1].read_bytes()
     assert (ours.provenance.resumed, theirs.provenance.resumed) == (1, 0)
 
@@ -135,7 +135,7 @@ def test_log_of_a_failure_begins_and_ends_with_the_facts(
     lines = log.read_text().splitlines()
     facts = rf"{STAMP} \S+ pid \d+ attempt 2 device cpu threads 1: dm · digits · ipc 1 · seed 0"
     assert re.fullmatch(facts, lines[0])
-    record = read_record(trial.record_path(settings.results))
+    record = recorded(trial, settings.results)
     assert re.fullmatch(rf"{STAMP} failed {re.escape(record.reason or '')}", lines[-1])
     assert last_words(log, 1) == [f"harness.core.errors.DivergedError: {record.reason}"]
     assert not (trial.work_folder(settings.results) / LOG_NAME).exists()
@@ -147,7 +147,7 @@ def test_worker_with_other_code_than_was_submitted_refuses(settings: RunSettings
     now = provenance.code_digest(trial)
     changed = replace(settings, code_digests={trial.id: "0123456789ab"})
     assert start(job(trial, changed)).wait(PATIENCE) == FAILED
-    record = read_record(trial.record_path(settings.results))
+    record = recorded(trial, settings.results)
     assert record.reason == (
         f"the code on the measured path changed since this trial was submitted (submitted 0123456789ab, "
         f"now {now}); start the same command again to run it with the present code"

@@ -318,7 +318,7 @@ def test_a_whitened_trial_from_start_to_record(tmp_path: Path) -> None:
     settings = RunSettings(results=tmp_path, data_dir=tmp_path / "data", datasets={"digits": "digits"})
     record = run_trial(trial, settings)
     assert record.status == "done", record.reason
-    assert isinstance(Distilled.load(trial.distilled_path(tmp_path)).transform, ZCA)
+    assert isinstance(Distilled.load(trial.distillation.set_path(tmp_path)).transform, ZCA)
     assert len(list(tmp_path.rglob("experts/*/*.safetensors"))) == config["experts"]
 
 

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
+from trials import made_up_set
 
 import methods
 from harness.core.clock import Cost
@@ -28,7 +29,8 @@ from harness.core.text import table
 from harness.engine.options import Options
 from harness.engine.plan import Plan, make_plan
 from harness.engine.provenance import Code
-from harness.engine.records import Provenance, Record, Status, Trial
+from harness.engine.record_files import record_bytes
+from harness.engine.records import DistillationRecord, EvaluationRecord, Provenance, Record, Status, Trial
 
 ROOT = Path(__file__).resolve().parents[2]
 IPC = (1, 2, 5, 10, 20, 30, 50, 100)
@@ -59,7 +61,7 @@ def generate(folder: Path, records: int) -> tuple[Options, Plan]:
     here = Code.here()
     numbers = random.Random(0)
     for trial in itertools.islice(_trials(plan, round(PLANNED * records)), records):
-        write(made_up(trial, here.digest(trial) or "", numbers), options.results)
+        write(made_up(trial, here.digest(trial, "evaluate") or "", numbers), options.results)
     return options, plan
 
 
@@ -91,10 +93,17 @@ def made_up(trial: Trial, code_digest: str, numbers: random.Random) -> Record:
 
 def write(record: Record, results: Path) -> None:
     """Like `write_record`, without waiting for the disk, and with an empty file for the distilled set."""
-    path = record.trial.record_path(results)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
-    record.trial.distilled_path(results).touch()
+    made = record.trial.distillation
+    files: dict[Path, EvaluationRecord | DistillationRecord] = {
+        record.trial.record_path(results): EvaluationRecord.of(record)
+    }
+    if record.status == "done":
+        files[made.record_path(results)] = made_up_set(record)
+        made.set_path(results).parent.mkdir(parents=True, exist_ok=True)
+        made.set_path(results).touch()
+    for path, content in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(record_bytes(content))
 
 
 def commands(options: Options) -> dict[str, list[str]]:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+from trials import put_record
 
 from harness.core.clock import Cost
-from harness.engine.record_files import write_record
 from harness.engine.records import Provenance, Record, Trial
 
 CPU = "Some CPU @ 2.0 GHz"
@@ -100,7 +100,7 @@ def write_records(tmp_path: Path) -> Any:
         results = tmp_path / "results"
         results.mkdir(exist_ok=True)
         for record in records:
-            write_record(record, results)
+            put_record(record, results)
         return results
 
     return write

@@ -13,10 +13,10 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from trials import put_record
 
 from harness.commands.cli import main
 from harness.core.errors import UserError
-from harness.engine.record_files import write_record
 from harness.engine.records import Record
 from harness.report.compare import Side, as_text, command, compare, extract, kind_of, ratios, verdict
 
@@ -110,7 +110,7 @@ def test_the_other_way_round_everything_turns(make_record: Any, a: list[int], b:
 
 def write(folder: Path, records: Sequence[Record]) -> Path:
     for record in records:
-        write_record(record, folder)
+        put_record(record, folder)
     return folder
 
 
@@ -227,7 +227,7 @@ def test_two_revisions(
 
 def test_a_revision_is_found_from_a_folder_below(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(repository / "kept")
-    assert len(list(extract("HEAD", repository / "out").rglob("*.json"))) == 2
+    assert len(list(extract("HEAD", repository / "out").rglob("*.json"))) == 4
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,11 @@ import msgspec
 import pytest
 import torch
 from matplotlib.testing.compare import compare_images
+from trials import put_record
 
 from harness.commands.cli import main
 from harness.core.data import Normalization, load, parse
 from harness.core.distilled import Distilled
-from harness.engine.record_files import write_record
 from harness.engine.records import CurvePoint, Record
 from harness.report import plots
 from harness.report.plots import axes, cost, labels, scenes, style
@@ -71,7 +71,7 @@ def results(records: list[Record], write_records: Write) -> Path:
     for record in records:
         trial = record.trial
         if trial.seed == 0 and trial.arch != "MLP" and trial.method != "whole":
-            _save(trial.distilled_path(folder), trial.method, trial.ipc)
+            _save(trial.distillation.set_path(folder), trial.method, trial.ipc)
     return folder
 
 
@@ -129,7 +129,7 @@ def test_nearest_real_images_look_as_stored(make_record: Any, write_records: Wri
     kept = [make_record(method, 1, 0, dataset="digits", dataset_source="digits") for method in made]
     results = write_records(*kept)
     for record, pixels in zip(kept, made.values(), strict=True):
-        names, path = data.class_names, record.trial.distilled_path(results)
+        names, path = data.class_names, record.trial.distillation.set_path(results)
         labels, transform = torch.arange(data.num_classes), data.transform
         Distilled(transform(pixels), labels, 1, "digits", names, transform, record.trial.method).save(path)
     assert_as_stored(drawn(results, tmp_path / "plots", "--kind", "nearest")["ConvNetW32/nearest-ipc1"])
@@ -246,7 +246,7 @@ def test_seconds_of_two_machines_never_share_a_figure(make_record: Any, tmp_path
         for seed, device in enumerate(("cpu", "Some GPU")):
             record = make_record(method, 1, seed)
             place = msgspec.structs.replace(record.provenance, device=device)
-            write_record(msgspec.structs.replace(record, provenance=place), results)
+            put_record(msgspec.structs.replace(record, provenance=place), results)
     made = drawn(results, tmp_path / "plots", "--kind", "seconds")
     assert sorted(made) == [
         "ConvNetW32/seconds-Some-CPU-@-2.0-GHz-with-1-thread",

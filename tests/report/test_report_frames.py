@@ -53,7 +53,7 @@ def test_a_failed_record_has_the_same_columns_all_null(make_record: Any) -> None
 def test_distilled_path_is_the_one_beside_the_record(make_record: Any, write_records: Any) -> None:
     record = make_record()
     results = write_records(record)
-    assert results / flatten(record)["distilled"] == record.trial.distilled_path(results)
+    assert results / flatten(record)["distilled"] == record.trial.distillation.set_path(results)
 
 
 def test_unreadable_files_are_named_and_the_others_still_read(

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 import torch
+from trials import put_record
 
 from harness.commands import cli
 from harness.commands.arguments import options_from
@@ -21,7 +22,6 @@ from harness.commands.cli import parse
 from harness.core.data import Normalization
 from harness.core.distilled import Distilled
 from harness.core.errors import UserError
-from harness.engine.record_files import write_record
 from harness.engine.records import CurvePoint, Record
 from harness.report.site import build, data, detail, pictures, vendor
 
@@ -183,7 +183,7 @@ def test_the_command_repeats_the_trial(make_record: Any) -> None:
     options = options_from(typed)
     assert (options.methods, options.dataset, options.ipc) == (("dm",), ("digits",), (1,))
     assert (options.seeds, options.evals, options.precision) == ((3,), 3, "bf16")
-    assert (options.arch, options.protocol, options.budget) == ("ConvNetW32", "dc-cpu", 2e16)
+    assert (options.arch, options.protocol, options.budget) == ("ConvNetW32", ("dc-cpu",), 2e16)
     assert [tuple(setting) for setting in options.set] == [
         ("dm", "lr_img", "2.5"),
         ("dm", "strategy", "it's"),
@@ -216,7 +216,7 @@ def test_names_are_text_and_lead_nowhere(make_record: Any, tmp_path: Path) -> No
 def test_a_set_outside_the_results_folder_is_not_shown(make_record: Any, tmp_path: Path) -> None:
     record = make_record(method="../../../..")
     results = tmp_path / "a" / "b" / "results"
-    path = record.trial.distilled_path(results)
+    path = record.trial.distillation.set_path(results)
     (results / record.trial.scale / record.trial.dataset).mkdir(parents=True)
     save_set(Path(str(path.parent.resolve())) / path.name)
     assert path.is_file()
@@ -234,8 +234,8 @@ def save_set(path: Path, classes: int = 3, ipc: int = 2) -> None:
 
 def test_a_set_beside_its_record_is_shown(make_record: Any, tmp_path: Path) -> None:
     record = make_record(class_accuracies=[[0.1, 0.2, 0.3]])
-    write_record(record, tmp_path)
-    save_set(record.trial.distilled_path(tmp_path))
+    put_record(record, tmp_path)
+    save_set(record.trial.distillation.set_path(tmp_path))
     files = made(site_of(record, results=tmp_path))
     assert files[f"pictures/{record.id}.png"].startswith(b"\x89PNG")
     reader = Reader(files[f"records/{record.id}.html"])
@@ -249,7 +249,7 @@ def test_pictures_beyond_the_budget_are_left_out(
 ) -> None:
     records = [make_record(seed=seed) for seed in (1, 0)]
     for record in records:
-        save_set(record.trial.distilled_path(tmp_path))
+        save_set(record.trial.distillation.set_path(tmp_path))
     size = len(pictures.picture_of(records[0], tmp_path).png)
     monkeypatch.setattr(build, "PICTURES_BYTES", size)
     site = site_of(*records, results=tmp_path)
@@ -260,7 +260,7 @@ def test_pictures_beyond_the_budget_are_left_out(
 
 def test_a_damaged_set_costs_its_picture_only(make_record: Any, tmp_path: Path) -> None:
     record = make_record()
-    path = record.trial.distilled_path(tmp_path)
+    path = record.trial.distillation.set_path(tmp_path)
     path.parent.mkdir(parents=True)
     path.write_bytes(b"nothing of the kind")
     page = made(site_of(record, results=tmp_path))[f"records/{record.id}.html"]
@@ -327,7 +327,7 @@ def test_scales_of_no_leaderboard_are_left_out_or_marked(
     assert cli.main(words) == 0
     assert embedded((folder / "index.html").read_bytes())[0]["scale"] == "smoke"
     assert "on no leaderboard" in Reader((folder / "index.html").read_bytes()).text
-    write_record(make_record(), results)
+    put_record(make_record(), results)
     assert cli.main(words) == 0
     assert "left out: 1 record " in capsys.readouterr().err
     page = (folder / "index.html").read_bytes()

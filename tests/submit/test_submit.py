@@ -21,7 +21,7 @@ from harness.commands.cli import main
 from harness.commands.status import summarise
 from harness.core.context import Context
 from harness.core.distilled import Distilled
-from harness.engine.record_files import read_record, read_records
+from harness.engine.record_files import existing_record, read_records
 from harness.engine.records import Record
 from harness.report.claims import claims_markdown
 from harness.report.formats import markdown
@@ -140,7 +140,7 @@ def test_measured_as_our_own_sets_are(tmp_path: Path) -> None:
     options = ["--dataset", "digits", "--methods", "random", "--ipc", str(IPC), "--launcher", "inline"]
     assert main(["run", *options, "--results", str(tmp_path / "own"), *SMALL]) == 0
     own = only_record(tmp_path / "own")
-    assert submit(own.trial.distilled_path(tmp_path / "own"), tmp_path / "theirs", "--force") == 0
+    assert submit(own.trial.distillation.set_path(tmp_path / "own"), tmp_path / "theirs", "--force") == 0
     theirs = only_record(tmp_path / "theirs")
     assert theirs.accuracies == own.accuracies
     assert theirs.trial.seed == own.trial.seed
@@ -157,7 +157,7 @@ def test_record_stands_in_tables_and_status_under_its_own_name(
     path = record.trial.record_path(results)
     assert str(path) in shown
     assert path.parent == results / "smoke" / "digits" / "dm@submitted" / f"ipc{IPC}"
-    assert read_record(path).id == record.trial.id
+    assert existing_record(record.trial, results) == record
     (row,) = summarise([record])
     assert (row.method, row.counts, row.stale) == ("dm@submitted", {"done": 1}, 0)
     tracks = scored([record])
@@ -245,7 +245,7 @@ def test_soft_labels_and_factor_reach_the_evaluation(distilled: Distilled, tmp_p
     results = tmp_path / "results"
     assert submit(path, results, "--labels", "logits", "--factor", "2", "--lr", "0.02", "--force") == 0
     record = only_record(results)
-    kept = Distilled.load(record.trial.distilled_path(results))
+    kept = Distilled.load(record.trial.distillation.set_path(results))
     torch.testing.assert_close(kept.labels, logits.softmax(dim=1))
     assert (kept.factor, kept.learned_lr) == (2, 0.02)
     assert record.decoded_images == 4 * len(kept.images)
@@ -380,7 +380,7 @@ def test_pixels_from_minus_one_to_one_are_recognised_or_stated(distilled: Distil
         record = only_record(tmp_path / name)
         assert record.submission is not None
         assert "pixels" not in [one.check for one in record.submission.found]
-        kept = Distilled.load(record.trial.distilled_path(tmp_path / name))
+        kept = Distilled.load(record.trial.distillation.set_path(tmp_path / name))
         torch.testing.assert_close(kept.images, distilled.images, rtol=0, atol=1e-5)
 
 

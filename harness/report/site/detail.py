@@ -74,7 +74,8 @@ def circumstances(record: Record) -> list[Fact]:
         Fact("images per class", str(trial.ipc)),
         Fact("seed", str(trial.seed)),
         Fact("scale", trial.scale),
-        Fact("network", trial.arch),
+        Fact("network", trial.network),
+        *([Fact("distilled by", trial.arch)] if trial.eval_arch else []),
         Fact("protocol", f"{trial.protocol} {trial.protocol_version}"),
         Fact("networks trained", str(trial.evals)),
         Fact("precision", trial.precision),
@@ -137,6 +138,7 @@ def command(record: Record) -> str:
     words += ["--dataset", f"folder:{trial.dataset}" if folder else trial.dataset]
     words += ["--ipc", str(trial.ipc), "--scale", trial.scale, "--seeds", f"{trial.seed},"]
     words += ["--evals", str(trial.evals), "--arch", trial.arch, "--protocol", trial.protocol]
+    words += ["--eval-arch", trial.eval_arch] if trial.eval_arch else []
     words += ["--precision", trial.precision] if trial.precision != "fp32" else []
     words += ["--budget", repr(trial.budget_flops)] if trial.budget_flops is not None else []
     words += ["--zca"] if trial.zca and not trial.config.get("zca") else []
