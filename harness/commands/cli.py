@@ -24,6 +24,7 @@ USER_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 COMMANDS = {
     "run": "Distil, evaluate and print the table; goes on where an earlier run stopped.",
     "plan": "Say what a run would do, what is done already and how long it takes.",
+    "evaluate": "Ask sets that were distilled how well they serve other networks and protocols.",
     "list": "List methods, datasets, networks or protocols.",
     "status": "Say what lies under a results folder.",
     "cancel": "End the jobs of a sweep on a cluster.",

@@ -47,17 +47,20 @@ class TimeEstimate:
 
     `places` names the hardware of earlier records; empty for what was measured here and now. `off_by` is the
     factor by which the truth may lie above or below; None where nothing tells, as with a single record.
+    `evaluating` are those of the seconds that a trial takes whose set is there already.
     """
 
     seconds: float
     source: str
     places: frozenset[str] = frozenset()
     off_by: float | None = None
+    evaluating: float = 0.0
 
 
 def from_records(records: Iterable[Record], device: str) -> dict[str, TimeEstimate]:
     """Mean cost of the finished trials of each cell that ran on such a device, by `Trial.cell`."""
     costs: dict[str, list[float]] = defaultdict(list)
+    evaluating: dict[str, list[float]] = defaultdict(list)
     places: dict[str, set[str]] = defaultdict(set)
     for record in records:
         if record.distill is None or record.evaluate is None or record.provenance is None:
@@ -65,6 +68,7 @@ def from_records(records: Iterable[Record], device: str) -> dict[str, TimeEstima
         if (record.provenance.device == "cpu") == (device == "cpu"):
             key = record.trial.cell
             costs[key].append(record.distill.seconds + record.evaluate.seconds)
+            evaluating[key].append(record.evaluate.seconds)
             places[key].add(hardware(record.provenance))
     return {
         key: TimeEstimate(
@@ -72,6 +76,7 @@ def from_records(records: Iterable[Record], device: str) -> dict[str, TimeEstima
             plural(len(seconds), "record"),
             frozenset(places[key]),
             _spread(seconds),
+            statistics.fmean(evaluating[key]),
         )
         for key, seconds in costs.items()
     }
@@ -122,10 +127,14 @@ def roughly(seconds: float) -> str:
 
 @dataclass(frozen=True)
 class _Phase:
-    """One loop of a trial to be estimated, made `repeats` times; `run` enters it in a context."""
+    """One loop of a trial to be estimated, made `repeats` times; `run` enters it in a context.
+
+    arch: the network that it is about.
+    """
 
     run: Callable[[Context], object]
     precision: str
+    arch: str
     repeats: int = 1
 
 
@@ -150,7 +159,8 @@ class _Bench:
         from harness.core.data import sealed
         from harness.core.hollow import TooLongError
 
-        total, counted = 0.0, False
+        parts: list[float] = []
+        counted = False
         with sealed("estimating"):
             for make_phase in (_distillation, _evaluation):
                 phase = make_phase(trial, self.data)
@@ -159,13 +169,13 @@ class _Bench:
                 except TooLongError:
                     return None
                 if self._is_quick(work, trial, phase, seconds):
-                    total += phase.repeats * self._time(make_phase(trial, self._there()), trial)
+                    parts.append(phase.repeats * self._time(make_phase(trial, self._there()), trial))
                 else:
-                    total += phase.repeats * work.flops / self._speed(trial.arch, phase.precision)
+                    parts.append(phase.repeats * work.flops / self._speed(phase.arch, phase.precision))
                     counted = True
-        if counted:
-            return TimeEstimate(total, "FLOPs counted, a piece timed", off_by=COUNTED_OFF_BY)
-        return TimeEstimate(total, f"{STEPS} steps timed", off_by=TIMED_OFF_BY)
+        source = "FLOPs counted, a piece timed" if counted else f"{STEPS} steps timed"
+        off_by = COUNTED_OFF_BY if counted else TIMED_OFF_BY
+        return TimeEstimate(sum(parts), source, off_by=off_by, evaluating=parts[-1])
 
     def _there(self) -> Dataset:
         return self.data.to(self.device)
@@ -175,7 +185,7 @@ class _Bench:
 
         return Context(
             trial.seed,
-            arch=trial.arch,
+            arch=phase.arch,
             device=device,
             precision=phase.precision,
             budget_flops=trial.budget_flops,
@@ -202,7 +212,7 @@ class _Bench:
         if work.flops > COMPILE_PAYS_FLOPS[self.device.partition(":")[0]]:
             return False
         steps_flops = STEPS * work.step_flops
-        return steps_flops / self._speed(trial.arch, phase.precision) < TIMED_SHARE * seconds
+        return steps_flops / self._speed(phase.arch, phase.precision) < TIMED_SHARE * seconds
 
     def _time(self, phase: _Phase, trial: Trial) -> float:
         from harness.core.loop import StoppedEarly
@@ -247,7 +257,9 @@ def _speed(arch: str, precision: str, data: Dataset) -> float:
 def _distillation(trial: Trial, data: Dataset) -> _Phase:
     config = methods.config_from(trial.method, trial.config)
     distill = methods.load(trial.method).distill
-    return _Phase(lambda context: distill(data, trial.ipc, config=config, context=context), trial.precision)
+    return _Phase(
+        lambda context: distill(data, trial.ipc, config=config, context=context), trial.precision, trial.arch
+    )
 
 
 def _evaluation(trial: Trial, data: Dataset) -> _Phase:
@@ -258,6 +270,7 @@ def _evaluation(trial: Trial, data: Dataset) -> _Phase:
     return _Phase(
         lambda context: train_network(context.network(data), training_set, protocol, context),
         "fp32",
+        trial.network,
         trial.evals,
     )
 

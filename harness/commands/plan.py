@@ -7,8 +7,9 @@ import dataclasses
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -23,7 +24,7 @@ from harness.engine.plan import Plan, check_data, finished, make_plan
 from harness.engine.record_files import collect
 from harness.engine.records import Record, Trial
 from harness.engine.settings import RunSettings
-from harness.launch.base import Launcher, Layout, PlannedArray
+from harness.launch.base import Launcher, Layout, PlannedArray, set_is_there
 from harness.launch.launchers import launcher_of, run_settings
 
 STATES = ("done", "failed", "to run")
@@ -33,7 +34,8 @@ STATES = ("done", "failed", "to run")
 class Preview:
     """A plan against what lies under the results folder; estimates are by `cell`, slots trials at a time.
 
-    `settings` are those that its trials would run with.
+    `settings` are those that its trials would run with; `making` are the ids of the waiting trials that make
+    the sets they ask about, which others that wait share with them.
     """
 
     plan: Plan
@@ -43,6 +45,7 @@ class Preview:
     settings: RunSettings
     slots: int = 1
     measuring_seconds: float = 0.0
+    making: frozenset[str] = frozenset()
 
     @property
     def waiting(self) -> list[Trial]:
@@ -52,9 +55,15 @@ class Preview:
     @property
     def seconds(self) -> float | None:
         """Seconds for all waiting trials one after another; None unless each has an estimate."""
-        estimates = [self.estimates.get(trial.cell) for trial in self.waiting]
-        known = [estimate.seconds for estimate in estimates if estimate is not None]
-        return sum(known) if len(known) == len(estimates) else None
+        known = [seconds for trial in self.waiting if (seconds := self.seconds_of(trial)) is not None]
+        return sum(known) if len(known) == len(self.waiting) else None
+
+    def seconds_of(self, trial: Trial) -> float | None:
+        """Seconds that a waiting trial may take, its set included if it makes that; None without estimate."""
+        estimate = self.estimates.get(trial.cell)
+        if estimate is None:
+            return None
+        return estimate.seconds if trial.id in self.making else estimate.evaluating
 
 
 def preview(plan: Plan, options: Options, launcher: Launcher, *, timing: bool) -> Preview:
@@ -72,11 +81,21 @@ def preview(plan: Plan, options: Options, launcher: Launcher, *, timing: bool) -
     estimates = from_records(known, device.name)
     unknown = [trial for trial in waiting if trial.cell not in estimates]
     shared = launcher.layout(settings, plan.trials) if waiting else Layout(1, None)
-    if not (timing and unknown and launcher.here):
-        return Preview(plan, states, estimates, device, settings, shared.slots)
-    started = time.perf_counter()
-    estimates |= measure(unknown, dataclasses.replace(settings, threads=shared.threads))
-    return Preview(plan, states, estimates, device, settings, shared.slots, time.perf_counter() - started)
+    took = 0.0
+    if timing and unknown and launcher.here:
+        started = time.perf_counter()
+        estimates |= measure(unknown, dataclasses.replace(settings, threads=shared.threads))
+        took = time.perf_counter() - started
+    making = _making(waiting, options.results)
+    return Preview(plan, states, estimates, device, settings, shared.slots, took, making)
+
+
+def _making(waiting: Sequence[Trial], results: Path) -> frozenset[str]:
+    """Ids of the waiting trials that make a set: the first for each that is not there."""
+    first: dict[str, Trial] = {}
+    for trial in waiting:
+        first.setdefault(trial.distillation.id, trial)
+    return frozenset(trial.id for trial in first.values() if not set_is_there(trial, results))
 
 
 def headline(view: Preview) -> str:
@@ -84,6 +103,9 @@ def headline(view: Preview) -> str:
     counts = Counter(view.states.values())
     failed = "" if not counts["failed"] else f", {counts['failed']} failed (again with --retry failed)"
     line = f"{plural(len(view.states), 'trial')}: {counts['done']} done{failed}, {counts['to run']} to run"
+    sets = len({trial.distillation.id for trial in view.plan.trials})
+    if sets < len(view.plan.trials) or len(view.making) < len(view.waiting):
+        line += f" ({plural(sets, 'set')}: {sets - len(view.making)} there, {len(view.making)} to distil)"
     if view.seconds is None or not view.waiting:
         return line
     slots = min(view.slots, len(view.waiting))
@@ -111,11 +133,17 @@ def as_text(view: Preview) -> str:
     groups: dict[str, list[Trial]] = {}
     for trial in view.plan.trials:
         groups.setdefault(trial.cell, []).append(trial)
-    headers = ("dataset", "method", "ipc", "seeds", *STATES, "time a trial", "time from")
-    rows = [_row(view, key, trials) for key, trials in groups.items()]
+    asked = _asked(view.plan.trials)
+    headers = ("dataset", "method", *asked, "ipc", "seeds", *STATES, "time a trial", "time from")
+    rows = [_row(view, key, trials, asked) for key, trials in groups.items()]
     return "\n".join(
         [
-            *(table(headers, rows, text_columns=2), "", *_settings(view.plan), *_about_times(view)),
+            *(
+                table(headers, rows, text_columns=2 + len(asked)),
+                "",
+                *_settings(view.plan),
+                *_about_times(view),
+            ),
             *(str(view.device), headline(view)),
         ]
     )
@@ -166,13 +194,25 @@ def _state(record: Record | None, retry: str | None) -> str:
     return "to run" if record.resumable or retry == "failed" else "failed"
 
 
-def _row(view: Preview, key: str, trials: Sequence[Trial]) -> list[str]:
+def _asked(trials: Sequence[Trial]) -> dict[str, Callable[[Trial], str]]:
+    """What is asked of the sets, so far as trials differ in it, by the heading of its column."""
+    facts: dict[str, Callable[[Trial], str]] = {
+        "network": lambda trial: trial.network,
+        "protocol": lambda trial: trial.protocol,
+    }
+    return {name: fact for name, fact in facts.items() if len(set(map(fact, trials))) > 1}
+
+
+def _row(
+    view: Preview, key: str, trials: Sequence[Trial], asked: Mapping[str, Callable[[Trial], str]]
+) -> list[str]:
     first = trials[0]
     counts = Counter(view.states[trial.id] for trial in trials)
     estimate = view.estimates.get(key)
     return [
         first.dataset,
         first.method,
+        *(fact(first) for fact in asked.values()),
         str(first.ipc),
         ",".join(str(trial.seed) for trial in trials),
         *(str(counts[state]) for state in STATES),
@@ -216,6 +256,7 @@ def _entry(view: Preview, trial: Trial) -> dict[str, Any]:
         "id": trial.id,
         "state": view.states[trial.id],
         "seconds": None if estimate is None else estimate.seconds,
+        "makes_set": trial.id in view.making,
         "seconds_from": None if estimate is None else estimate.source,
         "seconds_off_by": None if estimate is None else estimate.off_by,
         "trial": msgspec.to_builtins(trial),

@@ -11,20 +11,17 @@ import argparse
 import dataclasses
 import shutil
 import sys
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 
-import methods
 from harness.commands.arguments import add_options, typed_options
+from harness.commands.existing import FILTERS, SetFilter, plan_of, wanted_from
 from harness.commands.run import carry_out, deadline_in
-from harness.core.data.catalog import FOLDER_PREFIX, parse
 from harness.core.errors import UserError
 from harness.core.text import plural
 from harness.engine.options import Options, parse_options
-from harness.engine.plan import Plan, check_consistency, check_writable, dataset_facts, worker_text
 from harness.engine.provenance import CODE_WORDS, CURRENT, Lineage
 from harness.engine.record_files import collect, existing_path, existing_record, find_set
 from harness.engine.records import (
@@ -37,43 +34,10 @@ from harness.engine.records import (
     Trial,
 )
 from harness.engine.trial import claimed
-from harness.launch.launchers import launcher_of
-from harness.report.filters import FACTS
 from harness.report.frames import print_problems
 
 RENEWED = "renewed"  # under the work folder: results of trials that are measured anew
 SUPERSEDED = "superseded"
-FILTERS = ("methods", "dataset", "ipc", "scale", "arch")
-
-
-@dataclass(frozen=True)
-class RecordFilter:
-    """Which records are to be renewed: values by the names of `FILTERS` as typed, nothing for all of them."""
-
-    values: Mapping[str, Sequence[str]]
-
-    def takes(self, record: Record) -> bool:
-        """Whether a record is meant."""
-        return all(
-            str(FACTS[name](record)) in map(_dataset_name, values) for name, values in self.values.items()
-        )
-
-    @property
-    def folders(self) -> dict[str, str]:
-        """Datasets that were named with the place where they lie, by their names in results."""
-        typed = (text for text in self.values.get("dataset", ()) if text.lower().startswith(FOLDER_PREFIX))
-        return {_dataset_name(text): text for text in typed}
-
-
-def wanted_from(typed: Mapping[str, str | list[str]]) -> RecordFilter:
-    """From what was typed: `--methods dm,idm --dataset folder:cifar10-jpeg`."""
-    values = {}
-    for name in FILTERS:
-        if name in typed:
-            given = typed[name]
-            texts = ",".join(given if isinstance(given, list) else [given]).split(",")
-            values[name] = [text.strip() for text in texts if text.strip()]
-    return RecordFilter(values)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -108,7 +72,7 @@ def handle(arguments: argparse.Namespace) -> int:
     return command(parse_options(placed), wanted_from(typed))
 
 
-def command(options: Options, wanted: RecordFilter) -> int:
+def command(options: Options, wanted: SetFilter) -> int:
     """Renew what is wanted and not of the present code; returns 0 only if all of it is done."""
     results = options.results
     if not results.is_dir():
@@ -131,10 +95,12 @@ def command(options: Options, wanted: RecordFilter) -> int:
     return max(summary.exit_status, int(len(plan.trials) < len(due)))
 
 
-def _due(records: Iterable[Record], wanted: RecordFilter, results: Path) -> Iterator[Record]:
+def _due(records: Iterable[Record], wanted: SetFilter, results: Path) -> Iterator[Record]:
     """Finished records of other code that are wanted; says what they are."""
     lineage = Lineage(results)
-    done = [record for record in records if record.status == "done" and wanted.takes(record)]
+    done = [
+        record for record in records if record.status == "done" and wanted.takes(record.trial.distillation)
+    ]
     if not done:
         raise UserError(f"no finished record under {results} fits; `status` lists what is there")
     handed_in = [record for record in done if record.submission is not None]
@@ -146,48 +112,6 @@ def _due(records: Iterable[Record], wanted: RecordFilter, results: Path) -> Iter
     if handed_in:
         print(f"left out: {plural(len(handed_in), 'set')} from elsewhere; submit them again", file=sys.stderr)
     yield from (record for record in done if states.get(record.id, CURRENT) != CURRENT)
-
-
-def plan_of(trials: Sequence[Trial], options: Options, folders: Mapping[str, str]) -> Plan:
-    """These trials as a plan; left out, and named, are those that the present code or data cannot repeat.
-
-    `folders` says where image folders lie, by their names; others are looked up as `run` does it.
-    """
-    launcher_of(options).check()
-    check_consistency(options)
-    check_writable(options.results)
-    groups: dict[tuple[str, str, str, int | None, bool], list[Trial]] = defaultdict(list)
-    for trial in trials:
-        data = (trial.dataset, trial.dataset_source, trial.listing, trial.image_size, trial.zca)
-        groups[data].append(trial)
-    kept: list[Trial] = []
-    datasets: dict[str, str] = {}
-    for (name, source, listing, size, zca), members in groups.items():
-        text = folders.get(name, f"{FOLDER_PREFIX}{name}" if source == "folder" else name)
-        spec = parse(text, options.data_dir, size, zca)
-        if (spec.source, spec.listing) != (source, listing):
-            _leave_out(members, f"their images were others than those that are now in {spec.path}")
-            continue
-        ipcs = {trial.ipc for trial in members}
-        dataset_facts(spec, options.data_dir, ipcs)
-        datasets[name] = worker_text(spec)
-        kept += _repeatable(members)
-    return Plan(tuple(kept), datasets)
-
-
-def _repeatable(trials: Sequence[Trial]) -> Iterator[Trial]:
-    for trial in trials:
-        try:
-            methods.config_from(trial.method, trial.config)
-        except UserError as error:
-            _leave_out([trial], str(error))
-        else:
-            yield trial
-
-
-def _leave_out(trials: Sequence[Trial], reason: str) -> None:
-    first, rest = trials[0].label, len(trials) - 1
-    print(f"left out: {first}{f' and {rest} more' if rest else ''}: {reason}", file=sys.stderr)
 
 
 def hand_over(records: Iterable[Record], results: Path) -> None:
@@ -272,7 +196,3 @@ def _say_moved(records: Sequence[Record], results: Path) -> None:
     if records:
         old = results / SUPERSEDED
         print(f"renewed: {plural(len(records), 'record')}; the old ones lie in {old}/", file=sys.stderr)
-
-
-def _dataset_name(text: str) -> str:
-    return Path(text[len(FOLDER_PREFIX) :]).name if text.lower().startswith(FOLDER_PREFIX) else text

@@ -55,7 +55,13 @@ def command(options: Options, again: str, deadline: float | None = None) -> int:
 
     `again` is what to type to go on. `deadline`, as `time.monotonic` has it, stands for that of `--for`.
     """
-    outcome = carry_out(options, deadline_in(options.for_) if deadline is None else deadline)
+    return finish(
+        carry_out(options, deadline_in(options.for_) if deadline is None else deadline), options, again
+    )
+
+
+def finish(outcome: Outcome, options: Options, again: str) -> int:
+    """Print what came of a run, and the command that goes on; returns the exit status."""
     summary = outcome.summary
     if options.json:
         print(as_json(summary, options.results))
@@ -80,7 +86,7 @@ def carry_out(options: Options, deadline: float | None = None, plan: Plan | None
     launcher.check()
     plan = plan or make_plan(options)
     view = preview(plan, options, launcher, timing=False)
-    for name in sorted({trial.method for trial in view.waiting}):
+    for name in sorted({trial.method for trial in view.waiting if trial.id in view.making}):
         methods.load(name)  # a plan to renew is made from records alone: a broken file is found out here
     by_value = options.priority == "value"
     first = _most_valuable(view) if by_value else []

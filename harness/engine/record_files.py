@@ -142,6 +142,26 @@ def find_set(distillation: Distillation, results: Path) -> FoundSet | None:
     return None
 
 
+def found_sets(results: Path) -> list[tuple[Distillation, FoundSet]]:
+    """All sets under a results folder that have a record and have not been removed; files of no record count not."""
+    found: dict[str, tuple[Distillation, FoundSet]] = {}
+    for path in record_files(results):
+        try:
+            record = _read(path)
+        except (UserError, OSError):
+            continue
+        if isinstance(record, DistillationRecord):
+            made = record.distillation
+        elif isinstance(record, FirstRecord) and record.status == "done":
+            made = record.trial.distillation
+        else:
+            continue
+        one = FoundSet(_place_of(path, results), record)
+        if one.path(results).exists() and (made.id not in found or isinstance(record, DistillationRecord)):
+            found[made.id] = (made, one)
+    return list(found.values())
+
+
 def record_files(results: Path) -> Iterator[Path]:
     """Paths of all records under a results folder, sorted."""
     yield from sorted(path for path in results.glob("*/*/*/ipc*/*.json") if not path.name.startswith("."))

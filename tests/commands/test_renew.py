@@ -13,7 +13,8 @@ from trials import digits_trial, made_by, put_record
 
 from harness.commands import renew
 from harness.commands.cli import main
-from harness.commands.renew import RecordFilter, adopt, command, plan_of, wanted_from
+from harness.commands.existing import SetFilter, plan_of, wanted_from
+from harness.commands.renew import adopt, command
 from harness.commands.run import Outcome
 from harness.core.errors import UserError
 from harness.engine.options import Options
@@ -73,7 +74,7 @@ def test_what_is_of_older_code_is_renewed_and_kept(
     old, fresh = digits_trial(seed=0), digits_trial(seed=1)
     finished(old, tmp_path, 0.1)
     finished(fresh, tmp_path, 0.2, **current(fresh))
-    assert command(Options(results=tmp_path), RecordFilter({})) == 0
+    assert command(Options(results=tmp_path), SetFilter({})) == 0
     assert ran == [old]
     assert sorted(record.accuracies for record in read_records(tmp_path)) == [[0.2], [0.9]]
     assert old.distillation.set_path(tmp_path).read_bytes() == b"set of 0.9"
@@ -84,7 +85,7 @@ def test_what_is_of_older_code_is_renewed_and_kept(
     gone = tmp_path / "superseded" / f"{old.distillation.place}-{stamp}.safetensors"
     assert gone.read_bytes() == b"set of 0.1"
     assert "1 record of older code" in capsys.readouterr().err
-    assert command(Options(results=tmp_path), RecordFilter({})) == 0
+    assert command(Options(results=tmp_path), SetFilter({})) == 0
     assert ran == [old], "what is of the present code is left alone"
     assert "nothing to renew" in capsys.readouterr().err
 
@@ -157,7 +158,7 @@ def test_sets_from_elsewhere_are_submitted_again(
 ) -> None:
     handed_in = Submitted(claimed_accuracy=None, file_digest="", importer="own")
     finished(digits_trial(method="mine@submitted"), tmp_path, 0.1, submission=handed_in)
-    assert command(Options(results=tmp_path), RecordFilter({})) == 0
+    assert command(Options(results=tmp_path), SetFilter({})) == 0
     assert ran == []
     assert "left out: 1 set from elsewhere; submit them again" in capsys.readouterr().err
 

@@ -1,0 +1,100 @@
+"""`python -m harness evaluate`: ask sets that lie under a results folder how well they serve other networks."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from harness.commands.arguments import add_options, typed_options
+from harness.commands.existing import FILTERS, SetFilter, leave_out, plan_of, wanted_from
+from harness.commands.run import carry_out, deadline_in, finish
+from harness.core.errors import UserError
+from harness.core.text import plural
+from harness.engine.options import Options, parse_options
+from harness.engine.plan import asked_of
+from harness.engine.provenance import SUBMITTED
+from harness.engine.record_files import found_sets
+from harness.engine.records import Distillation, Trial, trial_of
+from harness.engine.scales import scale_named
+
+MADE_WITH = ("set", "budget", "curve", "precision", "zca", "image_size", "priority")  # decided long ago
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this command to its parser."""
+    parser.add_argument(
+        "files",
+        nargs="*",
+        type=Path,
+        metavar="FILE",
+        help="only these sets (.safetensors beside their records)",
+    )
+    only = "only sets"
+    filters = {
+        "methods": f"{only} of these methods",
+        "dataset": f"{only} of these datasets; folder:PATH says where one lies",
+        "ipc": f"{only} of these images per class",
+        "arch": f"{only} distilled by this network",
+        "scale": f"{only} of this scale",
+        "seeds": f"{only} of these distillation seeds",
+    }
+    add_options(parser, MADE_WITH, filters)
+
+
+def handle(arguments: argparse.Namespace) -> int:
+    """Do what was typed; returns the exit status."""
+    typed = typed_options(arguments)
+    options = parse_options({name: value for name, value in typed.items() if name not in FILTERS})
+    return command(options, wanted_from(typed), arguments.files, arguments.again)
+
+
+def command(options: Options, wanted: SetFilter, files: Sequence[Path], again: str) -> int:
+    """Evaluate the wanted sets; returns 0 only if all that was asked is answered.
+
+    UserError if there is no such set, or a file is no set of a record under the results folder.
+    """
+    results = options.results
+    if not results.is_dir():
+        raise UserError(f"no results folder {results}; --results names another")
+    chosen = list(_chosen(options, wanted, files))
+    trials = [
+        trial_of(made, **asked) for made in chosen for asked in asked_of(options, scale_named(made.scale))
+    ]
+    print(f"{plural(len(chosen), 'set')} to ask", file=sys.stderr)
+    plan = plan_of(_fitting(trials, options), options, wanted.folders, repeated=False)
+    return finish(carry_out(options, deadline_in(options.for_), plan), options, again)
+
+
+def _chosen(options: Options, wanted: SetFilter, files: Sequence[Path]) -> Iterator[Distillation]:
+    """The sets that are meant, each once; says which of them have to be handed in again instead."""
+    results = options.results
+    there = found_sets(results)
+    asked_for = {path.resolve() for path in files}
+    known = {found.path(results).resolve() for _, found in there}
+    strange = next((path for path in files if path.resolve() not in known), None)
+    if strange is not None:
+        raise UserError(
+            f"{strange} is no set with a record under {results}; evaluate a set from elsewhere by "
+            f"`submit {strange} --dataset NAME --method NAME`, which takes --eval-arch and --protocol as well"
+        )
+    chosen = [
+        made
+        for made, found in there
+        if wanted.takes(made)
+        and (options.seeds is None or made.seed in options.seeds)
+        and (not asked_for or found.path(results).resolve() in asked_for)
+    ]
+    if not chosen:
+        raise UserError(f"no distilled set under {results} fits; `status` lists what is there")
+    for made in chosen:
+        if made.method.endswith(SUBMITTED):
+            leave_out([made], "it came from elsewhere; submit it again with --eval-arch and --protocol")
+        else:
+            yield made
+
+
+def _fitting(trials: Sequence[Trial], options: Options) -> list[Trial]:
+    """The trials, once it is clear that every network can take the images; UserError if one cannot."""
+    return list(trials)
