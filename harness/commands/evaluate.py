@@ -1,4 +1,4 @@
-"""`python -m harness evaluate`: ask sets that lie under a results folder how well they serve other networks."""
+"""`python -m harness evaluate`: ask sets that were distilled how well they serve other networks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.engine.options import Options, parse_options
 from harness.engine.plan import asked_of
 from harness.engine.provenance import SUBMITTED
 from harness.engine.record_files import found_sets
-from harness.engine.records import Distillation, Trial, trial_of
+from harness.engine.records import Distillation, trial_of
 from harness.engine.scales import scale_named
 
 MADE_WITH = ("set", "budget", "curve", "precision", "zca", "image_size", "priority")  # decided long ago
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         type=Path,
         metavar="FILE",
-        help="only these sets (.safetensors beside their records)",
+        help="only these .safetensors beside records",
     )
     only = "only sets"
     filters = {
@@ -63,7 +63,7 @@ def command(options: Options, wanted: SetFilter, files: Sequence[Path], again: s
         trial_of(made, **asked) for made in chosen for asked in asked_of(options, scale_named(made.scale))
     ]
     print(f"{plural(len(chosen), 'set')} to ask", file=sys.stderr)
-    plan = plan_of(_fitting(trials, options), options, wanted.folders, repeated=False)
+    plan = plan_of(trials, options, wanted.folders, repeated=False)
     return finish(carry_out(options, deadline_in(options.for_), plan), options, again)
 
 
@@ -93,8 +93,3 @@ def _chosen(options: Options, wanted: SetFilter, files: Sequence[Path]) -> Itera
             leave_out([made], "it came from elsewhere; submit it again with --eval-arch and --protocol")
         else:
             yield made
-
-
-def _fitting(trials: Sequence[Trial], options: Options) -> list[Trial]:
-    """The trials, once it is clear that every network can take the images; UserError if one cannot."""
-    return list(trials)

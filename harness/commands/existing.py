@@ -12,7 +12,14 @@ import methods
 from harness.core.data.catalog import FOLDER_PREFIX, parse
 from harness.core.errors import UserError
 from harness.engine.options import Options
-from harness.engine.plan import Plan, check_consistency, check_writable, dataset_facts, worker_text
+from harness.engine.plan import (
+    Plan,
+    check_consistency,
+    check_network,
+    check_writable,
+    dataset_facts,
+    worker_text,
+)
 from harness.engine.records import Distillation, Trial
 from harness.launch.launchers import launcher_of
 
@@ -73,7 +80,9 @@ def plan_of(
             leave_out(members, f"their images were others than those that are now in {spec.path}")
             continue
         ipcs = {trial.ipc for trial in members}
-        dataset_facts(spec, options.data_dir, ipcs)
+        facts = dataset_facts(spec, options.data_dir, ipcs)
+        for network in dict.fromkeys(trial.network for trial in members):
+            check_network(network, facts)
         datasets[name] = worker_text(spec)
         kept += _repeatable(members) if repeated else members
     return Plan(tuple(kept), datasets)

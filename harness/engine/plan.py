@@ -140,7 +140,7 @@ def check_consistency(options: Options) -> None:
         )
     for arch in (*((options.arch,) if options.arch else ()), *options.eval_arch):
         canonical(arch)
-    if options.curve and len(options.eval_arch) * len(options.protocol) > 1:
+    if options.curve and max(len(options.eval_arch), len(options.protocol)) > 1:
         raise UserError(
             "--curve judges a set while it is made, by one network and one protocol; ask it more afterwards: "
             "python -m harness evaluate"

@@ -143,7 +143,7 @@ def find_set(distillation: Distillation, results: Path) -> FoundSet | None:
 
 
 def found_sets(results: Path) -> list[tuple[Distillation, FoundSet]]:
-    """All sets under a results folder that have a record and have not been removed; files of no record count not."""
+    """All sets under a results folder that have a record; passes over files that are no records."""
     found: dict[str, tuple[Distillation, FoundSet]] = {}
     for path in record_files(results):
         try:
