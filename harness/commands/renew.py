@@ -151,13 +151,12 @@ def _adopt_set(made: Distillation, renewed: Path, results: Path) -> None:
     if not made.record_path(renewed).exists():
         return  # came with an earlier trial
     old, new = find_set(made, results), find_set(made, renewed)
-    if old is not None and new is not None and old.record.images_digest == new.record.images_digest:
-        if old.path(results).exists():
-            return
-    elif old is not None:
-        stamp = _stamp(old.record.provenance)
-        for path in sorted((results / made.folder).glob(f"{Path(old.place).name}.*")):
-            _set_aside(path, results, stamp)
+    if old is not None and new is not None:
+        if old.record == new.record and old.path(results).exists():
+            return  # it was handed over
+        same = old.record.images_digest == new.record.images_digest
+        for path in sorted((results / made.folder).glob(f"{Path(old.place).name}.{'json' if same else '*'}")):
+            _set_aside(path, results, _stamp(old.record.provenance))
     for path_in in (made.set_path, made.record_path):
         _move(path_in(renewed), path_in(results))
 
