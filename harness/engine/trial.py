@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from harness.core import clock, faults
 from harness.core.errors import CircumstanceError, DataError, UserError
+from harness.core.files import replacing
 from harness.core.seeds import seed_for
 from harness.engine import provenance as code
 from harness.engine.curve import HELD_OUT_SHARE, CurveEvaluator, measure
@@ -250,8 +251,8 @@ def _made(run: _Run, dataset: Dataset, held_out: HeldOut | None, earlier: FoundS
         )
     target = distillation.set_path(results)
     if (run.set_work / SET_NAME).exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        (run.set_work / SET_NAME).replace(target)
+        with replacing(target) as aside:
+            shutil.copyfile(run.set_work / SET_NAME, aside)
     if earlier is None:
         if held_out is not None:
             curve = _curve(run, dataset, held_out, record)

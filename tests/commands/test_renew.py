@@ -187,4 +187,4 @@ def test_renewing_from_the_command_line(tmp_path: Path) -> None:
     (again,) = read_records(tmp_path)
     assert Lineage().state(again) == "current"
     assert (again.images_digest, again.accuracies) == (made.images_digest, made.accuracies)
-    assert len(list((tmp_path / "superseded").rglob("*.safetensors"))) == 1
+    assert len(list((tmp_path / "superseded").rglob("*.json"))) == 3, "two evaluations, one distillation"

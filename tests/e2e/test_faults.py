@@ -103,7 +103,7 @@ def wait_until(condition: Callable[[], object]) -> None:
 
 
 def checkpoint(trial: Trial, results: Path) -> Path:
-    return trial.work_folder(results) / "distill" / "checkpoint.pt"
+    return trial.distillation.work_folder(results) / "distill" / "checkpoint.pt"
 
 
 def written_at(path: Path) -> int:

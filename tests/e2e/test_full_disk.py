@@ -126,7 +126,11 @@ def record_folder(trial: Trial, results: Path) -> Path:
 
 
 def work(*parts: str) -> Callable[[Trial, Path], Path]:
-    return lambda trial, results: trial.work_folder(results).joinpath(*parts)
+    return lambda trial, results: trial.distillation.work_folder(results).joinpath(*parts)
+
+
+def work_of_evaluation(trial: Trial, results: Path) -> Path:
+    return trial.work_folder(results) / "evaluate"
 
 
 def cache(_: Trial, results: Path) -> Path:
@@ -136,11 +140,12 @@ def cache(_: Trial, results: Path) -> Path:
 WIDE = digits_trial(ipc=10)  # its set takes seven pages
 CASES = {
     "distilled set": Case(WIDE, record_folder, 3, ".safetensors"),
-    "record": Case(WIDE, record_folder, 7, ".json"),
+    "record of the set": Case(WIDE, record_folder, 7, f"{WIDE.distillation.id}.json"),
+    "record": Case(WIDE, record_folder, 8, f"{WIDE.id}.json"),
     "start": Case(digits_trial(), work(), 0, "start.json"),
-    "note of the distillation": Case(digits_trial(), work(), 1, "distillation.json"),
+    "note of the distillation": Case(digits_trial(), work(), 2, "distillation.json"),
     "checkpoint": Case(dm_trial(3), work("distill"), 2, "checkpoint.pt"),
-    "checkpoint of an evaluation": Case(dm_trial(2), work("evaluate"), 2, "checkpoint.pt"),
+    "checkpoint of an evaluation": Case(dm_trial(2), work_of_evaluation, 2, "checkpoint.pt"),
     "snapshot": Case(dm_trial(4, curve=2), work("distill", SNAPSHOTS), 2, ".pt"),
     "trained network": Case(of_scale("mtt"), cache, 1, "0.safetensors", checkpoint_seconds=1000.0),
     "checkpoint of a trained network": Case(of_scale("mtt"), cache, 1, "checkpoint.pt"),

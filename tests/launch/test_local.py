@@ -444,3 +444,26 @@ class UntilStarts(RunSettings):
     @property
     def time_is_up(self) -> bool:
         return len(starts(self.results)) >= self.enough
+
+
+def test_trials_of_a_set_wait_until_it_is_made(options: RunSettings) -> None:
+    first, second = acting("done"), acting("done", eval_arch="MLP")
+    other = acting("done", seed=1)
+    diary, left = run(options, [first, second, other], Layout(2, 1))
+    assert left == []
+    assert [event for event in diary.events if event[0] == "started"][:2] == [
+        ("started", first.id),
+        ("started", other.id),
+    ]
+    assert diary.events.index(("ended", first.id)) < diary.events.index(("started", second.id))
+
+
+def test_no_trial_tries_again_to_make_a_set_that_another_could_not(options: RunSettings) -> None:
+    first, second = acting("SIGSEGV"), acting("SIGSEGV", eval_arch="MLP")
+    other = acting("done", seed=1)
+    diary, left = run(options, [first, second, other])
+    assert left == []
+    assert order(options) == [first.id] * 3 + [other.id]
+    record = recorded(second, options.results)
+    assert record.reason == "there is no set to evaluate: killed by SIGSEGV; 3 attempts"
+    assert [record.status for record in diary.records] == ["failed", "failed", "done"]

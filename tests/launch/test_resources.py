@@ -171,3 +171,14 @@ def test_a_profile_with_an_unknown_key_names_the_nearest(tmp_path: Path) -> None
 def test_options_that_contradict_one_another_are_refused(typed: dict[str, str], words: str) -> None:
     with pytest.raises(UserError, match=words):
         launcher_of(options(**typed)).check()
+
+
+def test_trials_that_wait_for_the_same_set_share_a_job() -> None:
+    trials = [
+        digits_trial(seed=seed, eval_arch=network) for seed in range(2) for network in ("", "MLP", "LeNet")
+    ]
+    (array,) = arrays(trials, options(trials_per_job="1"), 100)
+    assert [[(trial.seed, trial.eval_arch) for trial in pack] for pack in array.packs] == [
+        [(0, ""), (0, "MLP"), (0, "LeNet")],
+        [(1, ""), (1, "MLP"), (1, "LeNet")],
+    ]

@@ -110,7 +110,7 @@ def test_sigterm_stops_a_worker_at_its_step_and_nothing_is_lost(
     told = re.fullmatch(rf"{STAMP} stopped after step (\d+) of 600 of distill", last_line)
     assert told, last_line
     assert seen <= int(told[1]) < 600
-    checkpoint = trial.work_folder(settings.results) / "distill" / "checkpoint.pt"
+    checkpoint = trial.distillation.work_folder(settings.results) / "distill" / "checkpoint.pt"
     assert torch.load(checkpoint, weights_only=True)["loops"]["distill"]["step"] == int(told[1])
     assert not trial.record_path(settings.results).exists()
 
