@@ -97,7 +97,8 @@ def read_predictions(path: Path) -> Predictions:
     try:
         with path.open("rb") as file:
             arrays = _arrays(np.load(file, allow_pickle=False))
-        return Predictions(*(arrays[name] for name in ARRAYS[:-1]), _text(arrays[ARRAYS[-1]]))
+        text = _text(arrays.pop("test_fingerprint"))
+        return Predictions(test_fingerprint=text, **arrays)
     except FileNotFoundError:
         raise UserError(
             f"there are no predictions at {path}; evaluations write them beside records"

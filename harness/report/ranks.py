@@ -10,25 +10,25 @@ ranks. Over the cells, with N methods:
 
 Every ranked method has every counted cell, so the three order methods alike. Which are these: the block of
 methods x cells, all measured, with the most entries, found by adding the cell that keeps the most methods
-again and again. Nothing is imputed, and a mean over different cells would compare datasets instead of methods:
-so methods that lack a counted cell are named and not ranked, and cells that ranked methods lack are named and
-not counted.
+again and again. Nothing is imputed, and means over different cells would compare datasets instead of
+methods: so methods that lack a counted cell are named and not ranked, and cells that ranked methods lack are
+named and not counted.
 
 Two intervals of the mean rank (95 %), since they answer two questions:
 
-- `over seeds`: these cells, other seeds. A residual bootstrap: to each mean are added residuals drawn from all
-  methods of the cell, without what a seed does to all of them, and ranks are taken anew. Pooling makes up for
-  the few seeds of any one method and supposes that the seeds of all methods of a cell differ about as much.
-  Noise moves ranks to the middle, once in the data and again in the resamples, so the interval spans the
-  percentiles and their mirror image about the mean rank. On made-up boards it covers the ranks of the true
-  means in 93 to 99 %; in 88 % with a dozen cells in which neighbours differ by a third of the deviation
+- `over seeds`: these cells, other seeds. A residual bootstrap: to each mean are added residuals drawn from
+  all methods of the cell, without what a seed does to all of them, and ranks are taken anew. Pooling makes up
+  for the few seeds of any one method; it supposes that the seeds of all methods of a cell differ about as
+  much. Noise moves ranks to the middle, once in the data and again in the resamples, so the interval spans
+  the percentiles and their mirror image about the mean rank. On made-up boards it covers the ranks of the
+  true means in 93 to 99 %; in 88 % with a dozen cells in which neighbours differ by a third of the deviation
   between seeds (tests/report/test_ranks.py repeats that).
-- `over cells`: other datasets and ipc as well. Student's t over the cells' ranks, from 50 cells on a bootstrap
-  of cells, which over a handful has too few distinct resamples (`harness.report.stats`).
+- `over cells`: other datasets and ipc as well. Student's t over the cells' ranks, from 50 cells on a
+  bootstrap of cells, which over a handful has too few distinct resamples (`harness.report.stats`).
 
-Sources: Demšar, Journal of Machine Learning Research 7, 2006, on mean ranks over datasets; Davison and Hinkley,
-Bootstrap Methods and Their Application, 1997, on residuals and on why whole cells are drawn without drawing
-seeds again. Everything is deterministic.
+Sources: Demšar, Journal of Machine Learning Research 7, 2006, on mean ranks over datasets; Davison and
+Hinkley, Bootstrap Methods and Their Application, 1997, on residuals and on why whole cells are drawn without
+drawing seeds again. Everything is deterministic.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ DIGITS = 9  # accuracies that differ by less are equal: they differ by rounding 
 
 @dataclass(frozen=True)
 class Standing:
-    """Where one method stands among `methods` over `cells` cells; an interval is None where nothing shows one.
+    """Where one method stands among `methods` methods over `cells` cells.
 
-    place: 1 for the best mean rank, the same for equal ones.
+    place: 1 for the best mean rank, the same for equal ones. Intervals are None where nothing shows one.
     """
 
     method: str
@@ -79,8 +79,10 @@ class Standing:
 
 @dataclass(frozen=True)
 class Ranks(Generic[C]):
-    """Standings, best first, over `cells`; who is not ranked and which cells of theirs are lacking; what is not
-    counted and which ranked methods lack it.
+    """Standings, best first, over `cells`, and what had no part in them.
+
+    lacking: for each method that is not ranked the counted cells that it lacks. left_out: for each cell that
+    is not counted the ranked methods that lack it.
     """
 
     standings: Sequence[Standing]
@@ -218,19 +220,17 @@ def _residuals(methods: Sequence[Mapping[int, float]]) -> Floats:
     free = count - len(several) - (len(together) - 1)
     shared = {seed: statistics.fmean(values) for seed, values in together.items()} if free > 0 else {}
     found = [value - shared.get(seed, 0.0) for seeds in away for seed, value in seeds.items()]
-    return np.array(found) * np.sqrt(count / (free if free > 0 else count - len(several)))
+    scale: float = (count / (free if free > 0 else count - len(several))) ** 0.5
+    return np.array(found, dtype=np.float64) * scale
 
 
 def _over_cells(by_cell: Floats) -> list[Interval | None]:
     """Intervals of the mean over cells of (cells, methods) ranks; None with a single cell."""
-    import numpy as np
-
     number = by_cell.shape[1]
     found = estimates({place: dict(enumerate(by_cell[:, [place]].tolist())) for place in range(number)})
-    pairs = [(one.low, one.high) for one in found.values()]
-    if any(low is None or high is None for low, high in pairs):
-        return [None] * number
-    return _within(*np.array(pairs, dtype=np.float64).T, number)
+    low = [one.low for one in found.values() if one.low is not None]
+    high = [one.high for one in found.values() if one.high is not None]
+    return _within(low, high, number) if low else [None] * number
 
 
 def _within(low: Iterable[float], high: Iterable[float], number: int) -> list[Interval | None]:
