@@ -24,7 +24,9 @@ Two intervals of the mean rank (95 %), since they answer two questions:
   true means in 93 to 99 %; in 88 % with a dozen cells in which neighbours differ by a third of the deviation
   between seeds (tests/report/test_ranks.py repeats that).
 - `over cells`: other datasets and ipc as well. Student's t over the cells' ranks, from 50 cells on a
-  bootstrap of cells, which over a handful has too few distinct resamples (`harness.report.stats`).
+  bootstrap of cells, which over a handful has too few distinct resamples (`harness.report.stats`); and all
+  that other seeds leave open in these cells, since a few cells may agree by chance. None below
+  `FEWEST_CELLS`.
 
 Sources: Demšar, Journal of Machine Learning Research 7, 2006, on mean ranks over datasets; Davison and
 Hinkley, Bootstrap Methods and Their Application, 1997, on residuals and on why whole cells are drawn without
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
 
 C = TypeVar("C", bound=Hashable)
 Scores: TypeAlias = Mapping[C, Mapping[str, Groups]]
+FEWEST_CELLS = 3
 DIGITS = 9  # accuracies that differ by less are equal: they differ by rounding alone
 
 
@@ -148,7 +151,7 @@ def _standings(methods: Sequence[str], cells: Sequence[Mapping[str, Groups]]) ->
     by_cell = mean_ranks(accuracies)
     found = by_cell.mean(axis=0)
     over_seeds = _over_seeds(means, accuracies, found)
-    over_cells = _over_cells(by_cell)
+    over_cells = _over_cells(by_cell, over_seeds)
     order = sorted(range(len(methods)), key=lambda place: (round(found[place], DIGITS), methods[place]))
     return [
         Standing(
@@ -224,13 +227,18 @@ def _residuals(methods: Sequence[Mapping[int, float]]) -> Floats:
     return np.array(found, dtype=np.float64) * scale
 
 
-def _over_cells(by_cell: Floats) -> list[Interval | None]:
-    """Intervals of the mean over cells of (cells, methods) ranks; None with a single cell."""
-    number = by_cell.shape[1]
+def _over_cells(by_cell: Floats, over_seeds: Sequence[Interval | None]) -> list[Interval | None]:
+    """Intervals of the mean over cells of (cells, methods) ranks, nowhere within those over seeds."""
+    cells, number = by_cell.shape
+    if cells < FEWEST_CELLS:
+        return [None] * number
     found = estimates({place: dict(enumerate(by_cell[:, [place]].tolist())) for place in range(number)})
-    low = [one.low for one in found.values() if one.low is not None]
-    high = [one.high for one in found.values() if one.high is not None]
-    return _within(low, high, number) if low else [None] * number
+    pairs = [(one.low or 0.0, one.high or 0.0) for one in found.values()]
+    held = [
+        pair if seeds is None else (min(pair[0], seeds[0]), max(pair[1], seeds[1]))
+        for pair, seeds in zip(pairs, over_seeds, strict=True)
+    ]
+    return _within([low for low, _ in held], [high for _, high in held], number)
 
 
 def _within(low: Iterable[float], high: Iterable[float], number: int) -> list[Interval | None]:

@@ -59,12 +59,22 @@ def test_ranks_always_sum_to_the_same(values: list[list[int]]) -> None:
             assert interval is None or 1 <= interval[0] <= one.rank + 1e-9 <= interval[1] + 2e-9 <= 4 + 4e-9
 
 
-def test_one_seed_everywhere_gives_no_interval_over_seeds_and_one_cell_none_over_cells() -> None:
-    assert {one.over_seeds for one in ranks(board(THREE)).standings} == {None}
-    assert all(one.over_cells for one in ranks(board(THREE)).standings)
-    single = ranks(board({"x": THREE["x"]}, seeds=2, spread=0.01))
-    assert {one.over_cells for one in single.standings} == {None}
-    assert all(one.over_seeds for one in single.standings)
+def test_one_seed_everywhere_gives_no_interval_over_seeds_and_one_cell_none_over_two_cells() -> None:
+    more = THREE | {"z": THREE["x"]}
+    assert {one.over_seeds for one in ranks(board(more)).standings} == {None}
+    assert all(one.over_cells for one in ranks(board(more)).standings)
+    few = ranks(board(THREE, seeds=2, spread=0.01))
+    assert {one.over_cells for one in few.standings} == {None}
+    assert all(one.over_seeds for one in few.standings)
+
+
+def test_cells_that_agree_by_chance_leave_open_what_seeds_leave_open() -> None:
+    numbers = np.random.default_rng(5)
+    scores = simulated(numbers, np.tile(0.3 * np.arange(5.0), (3, 1)), 2)
+    for one in ranks(scores).standings:
+        assert one.over_seeds is not None
+        assert one.over_cells is not None
+        assert one.over_cells[0] <= one.over_seeds[0] <= one.over_seeds[1] <= one.over_cells[1]
 
 
 def test_what_seeds_do_to_all_methods_alike_does_not_matter() -> None:
