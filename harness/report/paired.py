@@ -8,9 +8,10 @@ Four questions, from the predictions of the networks that either method trained 
   image as many. Of S seeds S - 1 are drawn, which makes the spread over few seeds as wide as it is on average
   (Rao and Wu, JASA 83, 1988). The interval is the difference ± Student's t times the standard error that
   the draws show; its degrees of freedom are Welch's and Satterthwaite's, from how much seeds and how much
-  images differ. Of simulated networks it covers the truth in 88 to 99 % of the cases where 95 % are wanted:
+  images differ. Of simulated networks it covers the truth in 89 to 99 % of the cases where 95 % are wanted:
   the least with two seeds that differ much more than images do, the most where seeds do not differ at all,
-  whose chance then is counted twice (tests/report/test_paired.py repeats that).
+  since the chance of a single seed on a single image is in the draws more than once. It errs on the side of
+  no difference then (tests/report/test_paired.py repeats that).
 - Do the two differ as a pair of classifiers? McNemar's test (Psychometrika 12, 1947) of the majority votes of
   their networks, by the images of which one is right and the other wrong: exact binomial where these are
   fewer than `FEW_DISCORDANT`, else chi-squared with Edwards' continuity correction. It is about these

@@ -21,7 +21,7 @@ Two intervals of the mean rank (95 %), since they answer two questions:
   for the few seeds of any one method; it supposes that the seeds of all methods of a cell differ about as
   much. Noise moves ranks to the middle, once in the data and again in the resamples, so the interval spans
   the percentiles and their mirror image about the mean rank. On made-up boards it covers the ranks of the
-  true means in 93 to 99 %; in 88 % with a dozen cells in which neighbours differ by a third of the deviation
+  true means in 93 to 99 %; in 89 % with a dozen cells in which neighbours differ by a third of the deviation
   between seeds (tests/report/test_ranks.py repeats that).
 - `over cells`: other datasets and ipc as well. Student's t over the cells' ranks, from 50 cells on a
   bootstrap of cells, which over a handful has too few distinct resamples (`harness.report.stats`); and all

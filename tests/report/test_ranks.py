@@ -154,10 +154,11 @@ def simulated(numbers: np.random.Generator, true: np.ndarray, seeds: int) -> Sco
 @pytest.mark.parametrize(
     ("methods", "cells", "seeds", "gap", "low", "high"),
     [
-        (8, 4, 2, 1.0, 0.93, 1.0),
-        (8, 4, 5, 0.5, 0.92, 1.0),
-        (20, 4, 2, 0.8, 0.93, 1.0),
-        (6, 8, 3, 1.0, 0.92, 1.0),
+        (8, 4, 2, 1.0, 0.93, 0.997),
+        (8, 4, 5, 0.5, 0.92, 0.997),
+        (20, 4, 2, 0.8, 0.93, 0.997),
+        (10, 12, 2, 1.0, 0.92, 0.99),
+        (10, 12, 2, 0.3, 0.85, 0.96),
     ],
 )
 def test_intervals_cover_the_ranks_of_the_true_means(
@@ -177,7 +178,7 @@ def test_intervals_cover_the_ranks_of_the_true_means(
             covered.append(one.over_seeds[0] - 1e-9 <= truth[place] <= one.over_seeds[1] + 1e-9)
             beyond.append(one.over_cells[0] <= population[place] <= one.over_cells[1])
     assert low <= np.mean(covered) <= high
-    assert np.mean(beyond) >= 0.87, "Student's t over a few cells, whose ranks are not normal"
+    assert np.mean(beyond) >= 0.88, "Student's t over a few cells, whose ranks are not normal"
 
 
 def test_the_same_board_gives_the_same_numbers_whatever_the_order() -> None:
