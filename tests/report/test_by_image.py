@@ -105,7 +105,7 @@ def test_without_predictions_that_is_said(
     assert LEGEND not in lines
 
 
-@pytest.mark.parametrize("fault", ["broken", "another's", "other images"])
+@pytest.mark.parametrize("fault", ["broken", "another's", "more networks", "other images"])
 def test_a_file_that_does_not_compare_costs_a_line_and_not_the_comparison(
     make_record: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: str
 ) -> None:
@@ -116,6 +116,8 @@ def test_a_file_that_does_not_compare_costs_a_line_and_not_the_comparison(
         path.write_bytes(b"no archive")
     elif fault == "another's":
         write_predictions(predicted([0.3, 0.4], 0), path)
+    elif fault == "more networks":
+        write_predictions(predicted([*record.accuracies, 0.5], 0), path)
     else:
         good = predicted(record.accuracies, 0)
         write_predictions(Predictions(good.predicted, good.probability, good.labels, "g"), path)
@@ -124,6 +126,7 @@ def test_a_file_that_does_not_compare_costs_a_line_and_not_the_comparison(
     said = {
         "broken": "does not hold predictions",
         "another's": "is not of its record, whose accuracies differ",
+        "more networks": "is not of its record, whose accuracies differ",
         "other images": "different test images (fingerprints f and g)",
     }
     (line,) = [line for line in text.splitlines() if said[fault] in line]

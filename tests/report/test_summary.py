@@ -85,9 +85,11 @@ def test_of_several_settings_the_methods_own_count(
 ) -> None:
     by_hand = SettingsSource(kind="own", scale="cpu", overrides=("lr_img",))
     tried = seeds(make_record, "bacon", 0.1, config={"lr_img": 9.0}, settings_from=by_hand)
-    text = printed(write_records(*full(make_record), *tried), capsys)
-    assert "bacon" in text
-    assert "1.0 to 1.0" in text.splitlines()[4], "its own settings are still the best everywhere"
+    failed = make_record("dm", 1, config={"lr_img": 7.0}, status="oom", reason="no memory")
+    text = printed(write_records(*full(make_record), *tried, failed), capsys)
+    assert text.startswith("## cpu scale: 4 methods over 4 cells")
+    assert "| bacon " in text.splitlines()[4], "its own settings are still the best everywhere"
+    assert "Not ranked" not in text
     both = [*tried, *seeds(make_record, "dm", 0.2, config={"lr_img": 8.0})]
     text = printed(write_records(*both), capsys)
     assert "**Not ranked** in mnist ipc 1 (dc-cpu 1.0, ConvNetW32): dm, which ran there with several" in text
