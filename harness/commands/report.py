@@ -1,4 +1,4 @@
-"""`python -m harness report`: the tables of the records, BENCHMARKS.md, the web leaderboard."""
+"""`python -m harness report`: tables of the records, one rank over all, BENCHMARKS.md, the leaderboard."""
 
 from __future__ import annotations
 
@@ -22,6 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the page to write or check (beside the results folder)",
     )
     parser.add_argument(
+        "--summary",
+        action="store_true",
+        help="print one rank over all datasets, ipc and protocols of a scale, and write nothing",
+    )
+    parser.add_argument(
         "--site", type=Path, metavar="FOLDER", help="write the web leaderboard into this folder instead"
     )
     add_filters(parser)
@@ -36,6 +41,12 @@ def handle(arguments: argparse.Namespace) -> int:
     from harness.report.publish import command
 
     filters = Filters(**{field.name: getattr(arguments, field.name) for field in fields(Filters)})
+    if arguments.summary:
+        from harness.report.summary import command as summarise
+
+        if arguments.check or arguments.benchmarks is not None or arguments.site is not None:
+            raise UserError("--summary prints ranks only; leave out --check, --benchmarks and --site")
+        return summarise(arguments.results, filters, as_json=arguments.json)
     if arguments.site is not None:
         from harness.report.site.build import command as build_site
 

@@ -348,6 +348,12 @@ class Record(FirstRecord, frozen=True, kw_only=True, forbid_unknown_fields=True)
     set_place: str = ""
     distilled_in: Provenance | None = None
 
+    @property
+    def resumed(self) -> int:
+        """How often its distillation and its evaluation went on from a checkpoint."""
+        made = None if self.schema == FIRST_SCHEMA else self.distilled_in
+        return sum(phase.resumed for phase in (made, self.provenance) if phase is not None)
+
     def set_path(self, results: Path) -> Path:
         """Where the distilled set lies."""
         return results / f"{self.set_place or self.trial.distillation.place}{DISTILLED_SUFFIX}"

@@ -15,6 +15,7 @@ from harness.report.fidelity import Fidelity, fidelity_markdown
 from harness.report.formats import Block, Heading, folded_markdown, markdown
 from harness.report.reported import ReportedFigures
 from harness.report.standing import Scored
+from harness.report.summary import COMMAND, as_blocks, summaries
 from harness.report.tables import blocks_by_track, code_legend, legend, marks_of
 
 INTRODUCTION = """\
@@ -58,6 +59,8 @@ loop's time over ours, *memory* our peak over the plain loop's, the dataset incl
 rounds within (DC and its kin, IDC, DREAM, CAFE), both sides make fewer of them. MTT and TESLA have no loop
 over classes: they differentiate through a training, whose passes are the cost."""
 
+FIRST_PLACES = 10
+
 SPEED_HEADERS = (
     "method",
     "plain, s",
@@ -80,6 +83,7 @@ def page(
     rules = "\n\n".join([RULES, markdown(legend([])).strip()])
     parts = [
         INTRODUCTION,
+        _over_everything(shown),
         f"## Results\n\n{_results(shown, reported)}",
         "## How the figures are made",
         folded_markdown("Trials, evaluation, firewall, uncertainty, costs", rules),
@@ -96,6 +100,17 @@ def speed_section(sheets: Iterable[StepSheet]) -> str:
     """The section for these sheets, one table each; empty without any."""
     parts = [_speed_table(sheet) for sheet in sheets]
     return "\n\n".join([SPEED_INTRODUCTION, *parts]) if parts else ""
+
+
+def _over_everything(shown: Sequence[Scored]) -> str:
+    """The first places of each scale, and where the others are; empty if nothing can be ranked."""
+    found = [summary for summary in summaries(shown) if summary.ranks.standings]
+    if not found:
+        return ""
+    cut = any(len(summary.ranks.standings) > FIRST_PLACES for summary in found)
+    rest = f"The first {FIRST_PLACES} of each scale; `{COMMAND}` prints all." if cut else ""
+    parts = ["## Over everything", rest, markdown(as_blocks(found, most=FIRST_PLACES, level=3)).rstrip()]
+    return "\n\n".join(part for part in parts if part)
 
 
 def _results(shown: Sequence[Scored], reported: ReportedFigures) -> str:

@@ -1,8 +1,9 @@
 """`python -m harness compare A B`: two methods, two results folders, or results at two git revisions.
 
 Cells are compared within a track at one ipc: the difference A - B with its 95 % interval, and what A costs
-in units of B. Seconds are compared on the same hardware only. A is the baseline and B the candidate when a
-run of CI is to fail on a loss.
+in units of B. Seconds are compared on the same hardware only. Where the networks' predictions lie beside the
+records of both, single test images are compared as well (`harness.report.by_image`). A is the baseline and B
+the candidate when a run of CI is to fail on a loss.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +27,10 @@ from harness.core.errors import UnknownNameError, UserError
 from harness.core.text import MISSING, plural, table
 from harness.engine.record_files import collect
 from harness.engine.records import Record, hardware
+from harness.report import by_image
+from harness.report.by_image import Paths, compare_images, images_table, kept
 from harness.report.frames import print_problems
+from harness.report.paired import Paired
 from harness.report.stats import Difference, differences
 from harness.report.tracks import Track, by_track
 
@@ -42,10 +46,11 @@ LEGEND = (
 
 @dataclass(frozen=True)
 class Side:
-    """One side of a comparison: its label and its records."""
+    """One side of a comparison: its label, its records, and where predictions of theirs lie, by their ids."""
 
     label: str
     records: Sequence[Record]
+    predictions: Paths = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -70,11 +75,12 @@ class Ratios:
 
 @dataclass(frozen=True)
 class Compared:
-    """One cell: the difference A - B as a fraction, and the ratios of costs A / B."""
+    """One cell: the difference A - B as a fraction, the ratios of costs A / B, what single images show."""
 
     key: Key
     difference: Difference
     ratios: Ratios
+    images: Paired | None = None
 
     @property
     def verdict(self) -> Verdict:
@@ -139,8 +145,9 @@ def compare(a: Side, b: Side) -> Comparison:
             notes.append(f"{plural(alone, 'cell')} of {label} alone")
     groups = {key: (_accuracies(one), _accuracies(other)) for key, (one, other) in pairs.items()}
     found = differences(groups)
-    cells = [Compared(key, found[key], ratios(*pair)) for key, pair in pairs.items()]
-    return Comparison(a.label, b.label, cells, notes)
+    images, faults = _images(pairs, a, b)
+    cells = [Compared(key, found[key], ratios(*pair), images.get(key)) for key, pair in pairs.items()]
+    return Comparison(a.label, b.label, cells, [*notes, *faults])
 
 
 def verdict(comparison: Comparison) -> str:
@@ -167,9 +174,15 @@ def as_text(comparison: Comparison) -> str:
     for track in tracks:
         cells = [cell for cell in comparison.cells if cell.key.track == track]
         parts.append(f"## {track.heading}\n\n{_table(cells)}")
-    remarks = [*comparison.notes, *_intervals(comparison.cells)]
-    if remarks:
-        parts.append("\n".join(f"- {remark}" for remark in remarks))
+        if known := [(cell.key.ipc, cell.key.method, cell.images) for cell in cells if cell.images]:
+            parts += [by_image.LEGEND, images_table(known)]
+    seen = sum(cell.images is not None for cell in comparison.cells)
+    remarks = [
+        *comparison.notes,
+        *_intervals(comparison.cells),
+        by_image.coverage(seen, len(comparison.cells)),
+    ]
+    parts.append("\n".join(f"- {remark}" for remark in remarks))
     return "\n\n".join([*parts, verdict(comparison)])
 
 
@@ -229,7 +242,8 @@ def _of_methods(a: str, b: str, results: Path) -> tuple[Side, Side, list[str]]:
             raise UserError(f"no records of {name} under {results}; make some: `python -m harness run ...`")
     # Under a name that both share, so that their cells meet.
     one, other = (list(map(_nameless, part)) for part in found)
-    return Side(a, one), Side(b, other), problems
+    places = [kept(part, results) for part in found]
+    return Side(a, one, places[0]), Side(b, other, places[1]), problems
 
 
 def _of_folders(a: tuple[str, Path], b: tuple[str, Path]) -> tuple[Side, Side, list[str]]:
@@ -241,7 +255,7 @@ def _of_folders(a: tuple[str, Path], b: tuple[str, Path]) -> tuple[Side, Side, l
             raise UserError(
                 f"no readable records in {name}; expected a results folder, or a revision with one"
             )
-        found.append(Side(name, part.records))
+        found.append(Side(name, part.records, kept(part.records, folder)))
         problems += part.problems
     return found[0], found[1], problems
 
@@ -377,6 +391,23 @@ def _accuracies(records: Iterable[Record]) -> dict[int, list[float]]:
     return {record.trial.seed: record.accuracies for record in records}
 
 
+def _images(
+    pairs: Mapping[Key, tuple[Sequence[Record], Sequence[Record]]], a: Side, b: Side
+) -> tuple[dict[Key, Paired], list[str]]:
+    """What predictions say of each cell that has them, and one line for each whose files do not compare."""
+    found: dict[Key, Paired] = {}
+    faults = []
+    for key, (one, other) in pairs.items():
+        try:
+            images = compare_images(one, other, a.predictions, b.predictions)
+        except UserError as error:
+            faults.append(f"{_named(key)}: {error}")
+            continue
+        if images is not None:
+            found[key] = images
+    return found, faults
+
+
 def _ratio(
     a: Sequence[Record], b: Sequence[Record], name: str, gather: Callable[[Sequence[float]], float]
 ) -> float | None:
@@ -466,6 +497,7 @@ def _as_json(comparison: Comparison, fail_below: float | None, failed: Sequence[
                 "difference": asdict(cell.difference),
                 "a_is": cell.verdict,
                 "cost_ratios": asdict(cell.ratios),
+                "images": None if cell.images is None else asdict(cell.images),
             }
             for cell in comparison.cells
         ],

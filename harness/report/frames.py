@@ -123,6 +123,7 @@ COLUMNS: Mapping[str, Fact] = {
     **{f"distill_{name}": _of_part("distill", name) for name in Cost.__struct_fields__},
     **{f"evaluate_{name}": _of_part("evaluate", name) for name in Cost.__struct_fields__},
     **{name: _of_part("provenance", name) for name in Provenance.__struct_fields__},
+    "resumed": attrgetter("resumed"),
     "claimed_accuracy": _of_part("submission", "claimed_accuracy"),
     "distilled": lambda record: (record.set_place or record.trial.distillation.place) + DISTILLED_SUFFIX,
 }

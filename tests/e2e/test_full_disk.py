@@ -140,7 +140,7 @@ def cache(_: Trial, results: Path) -> Path:
 WIDE = digits_trial(ipc=10)  # its set takes seven pages
 CASES = {
     "distilled set": Case(WIDE, record_folder, 3, ".safetensors"),
-    "record of the set": Case(WIDE, record_folder, 7, f"{WIDE.distillation.id}.json"),
+    "record of the set": Case(WIDE, record_folder, 7, f"{WIDE.id}.json"),
     "record": Case(WIDE, record_folder, 8, f"{WIDE.id}.json"),
     "start": Case(digits_trial(), work(), 0, "start.json"),
     "note of the distillation": Case(digits_trial(), work(), 2, "distillation.json"),

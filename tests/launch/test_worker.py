@@ -122,7 +122,7 @@ def test_sigterm_stops_a_worker_at_its_step_and_nothing_is_lost(
     assert ours.accuracies == theirs.accuracies
     paths = [trial.distillation.set_path(place.results) for place in (settings, undisturbed)]
     assert paths[0].read_bytes() == paths[1].read_bytes()
-    assert (ours.provenance.resumed, theirs.provenance.resumed) == (1, 0)
+    assert (ours.resumed, theirs.resumed) == (1, 0)
 
 
 @pytest.mark.slow

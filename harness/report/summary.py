@@ -1,0 +1,216 @@
+"""`python -m harness report --summary`: one rank over everything that was measured, for each scale."""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import msgspec
+
+from harness.core.errors import UserError
+from harness.core.text import MISSING, percent, plural
+from harness.engine.record_files import collect
+from harness.report.filters import Filters
+from harness.report.formats import Block, Heading, Items, Paragraph, Table, markdown, plain, strong
+from harness.report.frames import print_problems
+from harness.report.ranks import FEWEST_CELLS, Ranks, Standing, ranks
+from harness.report.standing import Scored, scored
+from harness.report.stats import CONFIDENCE, Groups, Interval
+from harness.report.tracks import Cell, Row, Track
+
+COMMAND = "python -m harness report --summary"
+SURE = f"{100 * CONFIDENCE:g} %"
+HEADERS = ("place", "method", "mean rank", f"{SURE} over seeds", f"{SURE} over cells", "Borda", "win rate")
+LEGEND = (
+    "In each cell (one dataset, ipc and protocol) methods are ranked by mean test accuracy; 1 is best."
+    " The mean rank is over the cells below; Borda counts the methods beaten there, the win rate is"
+    f" their share (a tie is half). The {SURE} intervals of the mean rank say what other seeds, and what"
+    " other datasets and ipc as well, leave open: methods whose intervals overlap are hardly told apart."
+)
+NOTHING = (
+    "No ranks: no two methods were measured in the same cell (dataset, ipc and protocol)."
+    " Run several methods on one: `python -m harness run --methods random,dm --dataset digits --ipc 1`."
+)
+
+
+@dataclass(frozen=True)
+class BoardCell:
+    """One condition in which methods are compared."""
+
+    track: Track
+    ipc: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The ranks of one scale; `ambiguous` are methods with several configurations, by the cells of these."""
+
+    scale: str
+    ranks: Ranks[BoardCell]
+    ambiguous: Mapping[str, Sequence[BoardCell]]
+
+
+def command(results: Path, filters: Filters, *, as_json: bool) -> int:
+    """Print the ranks of the records under `results`, as Markdown or JSON; returns the exit status.
+
+    Writes nothing. Files that are no records are named on stderr and make the status 1. UserError: no
+    records, or filters that none fits.
+    """
+    records, problems = collect(results)
+    print_problems(problems)
+    if not records:
+        raise UserError(f"no readable records under {results}; run `python -m harness run ...` first")
+    if filters.active:
+        records = filters.select(records)
+    found = summaries(scored(records))
+    if as_json:
+        sys.stdout.write(msgspec.json.encode([_facts(summary) for summary in found]).decode() + "\n")
+    else:
+        sys.stdout.write(markdown(as_blocks(found)))
+    return int(bool(problems))
+
+
+def summaries(tracks: Iterable[Scored]) -> list[Summary]:
+    """The ranks of each scale, in the order of the tracks; the ceiling has no part in them."""
+    by_scale: dict[str, list[Scored]] = defaultdict(list)
+    for found in tracks:
+        by_scale[found.track.scale].append(found)
+    return [_summary(scale, members) for scale, members in by_scale.items()]
+
+
+def as_blocks(found: Iterable[Summary], *, most: int | None = None, level: int = 2) -> list[Block]:
+    """A section for each scale, the legend in the first that has a table; `most` methods of each."""
+    blocks: list[Block] = []
+    for summary in found:
+        blocks.append(Heading(_title(summary), level))
+        if not summary.ranks.standings:
+            blocks.append(Paragraph(NOTHING))
+            continue
+        blocks.append(standings_table(summary.ranks.standings[:most]))
+        if Paragraph(LEGEND) not in blocks:
+            blocks.append(Paragraph(LEGEND))
+        blocks.append(Items(notes(summary)))
+    return blocks
+
+
+def standings_table(standings: Sequence[Standing]) -> Table:
+    """Places, mean ranks with both intervals, Borda counts and win rates."""
+    rows = [
+        [
+            str(one.place),
+            plain(one.method),
+            f"{one.rank:.1f}",
+            _interval(one.over_seeds),
+            _interval(one.over_cells),
+            f"{one.borda:g}",
+            f"{percent(one.win_rate)} %",
+        ]
+        for one in standings
+    ]
+    return Table(HEADERS, rows, text_columns=2)
+
+
+def notes(summary: Summary) -> list[str]:
+    """Which cells count, and who is not ranked or what does not count, and why."""
+    found = summary.ranks
+    lines = [f"{strong('Cells')}: {_listed(found.cells)}."]
+    if any(one.over_seeds is None for one in found.standings):
+        lines.append(
+            "No intervals over seeds: in some cell no method has two, so nothing shows how they differ."
+        )
+    if any(one.over_cells is None for one in found.standings):
+        lines.append(f"No intervals over cells: fewer than {FEWEST_CELLS} do not show how cells differ.")
+    for method, cells in found.lacking.items():
+        if method not in summary.ambiguous:
+            lines.append(f"{strong('Not ranked')}: {plain(method)}, which lacks {_listed(cells)}.")
+    for method, cells in summary.ambiguous.items():
+        lines.append(
+            f"{strong('Not ranked')} in {_listed(cells)}: {plain(method)}, which ran there with several"
+            " settings, none or more than one of them its own."
+        )
+    ranked = len(found.standings)
+    for names, cells in _by_lacking(found.left_out).items():
+        lines.append(
+            f"{strong('Not counted')}: {_listed(cells)}, where {len(names)} of the {ranked} ranked methods"
+            " were not measured and would lose their rank."
+        )
+    return lines
+
+
+def _summary(scale: str, tracks: Sequence[Scored]) -> Summary:
+    scores: dict[BoardCell, dict[str, Groups]] = {}
+    ambiguous: dict[str, list[BoardCell]] = defaultdict(list)
+    for found in tracks:
+        rows: dict[tuple[int, str], list[tuple[Row, Cell]]] = defaultdict(list)
+        for (row, ipc), cell in found.grid.items():
+            if cell.groups:
+                rows[ipc, row.method].append((row, cell))
+        for (ipc, method), configurations in sorted(rows.items()):
+            place = BoardCell(found.track, ipc)
+            scores.setdefault(place, {})
+            if (own := _own(configurations)) is None:
+                ambiguous[method].append(place)
+            else:
+                scores[place][method] = own.groups
+    return Summary(scale, ranks(scores), dict(ambiguous))
+
+
+def _own(configurations: Sequence[tuple[Row, Cell]]) -> Cell | None:
+    """The only configuration, or the only one that nobody set by hand; None if the choice is arbitrary."""
+    cells = [cell for _, cell in configurations]
+    untouched = [cell for cell in cells if not any(record.trial.source.overrides for record in cell.done)]
+    for choice in (cells, untouched):
+        if len(choice) == 1:
+            return choice[0]
+    return None
+
+
+def _title(summary: Summary) -> str:
+    found = summary.ranks
+    counted = f": {plural(len(found.standings), 'method')} over {plural(len(found.cells), 'cell')}"
+    return f"{summary.scale} scale{counted if found.standings else ''}"
+
+
+def _interval(found: Interval | None) -> str:
+    return MISSING if found is None else f"{found[0]:.1f} to {found[1]:.1f}"
+
+
+def _listed(cells: Iterable[BoardCell]) -> str:
+    """`cifar10 ipc 1, 10 (dc-1000 1.0, ConvNet)`, tracks one after the other."""
+    by_track: dict[Track, list[int]] = defaultdict(list)
+    for cell in cells:
+        by_track[cell.track].append(cell.ipc)
+    return "; ".join(_in_words(track, ipcs) for track, ipcs in by_track.items())
+
+
+def _in_words(track: Track, ipcs: Iterable[int]) -> str:
+    dataset, _, *rest = track.heading.split(" · ")
+    return f"{plain(dataset)} ipc {', '.join(map(str, sorted(ipcs)))} ({plain(', '.join(rest))})"
+
+
+def _by_lacking(left_out: Mapping[BoardCell, Sequence[str]]) -> dict[tuple[str, ...], list[BoardCell]]:
+    """Cells that the same methods lack."""
+    found: dict[tuple[str, ...], list[BoardCell]] = defaultdict(list)
+    for cell, names in left_out.items():
+        found[tuple(names)].append(cell)
+    return found
+
+
+def _facts(summary: Summary) -> dict[str, object]:
+    """The same for programs; win rates are fractions."""
+    found = summary.ranks
+    return {
+        "scale": summary.scale,
+        "standings": [
+            asdict(one) | {"borda": one.borda, "win_rate": one.win_rate} for one in found.standings
+        ],
+        "cells": [asdict(cell) for cell in found.cells],
+        "not_ranked": {method: [asdict(cell) for cell in cells] for method, cells in found.lacking.items()},
+        "not_counted": [asdict(cell) | {"lacking": list(names)} for cell, names in found.left_out.items()],
+        "several_settings": {
+            method: [asdict(cell) for cell in cells] for method, cells in summary.ambiguous.items()
+        },
+    }
