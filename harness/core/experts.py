@@ -64,6 +64,7 @@ class ExpertSettings:
     weight_decay: float = 0.0
     decay_epochs: tuple[int, ...] = ()  # indices of the passes before which the rate is multiplied by `decay`
     decay: float = 0.1
+    cosine: bool = False  # from pass to pass, from the whole rate towards nothing; instead of `decay`
     strategy: str = ""  # DSA, drawn plainly: one operation a batch, parameters for each image
     align_corners: bool = False  # of the resampling in DSA
     steps_per_epoch: int | None = None  # ends each pass early, for small scales; None: whole passes
@@ -89,11 +90,12 @@ class Experts:
     """Trained networks, whose weights are read when they are asked for."""
 
     def __init__(
-        self, settings: ExpertSettings, names: Sequence[str], stores: Sequence[Store], device: torch.device
+        self, settings: ExpertSettings, names: Sequence[str], experts: Sequence[_Expert], device: torch.device
     ) -> None:
         self.settings = settings
+        self.costs = tuple(expert.cost for expert in experts)
         self._names = tuple(names)
-        self._stores = tuple(stores)
+        self._stores = tuple(expert.store for expert in experts)
         self._device = device
 
     def __len__(self) -> int:
@@ -133,7 +135,7 @@ def train_experts(context: Context, data: Dataset, settings: ExpertSettings) -> 
         names = [name for name, _ in trainer.fresh(0).named_parameters()]
     for expert in experts:
         context.charge(expert.cost)
-    return Experts(settings, names, [expert.store for expert in experts], context.device)
+    return Experts(settings, names, experts, context.device)
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,8 @@ class _ExpertTrainer:
         """16 hex digits for all that decides an expert's weights, but for its number."""
         settings = asdict(self.settings)
         del settings["count"]
+        if not settings["cosine"]:
+            del settings["cosine"]  # so that experts keep the keys that they had before there was one
         transform = self.data.transform
         # A whitening follows from the images alone.
         values = (
@@ -243,9 +247,13 @@ class _ExpertTrainer:
             snapshots.take(epoch, net)
 
     def _set_rate(self, optimizer: torch.optim.Optimizer, epoch: int) -> None:
-        falls = sum(decay_epoch <= epoch for decay_epoch in self.settings.decay_epochs)
+        settings = self.settings
+        falls = sum(decay_epoch <= epoch for decay_epoch in settings.decay_epochs)
+        share = settings.decay**falls
+        if settings.cosine:
+            share = 0.5 * (1 + math.cos(math.pi * epoch / settings.epochs))
         for group in optimizer.param_groups:
-            group["lr"] = self.settings.lr * self.settings.decay**falls
+            group["lr"] = settings.lr * share
 
     def _augmenter(self, context: Context) -> Callable[[Tensor], Tensor]:
         strategy, align_corners = self.settings.strategy, self.settings.align_corners
