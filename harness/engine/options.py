@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from harness.core.data.catalog import default_data_dir
 from harness.core.errors import UnknownNameError, UserError
 from harness.core.packaged import packaged
-from harness.engine.protocol import PROTOCOLS
+from harness.engine.protocol import PROTOCOLS, TUNED, protocol_named
 from harness.engine.scales import SCALES
 from harness.engine.tomlfile import read_toml
 
@@ -151,6 +151,10 @@ def _choice(kind: str, *choices: str) -> Callable[[Any], str]:
     return parse
 
 
+def _protocol(value: Any) -> str:
+    return protocol_named(str(value)).name
+
+
 def _settings(value: Any) -> tuple[Setting, ...]:
     """From `["bacon.lr_img=0.1"]`, or a TOML table `{bacon = {lr_img = 0.1}}`."""
     if isinstance(value, Mapping):
@@ -274,9 +278,10 @@ class Options:
     protocol: str | None = field(
         default=None,
         metadata=_info(
-            _choice("protocol", *PROTOCOLS),
-            " or ".join(PROTOCOLS),
-            "evaluation, see `list protocols` (from the scale)",
+            _protocol,
+            f"{' or '.join(PROTOCOLS)}, each also with {TUNED}",
+            f"evaluation, see `list protocols`; with {TUNED} the learning rate is chosen on a tenth of train"
+            " (from the scale)",
         ),
     )
     budget: float | None = field(

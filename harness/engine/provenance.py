@@ -91,7 +91,7 @@ class Subject(NamedTuple):
         """That of a trial; variants of a method are one, since they differ in settings alone."""
         submitted = trial.method.endswith(SUBMITTED)
         method = "" if submitted else "+".join(part.partition("@")[0] for part in trial.method.split("+"))
-        facts = (trial.dataset, trial.dataset_source, trial.arch, trial.protocol)
+        facts = (trial.dataset, trial.dataset_source, trial.arch, trial.protocol.partition("@")[0])
         return cls(method, *facts, curve=trial.curve > 0)
 
 
