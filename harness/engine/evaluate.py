@@ -30,10 +30,10 @@ class Evaluation:
     ones, in [0, 1], see `Answers.calibration_error`. train_losses: means of the last pass. predicted,
     probabilities: (networks, tests), the class that each says and its probability. test_labels: (tests,).
     test_counts: test images of each class, in the order of the labels.
-    regime: hard labels, soft ones that lie with the set, or a teacher's. softened: whether the set has soft
-    labels; under "hard" the highest of each row was its class. augmentation: the strategy that was used,
-    "none" without. images_per_epoch: in a pass over the decoded set. optimizer_steps: of each network.
-    learning_rate: the base of the schedule; tuning: how each rate of the grid did, if it was chosen from one.
+    regime: hard labels (of soft ones, the highest of each row), soft ones that lie with the set, or a
+    teacher's. augmentation: the strategy that was used, "" for none. images_per_epoch: in a pass over the
+    decoded set. optimizer_steps: of each network. learning_rate: the base of the schedule; tried_rates: how
+    each rate of the grid did, if it was chosen from one.
     """
 
     accuracies: list[float]
@@ -44,7 +44,6 @@ class Evaluation:
     decoded_images: int
     test_counts: list[int]
     regime: Regime
-    softened: bool
     augmentation: str
     images_per_epoch: int
     optimizer_steps: int
@@ -54,7 +53,7 @@ class Evaluation:
     predicted: Tensor
     probabilities: Tensor
     test_labels: Tensor
-    tuning: list[Candidate] = field(default_factory=list)
+    tried_rates: list[Candidate] = field(default_factory=list)
 
 
 def evaluate(
@@ -98,8 +97,7 @@ def evaluate(
         decoded_images=len(training_set.images),
         test_counts=torch.bincount(test.labels, minlength=data.num_classes).tolist(),
         regime=_regime(training_set, protocol),
-        softened=distilled.labels.ndim == 2,
-        augmentation=training_set.strategy if training_set.augmented else "none",
+        augmentation=training_set.strategy if training_set.augmented else "",
         images_per_epoch=len(training_set.images),
         optimizer_steps=course.optimizer_steps,
         learning_rate=course.schedule.lr,
@@ -108,7 +106,7 @@ def evaluate(
         predicted=torch.stack([one.predicted for one in found]),
         probabilities=torch.stack([one.probability for one in found]),
         test_labels=test.labels.cpu(),
-        tuning=tried,
+        tried_rates=tried,
     )
 
 

@@ -54,7 +54,8 @@ class Recipe:
     source: the repository and function, or the paper, that it follows, and what is different here.
     labels: what is trained on; "own": the set's labels, whether hard or stored soft ones.
     batch: images, never more than there are; augmentation: strategy in place of the one that the set calls
-    for; None: that one. order: of the images in a pass.
+    for; None: that one. order: of the images in a pass. merges: whether a single image left over joins the
+    batch before it, as its statistics alone are of no use to batch norm.
     """
 
     source: str
@@ -67,11 +68,7 @@ class Recipe:
     augmentation: str | None = None
     order: Literal["shuffled", "stored"] = "shuffled"
     accumulation: Accumulation = field(default_factory=Accumulation)
-
-    @property
-    def merges(self) -> bool:
-        """Whether a single image left over joins the batch before it, for the sake of batch statistics."""
-        return self.labels != "own"
+    merges: bool = False
 
 
 @dataclass(frozen=True)
@@ -210,6 +207,7 @@ RDED = Recipe(
     batch=RDED_BATCH,
     mixing=CutMix(),
     augmentation="flip",
+    merges=True,
 )
 # Below 500 steps the usual rate learns too little.
 RDED_SHORT = dataclasses.replace(RDED, optimiser=AdamW(3e-3, decayed="matrices"))
@@ -222,6 +220,7 @@ SRE2L = Recipe(
     batch=128,
     mixing=Mixup(),
     augmentation="crop>flip",
+    merges=True,
 )
 
 PROTOCOLS = {

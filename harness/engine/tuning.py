@@ -29,7 +29,7 @@ class Candidate:
     accuracy: None if its loss stopped being finite.
     """
 
-    learning_rate: float
+    rate: float
     accuracy: float | None
 
 
@@ -69,6 +69,6 @@ def chosen(tried: Sequence[Candidate]) -> float:
     """The rate of the highest accuracy; of equal ones the lowest. DivergedError if none could train."""
     trained = [one for one in tried if one.accuracy is not None]
     if not trained:
-        rates = ", ".join(f"{one.learning_rate:g}" for one in tried)
+        rates = ", ".join(f"{one.rate:g}" for one in tried)
         raise DivergedError(f"no network could be trained at any learning rate of the grid ({rates})")
-    return max(trained, key=lambda one: (one.accuracy or 0.0, -one.learning_rate)).learning_rate
+    return max(trained, key=lambda one: (one.accuracy or 0.0, -one.rate)).rate
