@@ -57,7 +57,7 @@ def golden_network(arrays: Mapping[str, np.ndarray], prefix: str, names: str, ar
 class GoldenConvNet:
     """A ConvNet with golden weights, whatever the authors' names and order of them.
 
-    parameters, buffers: in the file's order. conv_biases: whether each parameter is the bias of a convolution.
+    parameters, buffers: in the file's order. conv_biases: whether each parameter is a convolution's bias.
     """
 
     net: Network
