@@ -193,16 +193,16 @@ class Epochs:
 class MatchedSteps:
     """As many steps as E epochs of the STORED images have, however many images they are decoded to.
 
-    A batch is then never larger than those, so that equal sets see about equally many images. E does not
-    depend on augmentation either.
+    The batches of such an epoch are made equally large, and those of the decoded images are no larger: sets
+    of one size see equally many images, whatever their tiles. E does not depend on augmentation either.
     """
 
     epochs: int
 
     def extent(self, size: SetSize, batch: int, extra: int, *, merged: bool) -> Extent:
         """For a set, batches of so many images and positions that the rule adds."""
-        batch = min(batch, size.stored)
         stride = batches_of(size.stored, batch, merged=merged)
+        batch = -(-size.stored // stride)
         batches = batches_of(size.decoded, batch, merged=merged)
         return Extent(batch, batches, (self.epochs + extra) * stride, self.epochs, stride)
 

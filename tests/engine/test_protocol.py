@@ -82,7 +82,7 @@ def test_equal_steps_for_every_set_whatever_it_decodes_to(ipc: int, factor: int)
     assert found.stride == stored.batches
     assert found.schedule == stored.schedule
     images = [found.images(10 * ipc * factor**2), stored.images(10 * ipc)]
-    assert images[0] == pytest.approx(images[1], rel=0.25)
+    assert images[0] == pytest.approx(images[1], rel=0.01)
 
 
 def test_a_set_that_is_not_augmented_makes_as_many_steps() -> None:
