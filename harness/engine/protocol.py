@@ -182,6 +182,8 @@ NCFM = Recipe(
     augmentation="flip>color>crop_scale_rotate>cutout",
     mixing=CutMix(share=0.5),
 )
+# Below 500 steps the usual rate of AdamW learns too little.
+NCFM_SHORT = dataclasses.replace(NCFM, optimiser=AdamW(3e-3))
 FREPO = Recipe(
     source="yongchaoz/FRePo `script/eval`; DSA in place of its own jitter, crops and shifts",
     labels="stored",
@@ -209,7 +211,6 @@ RDED = Recipe(
     augmentation="flip",
     merges=True,
 )
-# Below 500 steps the usual rate learns too little.
 RDED_SHORT = dataclasses.replace(RDED, optimiser=AdamW(3e-3, decayed="matrices"))
 SRE2L = Recipe(
     source="VILA-Lab/SRe2L `small_dataset/relabel_cifar.py`; its teacher is in evaluation mode here",
@@ -242,7 +243,7 @@ PROTOCOLS = {
         ),
         Protocol("idc-cpu", "idc-1000 cut to 150 epochs for the cpu scale", IDC, Epochs(150)),
         Protocol("ncfm-2000", "that of NCFM: AdamW 0.001, 2000 epochs, CutMix", NCFM, Epochs(2000)),
-        Protocol("ncfm-cpu", "ncfm-2000 cut to 150 epochs for the cpu scale", NCFM, Epochs(150)),
+        Protocol("ncfm-cpu", "ncfm-2000 cut to 150 epochs with rate 0.003", NCFM_SHORT, Epochs(150)),
         Protocol(
             "sl-1000", "dc-1000 on the soft labels that lie with the set", STORED, Epochs(1000, plain=300)
         ),
