@@ -103,6 +103,13 @@ def test_digest_changes_with_what_a_trial_reaches(checkout: Path, source: str, o
     assert digest() != before
 
 
+def test_a_tuned_protocol_reaches_what_the_protocol_itself_does(checkout: Path) -> None:
+    tuned, plain = digest(protocol="dc-smoke@tuned"), digest(protocol="dc-smoke")
+    assert tuned == plain != digest(protocol="kd-smoke")
+    change(checkout / "harness/engine/protocol.py", "DC, Epochs(20, plain=6)", "DC, Epochs(21, plain=6)")
+    assert digest(protocol="dc-smoke@tuned") == digest(protocol="dc-smoke") != plain
+
+
 def test_digest_changes_with_a_constant_that_a_kernel_reads(checkout: Path) -> None:
     kernels = checkout / "methods/shared/kernels.py"
     change(kernels, "def mean_distance(", "FACTOR = 1\n\n\ndef mean_distance(")
