@@ -34,25 +34,6 @@ def assert_close(got: Tensor, reference: np.ndarray, relative: float = 2e-5) -> 
     assert deviation <= relative * float(want.abs().max()), f"off by {deviation}"
 
 
-def golden_network(arrays: Mapping[str, np.ndarray], prefix: str, names: str, arch: str) -> Network:
-    """A network whose weights are the golden arrays `<prefix>00`, `<prefix>01`, ... named by `names`."""
-    state = {str(name): tensor(arrays[f"{prefix}{k:02d}"]) for k, name in enumerate(arrays[names])}
-    width, channels = arrays[f"{prefix}00"].shape[:2]
-    classes, features = list(state.values())[-2].shape
-    depth = sum(value.ndim == 4 for value in state.values())
-    side = round((features / width) ** 0.5) * 2**depth
-    net = build(
-        f"{arch}W{width}D{depth}",
-        channels=channels,
-        image_size=(side, side),
-        classes=classes,
-        generator=torch.Generator().manual_seed(0),
-        device="cpu",
-    )
-    net.load_state_dict(state, strict=False)
-    return net
-
-
 @dataclass(frozen=True)
 class GoldenConvNet:
     """A ConvNet with golden weights, whatever the authors' names and order of them.
@@ -102,3 +83,22 @@ def golden_convnet(arrays: Mapping[str, np.ndarray], prefix: str = "") -> Golden
         [found[name] for name in buffers],
         [name.endswith(".bias") and name.rpartition(".")[0] in of_kind[4] for name in names],
     )
+
+
+def golden_network(arrays: Mapping[str, np.ndarray], prefix: str, names: str, arch: str) -> Network:
+    """A network whose weights are the golden arrays `<prefix>00`, `<prefix>01`, ... named by `names`."""
+    state = {str(name): tensor(arrays[f"{prefix}{k:02d}"]) for k, name in enumerate(arrays[names])}
+    width, channels = arrays[f"{prefix}00"].shape[:2]
+    classes, features = list(state.values())[-2].shape
+    depth = sum(value.ndim == 4 for value in state.values())
+    side = round((features / width) ** 0.5) * 2**depth
+    net = build(
+        f"{arch}W{width}D{depth}",
+        channels=channels,
+        image_size=(side, side),
+        classes=classes,
+        generator=torch.Generator().manual_seed(0),
+        device="cpu",
+    )
+    net.load_state_dict(state, strict=False)
+    return net

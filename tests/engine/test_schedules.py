@@ -64,7 +64,7 @@ def test_rates_that_drop_every_so_many_epochs_match_authors() -> None:
     found = {name: rows for name, rows in arrays.items() if name.startswith("ddranking_step_E")}
     assert found
     for authors in found.values():
-        size = int((authors < authors[0]).argmax())
+        size = int((authors < authors[0]).argmax()) or len(authors)
         rule = Drops(lambda epochs, size=size: tuple(range(size, epochs, size)), decay=0.1)
         assert_close(rates(Schedule(rule, len(authors), float(arrays["base"]))), authors)
 
