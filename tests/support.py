@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,57 @@ def assert_close(got: Tensor, reference: np.ndarray, relative: float = 2e-5) -> 
     assert got.shape == want.shape
     deviation = float((got.detach() - want).abs().max())
     assert deviation <= relative * float(want.abs().max()), f"off by {deviation}"
+
+
+@dataclass(frozen=True)
+class GoldenConvNet:
+    """A ConvNet with golden weights, whatever the authors' names and order of them.
+
+    parameters, buffers: in the file's order. conv_biases: whether each parameter is a convolution's bias.
+    """
+
+    net: Network
+    parameters: list[Tensor]
+    buffers: list[Tensor]
+    conv_biases: list[bool]
+
+
+def golden_convnet(arrays: Mapping[str, np.ndarray], prefix: str = "") -> GoldenConvNet:
+    """The ConvNet of the arrays `<prefix>w00`, ... `<prefix>b00`, ...; with buffers it has batch norm.
+
+    Layers are told by the number of dimensions of their weights, and matched with ours in order.
+    """
+    names = [str(name) for name in arrays[f"{prefix}wnames"]]
+    weights = {name: tensor(arrays[f"{prefix}w{k:02d}"]) for k, name in enumerate(names)}
+    buffers = [str(name) for name in arrays.get(f"{prefix}bnames", ())]
+    weights |= {name: tensor(arrays[f"{prefix}b{k:02d}"]) for k, name in enumerate(buffers)}
+    stems = list(dict.fromkeys(name.rpartition(".")[0] for name in names))
+    of_kind = {ndim: [stem for stem in stems if weights[f"{stem}.weight"].ndim == ndim] for ndim in (4, 1, 2)}
+    first, last = weights[f"{of_kind[4][0]}.weight"], weights[f"{of_kind[2][0]}.weight"]
+    net = build(
+        f"ConvNetW{len(first)}D{len(of_kind[4])}{'BN' if buffers else ''}",
+        channels=first.shape[1],
+        image_size=(arrays["x"].shape[2], arrays["x"].shape[3]),
+        classes=len(last),
+        generator=torch.Generator().manual_seed(0),
+        device="cpu",
+    )
+    ours = [module for module in net.modules() if getattr(module, "weight", None) is not None]
+    of_stem = {
+        stem: module
+        for ndim, stems in of_kind.items()
+        for stem, module in zip(stems, (m for m in ours if m.weight.ndim == ndim), strict=True)
+    }
+    found = {name: getattr(of_stem[name.rpartition(".")[0]], name.rpartition(".")[2]) for name in weights}
+    with torch.no_grad():
+        for name, value in weights.items():
+            found[name].copy_(value)
+    return GoldenConvNet(
+        net,
+        [found[name] for name in names],
+        [found[name] for name in buffers],
+        [name.endswith(".bias") and name.rpartition(".")[0] in of_kind[4] for name in names],
+    )
 
 
 def golden_network(arrays: Mapping[str, np.ndarray], prefix: str, names: str, arch: str) -> Network:

@@ -31,12 +31,13 @@ from harness.core.distilled import Distilled
 from harness.core.errors import UserError
 from harness.core.settings import lengths
 from harness.engine.evaluate import evaluate
-from harness.engine.protocol import Protocol
+from harness.engine.parts import Epochs
+from harness.engine.protocol import DC, Protocol
 
 SCALE = "smoke"
 ALL = "all"
 MOST_STEPS = 1000  # of a loop, at a scale that is to take seconds
-TRAINING = Protocol("check", "one epoch, to see that a network can train on a set", epochs=0)
+TRAINING = Protocol("check", "one epoch, to see that a network can train on a set", DC, Epochs(0))
 
 
 class Nonconformity(Exception):

@@ -263,27 +263,36 @@ def _distillation(trial: Trial, data: Dataset) -> _Phase:
 
 
 def _evaluation(trial: Trial, data: Dataset) -> _Phase:
-    from harness.engine.evaluate import train_network, training_set_of
+    from harness.core.teachers import teacher_network
+    from harness.engine.training import train_network, training_set_of
 
     protocol = protocol_named(trial.protocol)
     training_set = training_set_of(_stand_in(trial, data), protocol, data.device)
-    return _Phase(
-        lambda context: train_network(context.network(data), training_set, protocol, context),
-        "fp32",
-        trial.network,
-        trial.evals,
-    )
+    arch = teacher_network(trial.arch)
+
+    def train(context: Context) -> float:
+        teacher = None
+        if protocol.regime == "teacher":
+            teacher = context.network(data, role="teacher", arch=arch).eval()
+        return train_network(context.network(data), training_set, protocol, context, teacher=teacher)
+
+    return _Phase(train, "fp32", trial.network, protocol.networks(trial.evals))
 
 
 def _stand_in(trial: Trial, data: Dataset) -> Distilled:
     """Real images in the number and form that the method will leave: they take as long to train on."""
+    import torch.nn.functional as F
+
     from harness.core.context import Context
 
     context = Context(trial.seed, device=data.device)
     distilled = methods.load("random").distill(data, trial.ipc, context=context)
     steps = methods.steps_of(trial.method, trial.config)
     strategy = distilled.augmentation if steps.augmentation is None else steps.augmentation
-    return dataclasses.replace(distilled, factor=steps.factor, augmentation=strategy)
+    labels = distilled.labels
+    if protocol_named(trial.protocol).regime == "stored":
+        labels = F.one_hot(labels, data.num_classes).float()
+    return dataclasses.replace(distilled, labels=labels, factor=steps.factor, augmentation=strategy)
 
 
 def _spread(seconds: Sequence[float]) -> float | None:

@@ -14,7 +14,8 @@ from harness.commands.arguments import add_json
 from harness.core.data import catalog
 from harness.core.errors import UnknownNameError, UserError
 from harness.core.nets import names
-from harness.engine.protocol import PROTOCOLS
+from harness.engine.protocol import GRID, PROTOCOLS, TUNED
+from harness.report.protocols import length_in_words
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,8 +42,8 @@ def command(what: str, name: str | None, *, as_json: bool) -> int:
         return 0
     entries = LISTS[what]()
     print(msgspec.json.encode(entries).decode() if as_json else _as_text(entries))
-    if what == "methods" and not as_json:
-        print(compositions())
+    if what in NOTES and not as_json:
+        print(NOTES[what]())
     return 0
 
 
@@ -84,8 +85,23 @@ def arch_entries() -> list[dict[str, Any]]:
 
 
 def protocol_entries() -> list[dict[str, Any]]:
-    """Evaluation protocols."""
-    return [{"name": protocol.name, "summary": protocol.summary} for protocol in PROTOCOLS.values()]
+    """Evaluation protocols with their regime, length and source."""
+    return [
+        {
+            "name": protocol.name,
+            "regime": protocol.regime,
+            "summary": protocol.summary,
+            "length": length_in_words(protocol),
+            "source": protocol.recipe.source,
+        }
+        for protocol in PROTOCOLS.values()
+    ]
+
+
+def tuning() -> str:
+    """How a learning rate is chosen, in a line."""
+    factors = ", ".join(f"{factor:g}" for factor in GRID)
+    return f"NAME{TUNED}, e.g. dc-cpu{TUNED}: the best rate of {factors} times its own on a tenth of train"
 
 
 LISTS: dict[str, Callable[[], list[dict[str, Any]]]] = {
@@ -94,6 +110,9 @@ LISTS: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "archs": arch_entries,
     "protocols": protocol_entries,
 }
+
+# What else can be typed, said below a list.
+NOTES: dict[str, Callable[[], str]] = {"methods": compositions, "protocols": tuning}
 
 
 def _as_text(entries: Sequence[dict[str, Any]]) -> str:
@@ -104,6 +123,8 @@ def _as_text(entries: Sequence[dict[str, Any]]) -> str:
 def _about(entry: dict[str, Any]) -> str:
     if entry.get("broken"):
         return f"BROKEN: {entry['broken']}"
+    if "regime" in entry:
+        return f"{entry['regime']:7}  {entry['summary']}; {entry['length']}"
     if "shape" not in entry:
         return str(entry["summary"])
     if entry["shape"] is None:

@@ -7,7 +7,7 @@ FLOPs:
 
 - distillation: those that the nearest record of its method counted at any scale, in proportion to the formula
   of `paper --missing` (iterations, batches, images, network), or the formula alone where there is no record;
-- evaluation: networks × epochs × decoded images × a pass forwards and backwards;
+- evaluation: networks × images of all their batches × a pass forwards and backwards;
 - divided by the FLOPs a second of all records at hand on such a device, or a nominal speed without any.
 
 Only the order comes of it, so a rough estimate does. Where not even that can be had (networks other than
@@ -22,7 +22,8 @@ from pathlib import Path
 
 from harness.commands.estimate import TimeEstimate
 from harness.core.data.catalog import KNOWN
-from harness.engine.protocol import PROTOCOLS
+from harness.engine.parts import SetSize
+from harness.engine.protocol import protocol_named
 from harness.engine.provenance import ROOT
 from harness.engine.record_files import collect
 from harness.engine.records import Record, Trial
@@ -130,11 +131,12 @@ def _distillation(trial: Trial) -> float | None:
 
 
 def _evaluation(trial: Trial) -> float | None:
-    """FLOPs of training a trial's networks, by the epochs of sets that call for augmentation."""
+    """FLOPs of training a trial's networks, as long as on sets that call for augmentation."""
     dataset, steps = original(trial.dataset), steps_in(trial)
     one = image_pass(dataset, trial.arch)
     if one is None or steps is None:
         return None
-    images = KNOWN[dataset].classes * trial.ipc * steps.factor**2
-    epochs = PROTOCOLS[trial.protocol].schedule(augmented=True).epochs
-    return float(trial.evals * epochs * images * one.train)
+    protocol = protocol_named(trial.protocol)
+    size = SetSize.of(KNOWN[dataset].classes, trial.ipc, steps.factor)
+    images = protocol.networks(trial.evals) * protocol.course(size).images(size.decoded)
+    return images * (one.train + (one.forward if protocol.regime == "teacher" else 0.0))

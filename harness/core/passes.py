@@ -56,16 +56,35 @@ def train_step(
 
     Returns the loss and the number of correct predictions before the step, as tensors.
     """
+    hits = images.new_zeros((), dtype=torch.int64)
+
+    def loss_of(logits: Tensor, piece: slice) -> Tensor:
+        hits.add_((logits.detach().argmax(1) == hard(labels[piece])).sum())
+        return F.cross_entropy(logits, labels[piece], reduction="sum")
+
     optimizer.zero_grad(set_to_none=True)
-    loss, hits = images.new_zeros(()), images.new_zeros((), dtype=torch.int64)
-    for piece in pieces(len(images), rows_at_once):
-        logits = forward(net, images[piece])
-        part = F.cross_entropy(logits, labels[piece], reduction="sum") / len(images)
-        part.backward()
-        loss += part.detach()
-        hits += (logits.detach().argmax(1) == hard(labels[piece])).sum()
+    loss = backward(forward, net, images, loss_of, rows_at_once)
     optimizer.step()
     return loss, hits
+
+
+def backward(
+    forward: Forward,
+    net: Network,
+    images: Tensor,
+    loss_of: Callable[[Tensor, slice], Tensor],
+    rows_at_once: int | None,
+) -> Tensor:
+    """Add the gradients of a batch's mean loss to those of the network; returns that loss.
+
+    `loss_of` adds up the losses of a piece, given its logits and its rows in the batch (N, C, H, W).
+    """
+    loss = images.new_zeros(())
+    for piece in pieces(len(images), rows_at_once):
+        part = loss_of(forward(net, images[piece]), piece) / len(images)
+        part.backward()
+        loss += part.detach()
+    return loss
 
 
 def hard(labels: Tensor) -> Tensor:

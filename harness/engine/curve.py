@@ -42,7 +42,8 @@ class CurveEvaluator:
 
     def accuracies(self, distilled: Distilled, step: int) -> list[float]:
         """One accuracy in [0, 1] for each network."""
-        from harness.engine.evaluate import accuracy, train_network, training_set_of
+        from harness.engine.scoring import accuracy
+        from harness.engine.training import train_network, training_set_of
 
         found = []
         for k in range(self.networks):

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from harness.core.data.catalog import default_data_dir
 from harness.core.errors import UnknownNameError, UserError
 from harness.core.packaged import packaged
-from harness.engine.protocol import protocol_named
+from harness.engine.protocol import TUNED, protocol_named
 from harness.engine.scales import SCALES
 from harness.engine.tomlfile import read_toml
 
@@ -293,8 +293,9 @@ class Options:
         default=(),
         metadata=_info(
             _protocols,
-            "names of `list protocols`, e.g. dc-1000,kd-300",
-            "how they are trained, see `list protocols` (from the scale)",
+            f"names of `list protocols`, e.g. dc-1000,kd-300, each also with {TUNED}",
+            f"how they are trained, see `list protocols`; {TUNED} chooses the rate on a tenth of train "
+            "(from the scale)",
             repeatable=True,
         ),
     )

@@ -22,7 +22,7 @@ from harness.core.errors import DataError, UnknownNameError, UserError
 from harness.core.nets.names import canonical, convnet_spec
 from harness.core.settings import lengths, values_of
 from harness.engine.options import Options, Setting
-from harness.engine.protocol import PROTOCOL_VERSION
+from harness.engine.protocol import protocol_named
 from harness.engine.record_files import existing_record
 from harness.engine.records import Distillation, Record, Trial, trial_of
 from harness.engine.scales import Scale, scale_named
@@ -325,7 +325,7 @@ def asked_of(options: Options, scale: Scale) -> list[dict[str, Any]]:
         {
             "eval_arch": network,
             "protocol": protocol,
-            "protocol_version": PROTOCOL_VERSION,
+            "protocol_version": protocol_named(protocol).version,
             "evals": options.evals or scale.evals,
         }
         for network in networks

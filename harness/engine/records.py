@@ -227,10 +227,10 @@ class CurvePoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TriedRate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A learning rate that was tried, and the accuracy that it reached on the tenth of train left out."""
+    """A learning rate that was tried, and the accuracy that it reached on a tenth of train; null: it diverged."""
 
     rate: float
-    accuracy: float
+    accuracy: float | None
 
 
 class Teaching(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

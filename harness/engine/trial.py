@@ -41,7 +41,9 @@ from harness.engine.records import (
     Provenance,
     Record,
     Status,
+    Teaching,
     Trial,
+    TriedRate,
     joined,
 )
 from harness.engine.settings import RunSettings
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from harness.core.data import Dataset, HeldOut
     from harness.core.distilled import Distilled
     from harness.core.progress import Progress
+    from harness.core.teachers import Teacher
     from harness.engine.evaluate import Evaluation
 
 CACHE_NAME = "cache"  # beside the work folders: trained networks that trials share
@@ -277,15 +280,49 @@ def _evaluated(run: _Run, dataset: Dataset, found: FoundSet) -> Record:
     start = _begin(run.work, _fresh_start(run, "evaluate"))
     context = run.context("evaluate")
     protocol = protocol_named(trial.protocol)
-    evaluation = evaluate(distilled, dataset, protocol, evals=trial.evals, context=context)
+    teacher = _teacher(run, dataset, context) if protocol.regime == "teacher" else None
+    evaluation = evaluate(distilled, dataset, protocol, evals=trial.evals, context=context, teacher=teacher)
+    keep_predictions(trial, evaluation, run.settings.results)
     return done_record(
         trial,
         found,
         dataset,
         evaluation,
+        teacher=None if teacher is None else taught_by(teacher),
         evaluate=context.cost(),
         provenance=_provenance(run, start, context.resumed),
     )
+
+
+def _teacher(run: _Run, dataset: Dataset, context: Context) -> Teacher:
+    """The teacher of all evaluations of sets that this network distils, at this scale."""
+    from harness.core.teachers import RECIPES, teacher_network, train_teacher
+
+    return train_teacher(context, dataset, teacher_network(run.trial.arch), RECIPES[run.trial.scale])
+
+
+def taught_by(teacher: Teacher) -> Teaching:
+    """What a record keeps of a teacher."""
+    return Teaching(
+        arch=teacher.arch,
+        recipe=teacher.recipe.name,
+        digest=teacher.digest,
+        accuracy=teacher.accuracy,
+        cost=teacher.cost,
+    )
+
+
+def keep_predictions(trial: Trial, evaluation: Evaluation, results: Path) -> None:
+    """Write what each network said about each test image, beside where the record will lie."""
+    from harness.engine.predictions import Predictions, write_predictions
+
+    kept = Predictions.of(
+        evaluation.predicted.numpy(),
+        evaluation.probabilities.numpy(),
+        evaluation.test_labels.numpy(),
+        evaluation.test_fingerprint,
+    )
+    write_predictions(kept, trial.predictions_path(results))
 
 
 def done_record(
@@ -302,6 +339,14 @@ def done_record(
         train_losses=evaluation.train_losses,
         test_looks=evaluation.test_looks,
         decoded_images=evaluation.decoded_images,
+        regime=evaluation.regime,
+        augmentation=evaluation.augmentation,
+        images_per_epoch=evaluation.images_per_epoch,
+        optimizer_steps=evaluation.optimizer_steps,
+        learning_rate=evaluation.learning_rate,
+        tried_rates=[TriedRate(one.rate, one.accuracy) for one in evaluation.tried_rates],
+        negative_log_likelihoods=evaluation.negative_log_likelihoods,
+        calibration_errors=evaluation.calibration_errors,
         images_digest=found.record.images_digest,
         dataset_fingerprint=dataset.fingerprint,
         test_fingerprint=evaluation.test_fingerprint,

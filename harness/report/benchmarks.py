@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from harness.core.errors import UnknownNameError
 from harness.core.text import MISSING, memory, plural, table
-from harness.engine.protocol import PROTOCOL_VERSION, PROTOCOLS, Protocol, Schedule
+from harness.engine.protocol import protocol_named
 from harness.engine.provenance import CODE_WORDS, CURRENT
 from harness.engine.records import Record, hardware
 from harness.engine.scales import SCALES
 from harness.perf.steps import PLAIN, StepPair, StepSheet, pairs
 from harness.report.fidelity import Fidelity, fidelity_markdown
 from harness.report.formats import Block, Heading, folded_markdown, markdown
+from harness.report.protocols import in_words
 from harness.report.reported import ReportedFigures
 from harness.report.standing import Scored
 from harness.report.summary import COMMAND, as_blocks, summaries
@@ -151,47 +153,20 @@ def _scales() -> str:
 
 def _protocols(records: Sequence[Record]) -> str:
     """Every protocol that a leaderboard scale or a shown record names, in words."""
-    named = {(scale.protocol, PROTOCOL_VERSION) for scale in SCALES.values() if scale.leaderboard}
+    own = [protocol_named(scale.protocol) for scale in SCALES.values() if scale.leaderboard]
+    named = {(protocol.name, protocol.version) for protocol in own}
     named |= {(record.trial.protocol, record.trial.protocol_version) for record in records}
     return "\n".join(_protocol_line(*name) for name in sorted(named))
 
 
 def _protocol_line(name: str, version: str) -> str:
-    if version != PROTOCOL_VERSION or name not in PROTOCOLS:
+    try:
+        protocol = protocol_named(name)
+    except UnknownNameError:
+        protocol = None
+    if protocol is None or version != protocol.version:
         return f"- **{name} {version}**: not the version that this code runs; see the commit in its records."
-    return f"- **{name} {version}** ({PROTOCOLS[name].summary}): {_in_words(PROTOCOLS[name])}"
-
-
-def _in_words(protocol: Protocol) -> str:
-    schedule, plain = protocol.schedule(), protocol.schedule(augmented=False)
-    fewer = f" ({plain.epochs} for sets that call for no augmentation)" if plain != schedule else ""
-    restart = " and the optimiser starts afresh" if schedule.restarts else ""
-    return (
-        f"{schedule.epochs} epochs of SGD{fewer} with learning rate {protocol.lr:g}, or the one that was"
-        f" distilled along with the set, momentum {protocol.momentum:g}, weight decay"
-        f" {protocol.weight_decay:g} and batches of {protocol.batch}; from epoch index"
-        f" {_drops(schedule, plain)} on the rate is multiplied by {schedule.decay:g}{restart}. "
-        + _augmentation_in_words(protocol)
-    )
-
-
-def _drops(schedule: Schedule, plain: Schedule) -> str:
-    """Where the rate falls: `502 (152)`, `666 and again from 833`."""
-    drops = " and again from ".join(map(str, schedule.drops))
-    return drops if plain == schedule else f"{drops} ({' and again from '.join(map(str, plain.drops))})"
-
-
-def _augmentation_in_words(protocol: Protocol) -> str:
-    if protocol.augmentation is None:
-        return (
-            "Training images get the augmentation that the distilled set calls for: DSA's, one operation a"
-            " batch, drawn for each image, or DC's own, where each image has an operation of its own."
-        )
-    mixed = f", then CutMix in {protocol.cutmix:.0%} of the batches" if protocol.cutmix else ""
-    return (
-        f"Training images get `{protocol.augmentation}` whatever the set calls for (flip left out for"
-        f" digits): of each stage one operation a batch, drawn for each image{mixed}."
-    )
+    return f"- **{name} {version}** ({protocol.summary}): {in_words(protocol)}"
 
 
 def _speed_table(sheet: StepSheet) -> str:

@@ -16,7 +16,7 @@ from harness.core.data.catalog import KNOWN, DatasetSpec
 from harness.core.data.files import folder_splits
 from harness.core.errors import UserError
 from harness.core.seeds import seed_for
-from harness.engine.protocol import PROTOCOL_VERSION, protocol_named
+from harness.engine.protocol import protocol_named
 from harness.engine.record_files import (
     FoundSet,
     existing_path,
@@ -26,7 +26,15 @@ from harness.engine.record_files import (
     write_distillation,
     write_record,
 )
-from harness.engine.records import Distillation, Record, RecordedFinding, Submitted, Trial, trial_of
+from harness.engine.records import (
+    WORK_FOLDER,
+    Distillation,
+    Record,
+    RecordedFinding,
+    Submitted,
+    Trial,
+    trial_of,
+)
 from harness.engine.scales import scale_named
 from harness.submit.cases import Case
 from harness.submit.request import SubmitRequest
@@ -66,7 +74,7 @@ def trials_of(case: Case, request: SubmitRequest) -> list[Trial]:
             made,
             eval_arch=network,
             protocol=protocol.name,
-            protocol_version=PROTOCOL_VERSION,
+            protocol_version=protocol.version,
             evals=request.evals or scale.evals,
         )
         for network in request.networks
@@ -158,9 +166,10 @@ def _measured(case: Case, trial: Trial, found: FoundSet | None, request: SubmitR
     from harness.core import clock
     from harness.core.data import load
     from harness.core.distilled import Distilled
+    from harness.core.teachers import RECIPES, teacher_network, train_teacher
     from harness.engine.evaluate import evaluate
     from harness.engine.provenance import code_digest, provenance
-    from harness.engine.trial import done_record
+    from harness.engine.trial import done_record, keep_predictions, taught_by
 
     started_at = clock.now()
     spec = request.spec
@@ -168,13 +177,18 @@ def _measured(case: Case, trial: Trial, found: FoundSet | None, request: SubmitR
     found = found or _put_in_place(case, trial, data, request)
     distilled = Distilled.load(found.path(request.results))
     context = _context(trial, distilled.digest(), request)
-    measured = evaluate(distilled, data, protocol_named(trial.protocol), evals=trial.evals, context=context)
+    protocol, teacher = protocol_named(trial.protocol), None
+    if protocol.regime == "teacher":
+        teacher = train_teacher(context, data, teacher_network(trial.arch), RECIPES[trial.scale])
+    measured = evaluate(distilled, data, protocol, evals=trial.evals, context=context, teacher=teacher)
+    keep_predictions(trial, measured, request.results)
     claimed = _claim(case, trial, request)
     return done_record(
         trial,
         found,
         data,
         measured,
+        teacher=None if teacher is None else taught_by(teacher),
         evaluate=context.cost(),
         submission=_submitted(case, claimed, after(measured, claimed, spec, trial)),
         provenance=provenance(
@@ -220,6 +234,7 @@ def _context(trial: Trial, digest: str, request: SubmitRequest) -> Context:
 
     from harness.core.context import Context
     from harness.engine.provenance import code_digest
+    from harness.engine.trial import CACHE_NAME
 
     circumstances = (digest[:12], code_digest(trial, "evaluate"), str(torch.__version__), request.device)
     name = "-".join(("evaluate", *(re.sub(r"[^A-Za-z0-9.+]", "_", fact) for fact in circumstances)))
@@ -227,6 +242,7 @@ def _context(trial: Trial, digest: str, request: SubmitRequest) -> Context:
         seed_for(trial.seed, "evaluate"),
         arch=trial.network,
         data_dir=request.data_dir,
+        cache=request.results / WORK_FOLDER / CACHE_NAME,
         device=request.device,
         work=trial.work_folder(request.results) / name,
         on_progress=None if request.json or not sys.stderr.isatty() else _show_progress,

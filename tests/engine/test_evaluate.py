@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,31 +18,34 @@ from harness.core.distilled import Distilled
 from harness.core.errors import DivergedError, FirewallError, UnknownNameError, UserError
 from harness.core.loop import StoppedEarly
 from harness.engine import evaluate as evaluation
-from harness.engine.evaluate import TrainingSet, evaluate, train_network, training_set_of
-from harness.engine.protocol import IDC, PROTOCOLS, Protocol
+from harness.engine import training
+from harness.engine.evaluate import evaluate
+from harness.engine.parts import SGD, CutMix, Epochs
+from harness.engine.protocol import DC, IDC, PROTOCOLS, Protocol, Recipe
+from harness.engine.training import Script, TrainingSet, train_network, training_set_of
 from methods import random
 
-SHORT = Protocol("short", "for tests", epochs=3)
+SHORT = Protocol("short", "for tests", DC, Epochs(3))
 
 
 @pytest.mark.golden("eval_synset")
-@pytest.mark.parametrize("case", ["e4", "e10"])
+@pytest.mark.parametrize("case", [name[:-2] for name in golden("eval_synset") if name.endswith("_E")])
 def test_training_matches_authors(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     arrays = golden("eval_synset")
     net = golden_network(arrays, "w", "wnames", "ConvNet")
-    protocol = Protocol("golden", "", epochs=int(arrays[f"{case}_E"]), lr=float(arrays[f"{case}_lr_net"]))
+    recipe = dataclasses.replace(DC, batch=5, optimiser=SGD(float(arrays[f"{case}_lr_net"])))
+    protocol = Protocol("golden", "", recipe, Epochs(int(arrays[f"{case}_E"])))
     losses: list[float] = []
-    train_step = evaluation.train_step
+    backward = training.backward
 
-    def spy(*arguments: object) -> tuple[torch.Tensor, torch.Tensor]:
-        loss, hits = train_step(*arguments)
+    def spy(*arguments: object) -> torch.Tensor:
+        loss = backward(*arguments)
         losses.append(float(loss))
-        return loss, hits
+        return loss
 
-    monkeypatch.setattr(evaluation, "train_step", spy)
+    monkeypatch.setattr(training, "backward", spy)
     training_set = TrainingSet(tensor(arrays["x"]), tensor(arrays["y"]).long())
-    in_order = lambda: torch.arange(12).split(5)  # noqa: E731
-    last = train_network(net, training_set, protocol, Context(), batches=in_order)
+    last = train_network(net, training_set, protocol, Context(), script=in_order(len(arrays["x"]), 5))
     torch.testing.assert_close(
         torch.tensor(losses), tensor(arrays[f"{case}_batch_loss"]).flatten().float(), rtol=1e-4, atol=1e-6
     )
@@ -57,7 +61,9 @@ def test_networks_learn_and_are_scored_apart() -> None:
     data = toy(num_classes=3, shape=(3, 16, 16))
     distilled = random.distill(data, 5, context=Context(arch="ConvNetW8"))
     plain = dataclasses.replace(distilled, augmentation="")
-    result = evaluate(plain, data, Protocol("t", "", epochs=30), evals=3, context=Context(arch="ConvNetW8"))
+    result = evaluate(
+        plain, data, Protocol("t", "", DC, Epochs(30)), evals=3, context=Context(arch="ConvNetW8")
+    )
     assert len(result.accuracies) == len(set(result.train_losses)) == 3
     assert min(result.accuracies) > 0.8
     assert result.decoded_images == 15
@@ -116,10 +122,15 @@ def test_pieces_change_nothing_but_rounding(monkeypatch: pytest.MonkeyPatch) -> 
     distilled = random.distill(data, 6, context=Context(arch="ConvNetW8"))
     losses = []
     for rows in (None, 5):
-        monkeypatch.setattr(evaluation, "rows_per_piece", lambda net, shape, rows=rows: rows)
+        monkeypatch.setattr(training, "rows_per_piece", lambda net, shape, rows=rows: rows)
         result = evaluate(distilled, data, SHORT, evals=1, context=Context(arch="ConvNetW8"))
         losses.append(result.train_losses[0])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def in_order(count: int, batch: int) -> Script:
+    """All images of a set, batch after batch, unmixed."""
+    return Script(lambda: torch.arange(count).split(batch), lambda count, size: None)
 
 
 def small_set(**changed: object) -> Distilled:
@@ -135,7 +146,9 @@ def losses_of(distilled: Distilled, protocol: Protocol = SHORT) -> list[float]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("protocol", [SHORT, dataclasses.replace(SHORT, cutmix=1.0)])
+@pytest.mark.parametrize(
+    "protocol", [SHORT, dataclasses.replace(SHORT, recipe=dataclasses.replace(DC, mixing=CutMix()))]
+)
 def test_soft_labels_that_are_certain_train_as_hard_ones_do(protocol: Protocol) -> None:
     hard = small_set()
     certain = small_set(labels=F.one_hot(hard.labels, 3).float())
@@ -160,7 +173,7 @@ def test_the_soft_labels_of_an_image_are_those_of_its_tiles() -> None:
 )
 def test_sets_without_augmentation_are_trained_on_for_fewer_epochs(strategy: str, epochs: int) -> None:
     context = Context(arch="ConvNetW8")
-    protocol = Protocol("t", "", epochs=5, plain_epochs=2)
+    protocol = Protocol("t", "", DC, Epochs(5, plain=2))
     training_set = training_set_of(small_set(augmentation=strategy), protocol, context.device)
     train_network(context.network(toy(shape=(3, 16, 16))), training_set, protocol, context)
     assert context.cost().steps == epochs
@@ -183,10 +196,10 @@ def test_an_unknown_augmentation_is_refused(strategy: str) -> None:
 
 
 def test_a_distilled_learning_rate_replaces_the_protocols() -> None:
-    faster = dataclasses.replace(SHORT, lr=0.03)
+    faster = dataclasses.replace(SHORT, recipe=dataclasses.replace(DC, optimiser=SGD(0.03)))
     assert losses_of(small_set(learned_lr=0.03)) == losses_of(small_set(), faster)
     assert losses_of(small_set(learned_lr=0.03)) != losses_of(small_set())
-    assert losses_of(small_set(learned_lr=SHORT.lr)) == losses_of(small_set())
+    assert losses_of(small_set(learned_lr=DC.optimiser.lr)) == losses_of(small_set())
 
 
 @pytest.mark.parametrize("rate", [0.0, -0.01, float("nan"), float("inf")])
@@ -197,15 +210,14 @@ def test_a_distilled_learning_rate_that_cannot_be_is_refused(rate: float) -> Non
 
 def test_idcs_rate_falls_without_a_restart_of_the_momentum() -> None:
     data, distilled = toy(shape=(3, 16, 16)), small_set()
-    protocol = Protocol("t", "", epochs=6, batch=4, decline=IDC)
+    protocol = Protocol("t", "", Recipe("", rule=IDC.rule, batch=4), Epochs(6))
     context = Context(arch="ConvNetW8")
     net, twin = context.network(data), Context(arch="ConvNetW8").network(data)
     optimizer = torch.optim.SGD(twin.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
     scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [4, 5], gamma=0.2)
-    in_order = lambda: torch.arange(6).split(4)  # noqa: E731
-    train_network(net, TrainingSet(*distilled.decoded()), protocol, context, batches=in_order)
+    train_network(net, TrainingSet(*distilled.decoded()), protocol, context, script=in_order(6, 4))
     for _ in range(6):
-        for batch in in_order():
+        for batch in torch.arange(6).split(4):
             optimizer.zero_grad()
             F.cross_entropy(twin(distilled.images[batch]), distilled.labels[batch]).backward()
             optimizer.step()
@@ -230,14 +242,14 @@ def test_cutmix_mixes_images_and_labels_by_the_same_share(monkeypatch: pytest.Mo
     images = torch.eye(3).repeat_interleave(2, dim=0)[:, :, None, None].expand(-1, -1, 16, 16)
     training_set = TrainingSet(images.contiguous(), torch.arange(3).repeat_interleave(2))
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
-    train_step = evaluation.train_step
+    backward = training.backward
 
-    def spy(forward: object, net: object, optimizer: object, images: torch.Tensor, *rest: object) -> object:
-        seen.append((images, rest[0]))
-        return train_step(forward, net, optimizer, images, *rest)
+    def spy(forward: object, net: object, images: torch.Tensor, loss_of: partial, *rest: object) -> object:
+        seen.append((images, loss_of.args[1].rows))
+        return backward(forward, net, images, loss_of, *rest)
 
-    monkeypatch.setattr(evaluation, "train_step", spy)
-    protocol = Protocol("t", "", epochs=200, decline=IDC, cutmix=0.5)
+    monkeypatch.setattr(training, "backward", spy)
+    protocol = Protocol("t", "", Recipe("", rule=IDC.rule, mixing=CutMix(0.5)), Epochs(200))
     context = Context(arch="ConvNetW8")
     train_network(context.network(data), training_set, protocol, context)
     mixed = [(images, labels) for images, labels in seen if labels.ndim == 2]
@@ -252,7 +264,9 @@ def test_cutmix_mixes_images_and_labels_by_the_same_share(monkeypatch: pytest.Mo
 
 def test_training_with_cutmix_goes_on_where_it_was_killed(tmp_path: Path) -> None:
     data = toy(shape=(3, 16, 16))
-    protocol = dataclasses.replace(PROTOCOLS["idc-1000"], epochs=12, batch=4)
+    protocol = dataclasses.replace(
+        PROTOCOLS["idc-1000"], recipe=dataclasses.replace(IDC, batch=4), length=Epochs(12)
+    )
 
     def train(**settings: object) -> float:
         context = Context(arch="ConvNetW8", **settings)

@@ -82,7 +82,7 @@ def record(code: str, commit: str | None = None, dirty: bool | None = None, **ch
     ("source", "old", "new"),
     [
         pytest.param(
-            "harness/engine/evaluate.py", "rows_at_once or 256", "rows_at_once or 128", id="evaluation"
+            "harness/engine/scoring.py", "rows_at_once or 256", "rows_at_once or 128", id="evaluation"
         ),
         pytest.param("harness/core/loop.py", '"cpu": 2e13', '"cpu": 3e13', id="constant of the loop"),
         pytest.param("harness/core/seeds.py", "def seed_for(", "def seed_for(_=1, *, ", id="seeds"),
@@ -90,7 +90,7 @@ def record(code: str, commit: str | None = None, dirty: bool | None = None, **ch
             "harness/engine/trial.py", "allow_tf32 = True", "allow_tf32 = False", id="set-up of torch"
         ),
         pytest.param("harness/engine/trial.py", '"fp32",', '"bf16",', id="context of a phase"),
-        pytest.param("harness/engine/protocol.py", "decay=0.1", "decay=0.2", id="protocol's decline"),
+        pytest.param("harness/engine/schedules.py", "decay=0.1", "decay=0.2", id="protocol's schedule"),
         pytest.param("harness/core/nets/stack.py", "nn.AvgPool2d(2)", "nn.AvgPool2d(3)", id="network"),
         pytest.param("harness/core/distilled.py", "images=images.detach()", "images=images", id="set"),
         pytest.param("harness/core/augment.py", "CROP_RATIO = 0.125", "CROP_RATIO = 0.25", id="augmentation"),
@@ -101,6 +101,13 @@ def test_digest_changes_with_what_a_trial_reaches(checkout: Path, source: str, o
     before = digest()
     change(checkout / source, old, new)
     assert digest() != before
+
+
+def test_a_tuned_protocol_reaches_what_the_protocol_itself_does(checkout: Path) -> None:
+    tuned, plain = digest(protocol="dc-smoke@tuned"), digest(protocol="dc-smoke")
+    assert tuned == plain != digest(protocol="kd-smoke")
+    change(checkout / "harness/engine/protocol.py", "DC, Epochs(20, plain=6)", "DC, Epochs(21, plain=6)")
+    assert digest(protocol="dc-smoke@tuned") == digest(protocol="dc-smoke") != plain
 
 
 def test_digest_changes_with_a_constant_that_a_kernel_reads(checkout: Path) -> None:
@@ -133,14 +140,14 @@ UNRELATED = {
     "another protocol": (
         "harness/engine/protocol.py",
         'Protocol("dc-cpu"',
-        'Protocol("dc-2", "x", 1), Protocol("dc-cpu"',
+        'Protocol("dc-2", "x", IDC, Epochs(1)), Protocol("dc-cpu"',
     ),
     "another method": ("methods/bacon.py", "import", "X = 1\nimport"),
     "published settings": ("methods/dm.py", '100: {"lr_img": 10.0}', '100: {"lr_img": 11.0}'),
     "shortened settings": ("methods/dm.py", '"iterations": 300', '"iterations": 301'),
     "default of a setting": ("methods/dm.py", "lr_img: float = setting(1.0,", "lr_img: float = setting(1.5,"),
-    "comment": ("harness/engine/evaluate.py", "# Index batches", "# Other words: index batches"),
-    "docstring": ("harness/engine/evaluate.py", "Train `net` in place", "Train the network `net` in place"),
+    "comment": ("harness/engine/training.py", "# Index batches", "# Other words: index batches"),
+    "docstring": ("harness/engine/training.py", "Train `net` in place", "Train the network `net` in place"),
     "words of an error": ("harness/engine/evaluate.py", "distil it again", "do distil it once more"),
     "report": ("harness/report/tables.py", "NOT_RUN =", "IDLE = 1\nNOT_RUN ="),
     "launcher": ("harness/launch/local.py", "def own_python", "def idle(): ...\n\n\ndef own_python"),
@@ -232,7 +239,7 @@ def test_a_set_that_was_handed_in_reaches_no_method(checkout: Path) -> None:
     before = digest("dm@submitted")
     change(checkout / "methods" / "dm.py", "losses.sum()", "losses.mean()")
     assert digest("dm@submitted") == before
-    change(checkout / "harness/engine/evaluate.py", "rows_at_once or 256", "rows_at_once or 128")
+    change(checkout / "harness/engine/scoring.py", "rows_at_once or 256", "rows_at_once or 128")
     assert digest("dm@submitted") != before
 
 

@@ -22,9 +22,9 @@ from harness.core.data.toy import toy
 from harness.core.distilled import Distilled
 from harness.core.errors import UserError
 from harness.core.experts import train_experts
-from harness.engine.evaluate import training_set_of
 from harness.engine.protocol import protocol_named
 from harness.engine.settings import RunSettings
+from harness.engine.training import training_set_of
 from harness.engine.trial import run_trial
 from methods import mtt, resolve, tesla
 from methods.shared import trajectories
@@ -306,7 +306,8 @@ def test_the_learned_rate_is_that_of_training_on_the_set(data: Dataset) -> None:
     protocol = protocol_named("dc-smoke")
     training_set = training_set_of(distilled, protocol, torch.device("cpu"))
     assert training_set.lr == distilled.learned_lr
-    assert protocol.schedule(lr=training_set.lr).lr == distilled.learned_lr
+    course = protocol.course(training_set.size(10), lr=training_set.lr)
+    assert course.schedule.lr == distilled.learned_lr
     still = mtt.distill(data, 1, config=dataclasses.replace(config, lr_lr=0.0), context=Context(arch=ARCH))
     assert still.learned_lr == pytest.approx(config.alpha0)
 

@@ -28,8 +28,9 @@ from harness.core.data.toy import toy
 from harness.core.formation import decode
 from harness.core.nets import Network
 from harness.core.siamese import Siamese
-from harness.engine.evaluate import TrainingSet, train_network
+from harness.engine.parts import SGD, Epochs
 from harness.engine.protocol import protocol_named
+from harness.engine.training import TrainingSet, train_network
 from methods import bacon
 from methods.shared.matching import (
     ClassLoss,
@@ -255,19 +256,20 @@ def plain_pool_step() -> Callable[[], Tensor]:
 def evaluation_step() -> Callable[[], Tensor]:
     """An epoch of one batch of the field's evaluation; the loss before it."""
     training_set, net = evaluated()
-    protocol = replace(protocol_named("dc-1000"), epochs=0)  # the field's loop runs over 0..E
+    protocol = replace(protocol_named("dc-1000"), length=Epochs(0))  # the field's loop runs over 0..E
     return lambda: torch.tensor(train_network(net, training_set, protocol, runtime()))
 
 
 def plain_evaluation_step() -> Callable[[], Tensor]:
     """The same, all images at once."""
     training_set, net = evaluated()
-    protocol = protocol_named("dc-1000")
+    sgd = protocol_named("dc-1000").recipe.optimiser
+    assert isinstance(sgd, SGD)
 
     def step() -> Tensor:
         context = runtime()
         optimizer = torch.optim.SGD(
-            net.parameters(), lr=protocol.lr, momentum=protocol.momentum, weight_decay=protocol.weight_decay
+            net.parameters(), lr=sgd.lr, momentum=sgd.momentum, weight_decay=sgd.weight_decay
         )
         order = torch.randperm(EVALUATED, generator=context.generator("shuffle"))
         images = augment_batch(

@@ -13,6 +13,7 @@ import pytest
 
 from harness.commands.cli import main
 from harness.core.errors import UserError
+from harness.engine.parts import SetSize
 from harness.engine.protocol import PROTOCOLS
 from harness.engine.provenance import CURRENT, OLDER, UNCOMMITTED, UNKNOWN, Code, Lineage
 from harness.engine.record_files import read_records
@@ -293,9 +294,9 @@ def test_page_takes_scales_and_protocols_from_the_code(make_record: Any) -> None
     used = [PROTOCOLS[scale.protocol] for scale in SCALES.values() if scale.leaderboard]
     assert used
     for protocol in used:
-        schedule = protocol.schedule()
-        assert f"{schedule.epochs} epochs of SGD " in text
-        assert f"with learning rate {protocol.lr:g}" in text
+        epochs = protocol.course(SetSize.of(classes=10, ipc=10)).passes
+        assert f"{epochs} epochs of SGD " in text
+        assert f"with learning rate {protocol.recipe.optimiser.lr:g}" in text
     assert "**dc-cpu 0.9**: not the version that this code runs" in text
 
 

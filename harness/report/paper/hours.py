@@ -31,7 +31,8 @@ from harness.core.errors import UserError
 from harness.core.nets.names import convnet_spec
 from harness.core.settings import Steps
 from harness.core.text import plural
-from harness.engine.protocol import PROTOCOLS
+from harness.engine.parts import SetSize
+from harness.engine.protocol import protocol_named
 from harness.engine.records import Record, Trial, hardware
 from harness.perf.steps import StepSheet
 from harness.report.paper.cells import SCALE, Spec, copy_of, published
@@ -139,15 +140,17 @@ class Evidence:
         if one is None or not kin or not kin[0].decoded_images or not kin[0].stored_images:
             return Hours(None, NO_NETWORK if one is None else "no record says how many images it decodes to")
         tiles = kin[0].decoded_images / kin[0].stored_images
-        images = round(KNOWN[spec.dataset].classes * spec.ipc * tiles)
-        epochs = PROTOCOLS[SCALE.protocol].schedule(augmented=_augmented(kin[0])).epochs
+        stored = KNOWN[spec.dataset].classes * spec.ipc
+        images = round(stored * tiles)
+        size = SetSize(KNOWN[spec.dataset].classes, spec.ipc, stored, images, _augmented(kin[0]))
+        forwarded = protocol_named(SCALE.protocol).course(size).images(images)
         near = _nearest(
             (r for r in self._small if _same_shape(r, spec) and 0 < _decoded(r) <= images),
             _decoded,
         )
         if not near:
             return Hours(None, "no smaller evaluation was measured on a GPU")
-        return _by_ratio(near, SCALE.evals * epochs * images * one.train, lambda record: record.evaluate)
+        return _by_ratio(near, SCALE.evals * forwarded * one.train, lambda record: record.evaluate)
 
     def _flops(self, spec: Spec) -> float | None:
         """FLOPs of one distillation; None unless the formula is confirmed."""
@@ -271,7 +274,9 @@ def _decoded(record: Record) -> int:
 
 def _augmented(record: Record) -> bool:
     """Whether a record's networks were trained for the epochs of sets that call for augmentation."""
-    plain = PROTOCOLS[record.trial.protocol].schedule(augmented=False).epochs
+    stored, decoded = record.stored_images or 1, record.decoded_images or 1
+    size = SetSize(max(1, stored // record.trial.ipc), record.trial.ipc, stored, decoded, augmented=False)
+    plain = protocol_named(record.trial.protocol).course(size).passes
     return record.evaluate is not None and record.evaluate.steps != plain * len(record.accuracies)
 
 

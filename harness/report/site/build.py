@@ -240,15 +240,15 @@ def _compute(environment: Environment, site: Site) -> bytes:
 
 
 def _how(environment: Environment, site: Site) -> bytes:
-    from harness.engine.protocol import PROTOCOL_VERSION, PROTOCOLS
+    from harness.engine.protocol import PROTOCOLS
+    from harness.report.protocols import in_words
     from harness.report.stats import FEW_SEEDS
 
     return _render(
         environment,
         "how.html",
         records=site.size,
-        protocols=list(PROTOCOLS.values()),
-        version=PROTOCOL_VERSION,
+        protocols=[(protocol, in_words(protocol)) for protocol in PROTOCOLS.values()],
         scales=list(SCALES.values()),
         few_seeds=FEW_SEEDS,
         plural=plural,

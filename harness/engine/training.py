@@ -1,0 +1,271 @@
+"""Training of one fresh network on a distilled set, by an evaluation protocol."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from harness.core import dc_augment
+from harness.core.augment import DIGIT_DATASETS, STAGE, augment_batch, operations
+from harness.core.checkpoint import State
+from harness.core.errors import UserError
+from harness.core.nets import Network
+from harness.core.passes import backward, hard, logits_forward, rows_per_piece
+from harness.engine.losses import SummedLoss, Targets, summed
+from harness.engine.mixing import Mix, as_rows, draw, mixed
+from harness.engine.optimisers import ScheduledOptimizer
+from harness.engine.parts import SetSize, SquaredError
+from harness.engine.protocol import Course, Protocol
+
+if TYPE_CHECKING:
+    from harness.core.context import Context
+    from harness.core.distilled import Distilled
+
+# Images (n, C, H, W) of a batch, as the student sees them -> logits (n, classes); it is called without
+# gradients, for training batches only, and stays in evaluation mode.
+Teacher = Callable[[Tensor], Tensor]
+# Index batches of one pass.
+Batches = Callable[[], Iterable[Tensor]]
+# How to mix a batch of so many images of a size (H, W); None: not at all.
+Mixes = Callable[[int, tuple[int, int]], Mix | None]
+Augment = Callable[[Tensor], Tensor]
+
+ROUNDING = 1e-3  # by which a row of probabilities may miss one
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Images (n, C, H, W) and labels (n,) or (n, classes), and what to train under.
+
+    strategy: augmentation, of `harness.core.augment` or, with the prefix "dc:", of `harness.core.dc_augment`.
+    lr: learning rate that was distilled along; None: the protocol's. ipc, stored: images per class and in
+    all, as they are kept; None: those that are here.
+    """
+
+    images: Tensor
+    labels: Tensor
+    strategy: str = ""
+    lr: float | None = None
+    ipc: int | None = None
+    stored: int | None = None
+
+    @property
+    def augmented(self) -> bool:
+        """Whether the strategy holds any operation; UnknownNameError for one that does not exist."""
+        return bool(dc_augment.operations(self.strategy) or operations(self.strategy))
+
+    def size(self, classes: int) -> SetSize:
+        """What decides how long networks train on it."""
+        decoded = len(self.images)
+        stored = decoded if self.stored is None else self.stored
+        ipc = max(1, stored // classes) if self.ipc is None else self.ipc
+        return SetSize(classes, ipc, stored, decoded, self.augmented)
+
+
+@dataclass(frozen=True)
+class Script:
+    """The chance of a training: index batches of each pass and how each batch is mixed."""
+
+    batches: Batches
+    mixes: Mixes
+
+
+def training_set_of(distilled: Distilled, protocol: Protocol, device: torch.device) -> TrainingSet:
+    """The decoded images on `device`, with labels, augmentation and rate that set and protocol call for.
+
+    UserError if the protocol trains on stored soft labels and the set has none.
+    """
+    images, labels = (tensor.to(device) for tensor in distilled.decoded())
+    strategy, recipe = distilled.augmentation, protocol.recipe
+    if recipe.augmentation is not None:
+        strategy = recipe.augmentation
+        if distilled.dataset in DIGIT_DATASETS:
+            strategy = STAGE.join(stage for stage in strategy.split(STAGE) if stage != "flip")
+    return TrainingSet(
+        images,
+        _labels(labels, protocol),
+        strategy,
+        distilled.learned_lr,
+        ipc=distilled.ipc,
+        stored=len(distilled.images),
+    )
+
+
+def check_teacher(protocol: Protocol, teacher: Teacher | None) -> None:
+    """UserError if the protocol asks a teacher at every batch and there is none."""
+    if protocol.recipe.labels == "teacher" and teacher is None:
+        raise UserError(
+            f"protocol {protocol.name} asks a teacher for the labels of every batch, and none was given; "
+            "pass evaluate(..., teacher=...) a network trained on the train split"
+        )
+
+
+def train_network(
+    net: Network,
+    training_set: TrainingSet,
+    protocol: Protocol,
+    context: Context,
+    *,
+    name: str = "network",
+    role: str = "",
+    teacher: Teacher | None = None,
+    script: Script | None = None,
+) -> float:
+    """Train `net` in place by the protocol; returns the mean loss of the last pass.
+
+    `role` is put before the names of the generators, so that the training draws apart from others; `script`
+    stands in for what is drawn. UserError if the protocol needs a teacher and has none.
+    """
+    check_teacher(protocol, teacher)
+    forward, loss_of = context.accelerate(logits_forward(context)), summed(protocol.recipe.loss)
+    images = training_set.images
+    rows_at_once = rows_per_piece(net, (images.shape[1], images.shape[2], images.shape[3]))
+    course = protocol.course(training_set.size(net.classifier.out_features), lr=training_set.lr)
+    script = script or _drawn(training_set, protocol, course, context, role)
+    lesson = _lessons(
+        net, training_set, protocol, _augmenter(training_set, context, role), script.mixes, teacher
+    )
+    optimizer = ScheduledOptimizer(net, protocol.recipe.optimiser, course)
+    mean_loss = images.new_zeros(())
+    net.train()
+    state: State = {"net": net, "optimizer": optimizer, "loss": mean_loss}
+    for _ in context.steps(course.passes, state, name=name, budgeted=False):
+        total, seen = images.new_zeros(()), 0
+        for batch in itertools.islice(script.batches(), course.steps - optimizer.batches):
+            shown, targets = lesson(batch)
+            optimizer.before_batch()
+            loss = backward(forward, net, shown, partial(_piece_loss, loss_of, targets), rows_at_once)
+            optimizer.after_batch()
+            total += loss * len(batch)
+            seen += len(batch)
+        optimizer.end_pass()
+        mean_loss.copy_(total / seen)
+        context.log(mean_loss)
+    return float(mean_loss)
+
+
+def _piece_loss(loss_of: SummedLoss, targets: Targets, logits: Tensor, piece: slice) -> Tensor:
+    return loss_of(logits, targets.of(piece))
+
+
+def _labels(labels: Tensor, protocol: Protocol) -> Tensor:
+    """What of a set's labels (n,) or (n, classes) the protocol trains on; UserError if that is not there."""
+    use = protocol.recipe.labels
+    if use == "stored" and labels.ndim == 1:
+        raise UserError(
+            f"protocol {protocol.name} trains on soft labels that lie with the set, and this set has hard "
+            "ones alone; choose a protocol for hard labels or with a teacher, see `list protocols`"
+        )
+    if use in ("hard", "teacher"):
+        return hard(labels)
+    if labels.ndim == 1 or isinstance(protocol.recipe.loss, SquaredError) or _are_probabilities(labels):
+        return labels
+    if use == "own":
+        return hard(labels)
+    sums = labels.sum(dim=1)
+    raise UserError(
+        f"protocol {protocol.name} trains on probabilities, and the soft labels of this set are none (they "
+        f"sum to {sums.min():.3g} ... {sums.max():.3g}); choose frepo, which takes them as they are"
+    )
+
+
+def _are_probabilities(rows: Tensor) -> bool:
+    """Whether rows (n, classes) are distributions, up to rounding."""
+    return bool((rows >= -ROUNDING).all() and ((rows.sum(dim=1) - 1).abs() <= ROUNDING).all())
+
+
+def _lessons(
+    net: Network,
+    training_set: TrainingSet,
+    protocol: Protocol,
+    distort: Augment,
+    mixes: Mixes,
+    teacher: Teacher | None,
+) -> Callable[[Tensor], tuple[Tensor, Targets]]:
+    """What an index batch becomes: augmented, mixed images, and the labels of the set or of the teacher."""
+    recipe, classes = protocol.recipe, net.classifier.out_features
+    hard_labels = hard(training_set.labels)
+    asked = teacher if recipe.labels == "teacher" else None
+    labels_too = recipe.mixing is not None and recipe.mixing.mixes_labels and asked is None
+
+    def lesson(batch: Tensor) -> tuple[Tensor, Targets]:
+        images, rows = distort(training_set.images[batch]), training_set.labels[batch]
+        mix = mixes(len(images), (images.shape[2], images.shape[3]))
+        if mix is not None:
+            rows = as_rows(rows, classes, images) if labels_too else rows
+            images, rows = mixed(images, rows, mix, labels_too=labels_too)
+        if asked is not None:
+            rows = _answer(asked, images, classes)
+        return images, Targets(rows, hard_labels[batch])
+
+    return lesson
+
+
+@torch.no_grad()
+def _answer(teacher: Teacher, images: Tensor, classes: int) -> Tensor:
+    """A teacher's logits (n, classes); UserError if they have another shape."""
+    rows = teacher(images).detach()
+    if rows.shape != (len(images), classes):
+        raise UserError(
+            f"the teacher gave labels of shape {tuple(rows.shape)} for {len(images)} images of {classes} "
+            "classes; a teacher of the same dataset is needed"
+        )
+    return rows.float()
+
+
+def _drawn(
+    training_set: TrainingSet, protocol: Protocol, course: Course, context: Context, role: str
+) -> Script:
+    """Index batches and mixing as the protocol has them, from the context's generators."""
+    recipe, count, mixing = protocol.recipe, len(training_set.images), protocol.recipe.mixing
+    if recipe.order == "stored":
+        batches = partial(_in_order, count, course, context.device)
+    else:
+        batches = partial(_shuffled, count, course, context.generator(f"{role}shuffle"))
+    if mixing is None:
+        return Script(batches, lambda count, size: None)
+    generator = context.generator(f"{role}{type(mixing).__name__.lower()}", on_cpu=True)
+    return Script(batches, lambda count, size: draw(mixing, count, size, generator))
+
+
+def _shuffled(count: int, course: Course, generator: torch.Generator) -> list[Tensor]:
+    return _split(torch.randperm(count, generator=generator, device=generator.device), course)
+
+
+def _in_order(count: int, course: Course, device: torch.device) -> list[Tensor]:
+    return _split(torch.arange(count, device=device), course)
+
+
+def _split(order: Tensor, course: Course) -> list[Tensor]:
+    """The batches of a pass; where the course has one fewer, what is left over joins the last."""
+    batches = list(order.split(course.batch))
+    if len(batches) > course.batches:
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return batches
+
+
+def _augmenter(training_set: TrainingSet, context: Context, role: str) -> Augment:
+    """Augmentation as in the authors' evaluations.
+
+    DSA and IDC draw one operation for the batch and its parameters for each image, DC both for each image.
+    """
+    strategy = training_set.strategy
+    if not training_set.augmented:
+        return lambda images: images
+    _, channels, height, width = training_set.images.shape
+    generator = context.generator(f"{role}augment", on_cpu=True)
+
+    def distort(images: Tensor) -> Tensor:
+        return augment_batch(images, strategy, generator)
+
+    def distort_as_dc(images: Tensor) -> Tensor:
+        shape = (len(images), channels, height, width)
+        return dc_augment.augment(images, strategy, dc_augment.sample_draws(strategy, shape, generator))
+
+    return distort_as_dc if dc_augment.operations(strategy) else distort
