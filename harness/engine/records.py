@@ -227,7 +227,7 @@ class CurvePoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TriedRate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A learning rate that was tried, and the accuracy that it reached on a tenth of train; null: it diverged."""
+    """A learning rate that was tried, and its accuracy on a tenth of train; null where it diverged."""
 
     rate: float
     accuracy: float | None
