@@ -24,7 +24,7 @@ from harness.core.data import Dataset, HeldOut, sealed
 from harness.core.errors import UserError
 from harness.core.experts import ExpertSettings, train_experts
 from harness.core.nets import Network, canonical
-from harness.core.nets.names import convnet_spec
+from harness.core.nets.names import base_and_width, convnet_spec
 from harness.core.passes import logits_forward, pieces, rows_per_piece
 
 HELD_OUT_SHARE = 0.1
@@ -82,7 +82,10 @@ def teacher_network(arch: str) -> str:
     spec = convnet_spec(name)
     if spec is not None:
         return canonical(f"{name}BN") if spec.norm == "instance" else name
-    return WITH_BATCH_NORM.get(name, name if name in WITH_BATCH_NORM.values() else FALLBACK)
+    base, width = base_and_width(name)
+    if base not in (*WITH_BATCH_NORM, *WITH_BATCH_NORM.values()):
+        return FALLBACK
+    return WITH_BATCH_NORM.get(base, base) + ("" if width is None else f"W{width}")
 
 
 def train_teacher(context: Context, data: Dataset, arch: str, recipe: TeacherRecipe) -> Teacher:

@@ -22,6 +22,7 @@ import msgspec
 from harness import __version__
 from harness.core import clock
 from harness.core.errors import UserError
+from harness.core.nets.names import base_and_width, convnet_spec
 from harness.engine.reach import Module, Sources, Start
 from harness.engine.records import FIRST_SCHEMA, Provenance, Record, Trial
 
@@ -184,13 +185,21 @@ class Code:
             fields=tuple(fields),
             closed=frozenset((*self._places(CLOSED if subject.curve else (*CLOSED, CURVE)), *CLOSED_BEFORE)),
             registries=frozenset(self._places(REGISTRIES)),
-            keys=frozenset(subject[1:5]),
+            keys=frozenset((*subject[1:5], _row_of(subject.arch))),
         )
 
     def _places(self, names: Iterable[str]) -> list[str]:
         """Where this tree has what these names stand for."""
         today = self._sources.has(ENTRIES["whole"][0])
         return list(names) if today else [_as_it_was(name) for name in names]
+
+
+def _row_of(arch: str) -> str:
+    """The row of the tables of networks that a name of any width stands for; what is no name is itself."""
+    try:
+        return arch if convnet_spec(arch) is not None else base_and_width(arch)[0]
+    except UserError:
+        return arch
 
 
 def _as_it_was(name: str) -> str:

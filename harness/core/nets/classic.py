@@ -54,14 +54,17 @@ def alexnet(problem: Problem, *, norm: Norm) -> Network:
     return Network(Features(*stack.layers), {"fc": nn.Linear(stack.flat_dim, problem.classes)})
 
 
-def vgg11(problem: Problem, *, norm: Norm) -> Network:
-    """VGG-11 (Simonyan & Zisserman 2015) with a normalisation and a single linear layer."""
+def vgg11(problem: Problem, *, norm: Norm, width: int = 64) -> Network:
+    """VGG-11 (Simonyan & Zisserman 2015) with a normalisation and a single linear layer.
+
+    `width`: channels of the first convolution; the others have as many times more as in the paper.
+    """
     stack = Stack(problem)
     for position, item in enumerate(_VGG11):
         if isinstance(item, str):
             stack.pool("max")
             continue
-        stack.conv(item, kernel=3, padding=3 if position == 0 and problem.channels == 1 else 1)
+        stack.conv(item * width // 64, kernel=3, padding=3 if position == 0 and problem.channels == 1 else 1)
         stack.norm(norm)
         stack.activation("relu")
     return Network(Features(*stack.layers), {"classifier": nn.Linear(stack.flat_dim, problem.classes)})

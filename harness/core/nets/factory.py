@@ -13,10 +13,10 @@ from harness.core.errors import UserError
 from harness.core.nets.base import ImageTooSmallError, Network, Problem
 from harness.core.nets.classic import alexnet, lenet, mlp, vgg11
 from harness.core.nets.convnet import convnet
-from harness.core.nets.names import canonical, convnet_spec
+from harness.core.nets.names import base_and_width, canonical, convnet_spec
 from harness.core.nets.resnet import Style, resnet18
 
-_ZOO: dict[str, Callable[[Problem], Network]] = {
+_ZOO: dict[str, Callable[..., Network]] = {
     "MLP": mlp,
     "LeNet": lenet,
     "AlexNet": partial(alexnet, norm="none"),
@@ -80,7 +80,10 @@ def _fill_uniform(parameter: Tensor, bound: float, generator: torch.Generator) -
 
 def _design(arch: str) -> Callable[[Problem], Network]:
     spec = convnet_spec(arch)
-    return partial(convnet, spec) if spec else _ZOO[canonical(arch)]
+    if spec is not None:
+        return partial(convnet, spec)
+    base, width = base_and_width(arch)
+    return _ZOO[base] if width is None else partial(_ZOO[base], width=width)
 
 
 def _without_weights(design: Callable[[Problem], Network], problem: Problem) -> Network:

@@ -75,6 +75,11 @@ _ZOO: dict[str, str] = {
     "ResNet18BN_AP": "ResNet-18 with batch norm, average pooling in place of strides",
 }
 _ZOO_BY_LOWER = {name.lower(): name for name in _ZOO}
+# Networks of several widths: `ResNet18W16` has 16 channels in its first stage where ResNet18 has 64.
+_WIDE = ("VGG11", "VGG11BN", "ResNet18", "ResNet18BN", "ResNet18BN_AP")
+USUAL_WIDTH = 64
+WIDE_HELP = "; suffix W<channels of the first layer> (64)"
+_WIDE_NAME = re.compile(rf"({'|'.join(map(str.lower, _WIDE))})w([0-9]+)")
 
 # The ConvNets of the field's ablations; every other combination of suffixes is valid too.
 _VARIANTS = (
@@ -93,7 +98,24 @@ def canonical(arch: str) -> str:
     contradict each other or lie out of range.
     """
     spec = convnet_spec(arch)
-    return spec.name if spec else _ZOO_BY_LOWER[arch.lower()]
+    if spec is not None:
+        return spec.name
+    base, width = base_and_width(arch)
+    return base if width is None else f"{base}W{width}"
+
+
+def base_and_width(arch: str) -> tuple[str, int | None]:
+    """A network of the zoo without its width, and that; None for the usual one.
+
+    Raises as canonical.
+    """
+    found = _WIDE_NAME.fullmatch(arch.lower())
+    base, width = (arch.lower(), None) if found is None else (found[1], int(found[2]))
+    if base not in _ZOO_BY_LOWER:
+        raise UnknownNameError("network", arch, ARCHS)
+    if width is not None and width < 1:
+        raise UserError(f"network {arch!r} has no channels; expected a width such as W16")
+    return _ZOO_BY_LOWER[base], None if width == USUAL_WIDTH else width
 
 
 def describe() -> list[tuple[str, str]]:
@@ -103,12 +125,13 @@ def describe() -> list[tuple[str, str]]:
         f"combine in any order: {', '.join(_SUFFIX_HELP)}"
     )
     variants = [(name, f"ConvNet with {_differences(name)}") for name in _VARIANTS]
-    return [("ConvNet", convnet), *variants, *_ZOO.items()]
+    zoo = [(name, f"{about}{WIDE_HELP if name in _WIDE else ''}") for name, about in _ZOO.items()]
+    return [("ConvNet", convnet), *variants, *zoo]
 
 
 def convnet_spec(arch: str) -> ConvNetSpec | None:
     """The ConvNet that ``arch`` means, or None for another network of the zoo; raises as canonical."""
-    if arch.lower() in _ZOO_BY_LOWER:
+    if arch.lower() in _ZOO_BY_LOWER or _WIDE_NAME.fullmatch(arch.lower()):
         return None
     if not arch.lower().startswith("convnet"):
         raise UnknownNameError("network", arch, ARCHS)

@@ -46,25 +46,26 @@ class BasicBlock(nn.Module):
         return self.relu(out)  # type: ignore[no-any-return]
 
 
-def resnet18(problem: Problem, style: Style) -> Network:
+def resnet18(problem: Problem, *, style: Style, width: int = 64) -> Network:
     """A 3x3 stem with stride 1, four stages of two basic blocks, then one linear layer.
 
     The strided form ends in 4x4 average pooling; the pooled one hands the whole last map to the
     classifier. Images larger than 32 pixels leave more than one position after the pooling: the classifier
-    grows with them. Raises ImageTooSmallError.
+    grows with them. `width`: channels of the first stage, doubled in each that follows. Raises
+    ImageTooSmallError.
     """
-    conv1 = nn.Conv2d(problem.channels, 64, 3, padding=1, bias=False)
-    bn1 = _norm(style, 64)
+    conv1 = nn.Conv2d(problem.channels, width, 3, padding=1, bias=False)
+    bn1 = _norm(style, width)
     stages = {
-        "layer1": _stage(64, 64, shrink=False, style=style),
-        "layer2": _stage(64, 128, shrink=True, style=style),
-        "layer3": _stage(128, 256, shrink=True, style=style),
-        "layer4": _stage(256, 512, shrink=True, style=style),
+        "layer1": _stage(width, width, shrink=False, style=style),
+        "layer2": _stage(width, 2 * width, shrink=True, style=style),
+        "layer3": _stage(2 * width, 4 * width, shrink=True, style=style),
+        "layer4": _stage(4 * width, 8 * width, shrink=True, style=style),
     }
     last_pool = [] if style.pooled else [nn.AvgPool2d(_FINAL_POOL)]
     features = Features(borrowed=(conv1, bn1, nn.ReLU(inplace=True), *stages.values(), *last_pool))
-    height, width = (_final_side(side, style) for side in problem.image_size)
-    classifier = nn.Linear(512 * height * width, problem.classes)
+    rows, columns = (_final_side(side, style) for side in problem.image_size)
+    classifier = nn.Linear(8 * width * rows * columns, problem.classes)
     return Network(features, {"conv1": conv1, "bn1": bn1, **stages, "classifier": classifier})
 
 
