@@ -9,6 +9,7 @@ from typing import TypeAlias
 from harness.core.text import MISSING, count, memory, seconds
 from harness.engine.provenance import OLDER, UNCOMMITTED, UNKNOWN, CodeState
 from harness.engine.records import Record, hardware
+from harness.report.beyond import beyond_blocks
 from harness.report.claims import claims_table
 from harness.report.formats import (
     Block,
@@ -168,12 +169,16 @@ def _track_blocks(found: Scored, reported: ReportedFigures, *, brief: bool) -> l
         blocks.append(Paragraph(below))
     if claims := claims_table(records):
         blocks += [claims, Paragraph(CLAIMS_LEGEND)]
-    ranking, costs = _ranking_blocks(found), list[Block]()
+    ranking, beyond, costs = _ranking_blocks(found), beyond_blocks(found), list[Block]()
     if any(record.status == "done" for record in records):
         costs = [_cost_table(found, brief=brief), Paragraph(f"{_conditions(track, records)} {COST_LEGEND}")]
     if not brief:
-        return [*blocks, *ranking, *costs]
-    folded = {"Intervals, distances to the best, gaps to the ceiling": ranking, "What it cost": costs}
+        return [*blocks, *ranking, *beyond, *costs]
+    folded = {
+        "Intervals, distances to the best, gaps to the ceiling": ranking,
+        "Beyond accuracy: over random images, towards all images, calibration": beyond,
+        "What it cost": costs,
+    }
     return [*blocks, *(Folded(summary, inner) for summary, inner in folded.items() if inner)]
 
 
