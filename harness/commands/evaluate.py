@@ -19,7 +19,16 @@ from harness.engine.record_files import found_sets
 from harness.engine.records import Distillation, trial_of
 from harness.engine.scales import scale_named
 
-MADE_WITH = ("set", "budget", "curve", "precision", "zca", "image_size", "priority")  # decided long ago
+MADE_WITH = (
+    "set",
+    "gains",
+    "budget",
+    "curve",
+    "precision",
+    "zca",
+    "image_size",
+    "priority",
+)  # decided long ago
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

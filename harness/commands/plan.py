@@ -103,6 +103,7 @@ def headline(view: Preview) -> str:
     counts = Counter(view.states.values())
     failed = "" if not counts["failed"] else f", {counts['failed']} failed (again with --retry failed)"
     line = f"{plural(len(view.states), 'trial')}: {counts['done']} done{failed}, {counts['to run']} to run"
+    line += f" ({' and '.join(view.plan.along)} planned along for gains)" if view.plan.along else ""
     sets = len({trial.distillation.id for trial in view.plan.trials})
     if sets < len(view.plan.trials) or len(view.making) < len(view.waiting):
         line += f" ({plural(sets, 'set')}: {sets - len(view.making)} there, {len(view.making)} to distil)"

@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command to its parser."""
     recorded = (
         "seeds",
+        "gains",
         "evals",
         "eval_arch",
         "protocol",

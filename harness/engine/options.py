@@ -317,6 +317,14 @@ class Options:
             verbatim=True,
         ),
     )
+    gains: bool = field(
+        default=False,
+        metadata=_info(
+            _switch,
+            "true or false",
+            "run what the columns IOR, HLR and LRS need as well: random, and whole under hard labels",
+        ),
+    )
     curve: int = field(
         default=0,
         metadata=_info(

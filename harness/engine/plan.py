@@ -27,6 +27,8 @@ from harness.engine.record_files import existing_record
 from harness.engine.records import Distillation, Record, Trial, trial_of
 from harness.engine.scales import Scale, scale_named
 
+FLOOR, CEILING = "random", "whole"  # what every method is compared with
+
 
 @dataclass(frozen=True)
 class DatasetFacts:
@@ -55,12 +57,14 @@ class Plan:
     """The trials, cheap ones first within each dataset, small datasets first.
 
     `datasets` maps the name of each dataset to the text from which a worker parses it again; `remarks` are
-    lines about the data for a person, `fingerprints` those of the train and test images by dataset.
+    lines about the data for a person, `along` methods that were not asked for and are run for comparison,
+    `fingerprints` those of the train and test images by dataset.
     """
 
     trials: tuple[Trial, ...]
     datasets: Mapping[str, str]
     remarks: tuple[str, ...] = ()
+    along: tuple[str, ...] = ()
     fingerprints: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
@@ -79,13 +83,14 @@ def make_plan(options: Options) -> Plan:
 
 def expand(options: Options, facts: Sequence[DatasetFacts]) -> Plan:
     """All trials that the options ask for on these datasets, in canonical order."""
-    settings = settings_by_method(options.methods, options.set)
+    selected = (*options.methods, *companions(options))
+    settings = settings_by_method(selected, options.set)
     trials = {
         trial.id: trial
         for fact in facts
-        for method in options.methods
+        for method in selected
         for ipc in _ipcs(method, options)
-        for trial in _trials(options, fact, method, ipc, settings[method])
+        for trial in _trials(_for_method(method, options), fact, method, ipc, settings[method])
     }
     sizes = {fact.spec.name: fact.size for fact in facts}
     ordered = sorted(trials.values(), key=lambda trial: _cost_order(trial, sizes[trial.dataset]))
@@ -93,8 +98,30 @@ def expand(options: Options, facts: Sequence[DatasetFacts]) -> Plan:
         tuple(ordered),
         {fact.spec.name: worker_text(fact.spec) for fact in facts},
         tuple(remark for fact in facts for remark in fact.remarks),
+        companions(options),
         {fact.spec.name: fact.fingerprints for fact in facts if fact.fingerprints is not None},
     )
+
+
+def companions(options: Options) -> tuple[str, ...]:
+    """Methods that are run along, for the columns that compare with them, see `Options.gains`."""
+    if not options.gains:
+        return ()
+    wanted = (FLOOR, CEILING) if hard_protocols(options) else (FLOOR,)
+    return tuple(name for name in wanted if name not in options.methods)
+
+
+def hard_protocols(options: Options) -> tuple[str, ...]:
+    """The protocols asked for under which the ceiling is measured: those with hard labels."""
+    asked = options.protocol or (scale_named(options.scale).protocol,)
+    return tuple(name for name in asked if protocol_named(name).regime == "hard")
+
+
+def _for_method(method: str, options: Options) -> Options:
+    """The options of a method: the ceiling that is run along is asked under hard labels alone."""
+    if method == CEILING and method in companions(options):
+        return dataclasses.replace(options, protocol=hard_protocols(options))
+    return options
 
 
 def _ipcs(method: str, options: Options) -> tuple[int, ...]:

@@ -521,3 +521,38 @@ def test_settings_of_another_meaning_may_be_set_beside_a_budget(tmp_path: Path) 
         wishes(tmp_path, budget=1e9, methods=("idm",), set=(Setting("idm", "train_steps", "5"),))
     )
     assert plan.trials[0].config["train_steps"] == 5
+
+
+def test_what_the_gains_need_is_planned_along() -> None:
+    asked = Options(scale="smoke", methods=("dm",), ipc=(1, 2), protocol=("dc-smoke", "kd-smoke"), gains=True)
+    plan = expand(asked, [SMALL])
+    assert plan.along == ("random", "whole")
+    cells = {(trial.method, trial.ipc, trial.protocol) for trial in plan.trials}
+    assert {cell for cell in cells if cell[0] == "random"} == {
+        ("random", ipc, protocol) for ipc in (1, 2) for protocol in ("dc-smoke", "kd-smoke")
+    }
+    assert {cell for cell in cells if cell[0] == "whole"} == {("whole", 1, "dc-smoke")}, "hard labels alone"
+    named = dataclasses.replace(asked, methods=("dm", "random"))
+    assert expand(named, [SMALL]).along == ("whole",)
+    assert expand(dataclasses.replace(asked, gains=False), [SMALL]).along == ()
+
+
+def test_each_set_is_asked_by_each_network_under_each_protocol() -> None:
+    asked = Options(
+        scale="smoke",
+        methods=("random",),
+        ipc=(1,),
+        seeds=(0, 1),
+        eval_arch=("convnetw16", "MLP"),
+        protocol=("dc-smoke", "dc-cpu@tuned"),
+    )
+    trials = expand(asked, [SMALL]).trials
+    assert {(trial.network, trial.protocol, trial.seed) for trial in trials} == {
+        (network, protocol, seed)
+        for network in ("ConvNetW16", "MLP")
+        for protocol in ("dc-smoke", "dc-cpu@tuned")
+        for seed in (0, 1)
+    }
+    assert len({trial.distillation.id for trial in trials}) == 2
+    usual = expand(dataclasses.replace(asked, eval_arch=(), protocol=()), [SMALL]).trials
+    assert {trial.id for trial in usual} <= {trial.id for trial in trials}, "its own network is the usual one"
