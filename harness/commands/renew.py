@@ -158,7 +158,7 @@ def _adopt_set(made: Distillation, renewed: Path, results: Path) -> None:
         same = old.record.images_digest == new.record.images_digest
         for path in sorted((results / made.folder).glob(f"{Path(old.place).name}.{'json' if same else '*'}")):
             _set_aside(path, results, _stamp(old.record.provenance))
-    for path_in in (made.set_path, made.record_path):
+    for path_in in (made.set_path, made.preview_path, made.record_path):
         _move(path_in(renewed), path_in(results))
 
 

@@ -57,6 +57,7 @@ CLOSED = (
     *("harness.engine.trial.done_record", "harness.engine.trial.distillation_record"),
     "harness.engine.trial._provenance",
     *("harness.engine.trial.keep_predictions", "harness.engine.predictions"),
+    *("harness.engine.trial.show_set", "harness.core.preview"),
     # How a method's file is found, and its settings: the file is an entry, the settings are in the trial.
     *("methods.load", "methods.resolve"),
 )

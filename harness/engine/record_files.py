@@ -3,6 +3,7 @@
     <results>/<scale>/<dataset>/<method>/ipc<N>/
         <arch>-seed<S>-<id>.json                                 a distillation
         <arch>-seed<S>-<id>.safetensors                          the set that it made
+        <arch>-seed<S>-<id>.png                                  a small picture of the set
         <arch>-seed<S>-<id>.<network>.<protocol>.<id>.json       one evaluation of the set
         <arch>-seed<S>-<id>.<network>.<protocol>.<id>.npz        what its networks predicted
 

@@ -84,6 +84,10 @@ class Distillation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         """Where the record of the distillation lies under `results`."""
         return results / f"{self.place}.json"
 
+    def preview_path(self, results: Path) -> Path:
+        """Where a small picture of the set lies, beside that record."""
+        return results / f"{self.place}.png"
+
     def set_path(self, results: Path) -> Path:
         """Where the distilled set lies, beside that record."""
         return results / f"{self.place}{DISTILLED_SUFFIX}"

@@ -243,6 +243,8 @@ def _readable(path: Path) -> bool:
 
 def _made(run: _Run, dataset: Dataset, held_out: HeldOut | None, earlier: FoundSet | None) -> FoundSet:
     """The set, distilled now or by an earlier, killed run; `earlier` is a record of it whose set is gone."""
+    from harness.core.distilled import Distilled
+
     results, distillation = run.settings.results, run.trial.distillation
     start = _begin(run.set_work, _fresh_start(run, "distill"))
     record = _finished_distillation(run) or _distilled(run, dataset, start)
@@ -260,9 +262,18 @@ def _made(run: _Run, dataset: Dataset, held_out: HeldOut | None, earlier: FoundS
         if held_out is not None:
             curve = _curve(run, dataset, held_out, record)
             record = msgspec.structs.replace(record, curve=curve, judged_for=run.trial.id)
+        show_set(Distilled.load(target), distillation, results)
         write_distillation(record, results)
     shutil.rmtree(run.set_work, ignore_errors=True)
     return FoundSet(distillation.place, record) if earlier is None else earlier
+
+
+def show_set(distilled: Distilled, distillation: Distillation, results: Path) -> None:
+    """Write a small picture of the set beside where its record will lie."""
+    from harness.core.passes import hard
+    from harness.core.preview import write_preview
+
+    write_preview(distilled.pixels(), hard(distilled.labels), distillation.preview_path(results))
 
 
 def _evaluated(run: _Run, dataset: Dataset, found: FoundSet) -> Record:

@@ -202,7 +202,7 @@ def _measured(case: Case, trial: Trial, found: FoundSet | None, request: SubmitR
 
 def _put_in_place(case: Case, trial: Trial, data: Dataset, request: SubmitRequest) -> FoundSet:
     """Save the set where those that are distilled here lie, with a record that knows nothing of its cost."""
-    from harness.engine.trial import distillation_record
+    from harness.engine.trial import distillation_record, show_set
 
     made = trial.distillation
     case.distilled.save(made.set_path(request.results))
@@ -210,6 +210,7 @@ def _put_in_place(case: Case, trial: Trial, data: Dataset, request: SubmitReques
     if earlier is not None:
         return earlier
     record = distillation_record(made, case.distilled, data)
+    show_set(case.distilled, made, request.results)
     write_distillation(record, request.results)
     return FoundSet(made.place, record)
 

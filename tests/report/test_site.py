@@ -22,6 +22,7 @@ from harness.commands.cli import parse
 from harness.core.data import Normalization
 from harness.core.distilled import Distilled
 from harness.core.errors import UserError
+from harness.core.preview import write_preview
 from harness.engine.records import CurvePoint, Record
 from harness.report.site import build, data, detail, pictures, vendor
 
@@ -242,6 +243,18 @@ def test_a_set_beside_its_record_is_shown(make_record: Any, tmp_path: Path) -> N
     images = [attributes for tag, attributes in reader.tags if tag == "img"]
     assert [image["src"] for image in images] == [f"../pictures/{record.id}.png"]
     assert "class-2" in reader.text
+
+
+def test_a_set_that_is_not_kept_has_its_small_picture(make_record: Any, tmp_path: Path) -> None:
+    record = make_record()
+    put_record(record, tmp_path)
+    path = record.trial.distillation.preview_path(tmp_path)
+    write_preview(torch.rand(30, 1, 8, 8), torch.arange(10).repeat_interleave(3), path)
+    picture = pictures.picture_of(record, tmp_path)
+    assert (picture.png, picture.caption) == (path.read_bytes(), pictures.PREVIEW)
+    assert (picture.width, picture.height) == (2 * 89, 2 * 8)
+    path.write_bytes(b"no picture")
+    assert pictures.picture_of(record, tmp_path).caption == pictures.ABSENT
 
 
 def test_pictures_beyond_the_budget_are_left_out(

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 ABSENT = "The distilled set is not kept here."
 MOST_CLASSES, MOST_EACH, COLORS = 20, 2, 64
+PREVIEW = "The first image of each class; the distilled set is not kept here."
+PREVIEW_SCALE = 2  # of its pixels on the page
 SHOWN_PIXELS = 64  # a side of an image on the page
 
 
@@ -36,13 +38,28 @@ def picture_of(record: Record, results: Path) -> Picture:
     """The picture of a record's set if the set lies beside it, else the reason why there is none."""
     path = record.set_path(results)
     # A record may carry any names; what they lead to outside the results folder is not its set.
-    if not path.is_file() or not path.resolve().is_relative_to(results.resolve()):
+    if not path.resolve().is_relative_to(results.resolve()):
         return Picture()
+    if not path.is_file():
+        return _kept(path.with_suffix(".png"))
     try:
         sheet = load_sheet(path)
     except UserError:
         return Picture(caption="The distilled set beside the record cannot be read.")
     return _picture(sheet)
+
+
+def _kept(path: Path) -> Picture:
+    """The small picture that is kept with the record of a set that is not, if there is one."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        content = path.read_bytes()
+        with Image.open(io.BytesIO(content)) as picture:
+            width, height = picture.size
+    except (OSError, UnidentifiedImageError):
+        return Picture()
+    return Picture(content, PREVIEW_SCALE * width, PREVIEW_SCALE * height, PREVIEW)
 
 
 def _picture(sheet: SetImages) -> Picture:
