@@ -49,7 +49,7 @@ def build(
         net = _without_weights(design, problem)
     except ImageTooSmallError:
         raise UserError(_too_small(arch, design, problem)) from None
-    net.to_empty(device=device)
+    _allocate(net, device)
     reinitialise(net, generator)
     return net
 
@@ -90,6 +90,16 @@ def _without_weights(design: Callable[[Problem], Network], problem: Problem) -> 
     # On the meta device the layers' own initialisation costs nothing and draws nothing.
     with torch.device("meta"):
         return design(problem)
+
+
+def _allocate(net: nn.Module, device: torch.device | str) -> None:
+    """Bring a network from the meta device to memory that holds anything."""
+    # `to_empty` does so too, but first imports the algebra of torch's compiler, which takes a second.
+    blank = {
+        name: torch.empty(part.shape, dtype=part.dtype, device=device)
+        for name, part in net.state_dict().items()
+    }
+    net.load_state_dict(blank, assign=True)
 
 
 def _too_small(arch: str, design: Callable[[Problem], Network], problem: Problem) -> str:
