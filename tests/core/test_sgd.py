@@ -21,7 +21,11 @@ STEPS = st.lists(
     st.tuples(st.lists(st.booleans(), min_size=4, max_size=4), st.none() | RATES), min_size=1, max_size=6
 )
 SETTINGS = st.fixed_dictionaries(
-    {"lr": RATES, "momentum": st.just(0.0) | st.floats(0.1, 0.99), "weight_decay": st.sampled_from([0.0, 0.1])}
+    {
+        "lr": RATES,
+        "momentum": st.just(0.0) | st.floats(0.1, 0.99),
+        "weight_decay": st.sampled_from([0.0, 0.1]),
+    }
 )
 
 Wanted = Iterable[tuple[list[bool], float | None]]
@@ -48,7 +52,9 @@ def take(optimizer: Any, tensors: list[Tensor], steps: Wanted, seed: int = 1) ->
 
 
 def same(ours: list[Tensor], theirs: list[Tensor]) -> bool:
-    return all(a.detach().numpy().tobytes() == b.detach().numpy().tobytes() for a, b in zip(ours, theirs))
+    return [tensor.detach().numpy().tobytes() for tensor in ours] == [
+        tensor.detach().numpy().tobytes() for tensor in theirs
+    ]
 
 
 @settings(deadline=None)

@@ -95,11 +95,12 @@ def _without_weights(design: Callable[[Problem], Network], problem: Problem) -> 
 def _allocate(net: nn.Module, device: torch.device | str) -> None:
     """Bring a network from the meta device to memory that holds anything."""
     # `to_empty` does so too, but first imports the algebra of torch's compiler, which takes a second.
-    blank = {
-        name: torch.empty(part.shape, dtype=part.dtype, device=device)
-        for name, part in net.state_dict().items()
-    }
-    net.load_state_dict(blank, assign=True)
+    for module in net.modules():
+        for name, parameter in [*module.named_parameters(recurse=False)]:
+            blank = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
+            setattr(module, name, nn.Parameter(blank, parameter.requires_grad))
+        for name, buffer in [*module.named_buffers(recurse=False)]:
+            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype, device=device))
 
 
 def _too_small(arch: str, design: Callable[[Problem], Network], problem: Problem) -> str:
