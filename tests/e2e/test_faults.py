@@ -127,7 +127,7 @@ def run_undisturbed(trials: Sequence[Trial], results: Path) -> None:
 
 
 def test_trees_killed_at_random_moments_end_with_the_same_bytes(tmp_path: Path, start: Start) -> None:
-    trials = [dm_trial(600, evals=2), dm_trial(150, seed=1, protocol="dc-cpu", evals=4)]
+    trials = [dm_trial(400, evals=2), dm_trial(100, seed=1, protocol="dc-cpu", evals=4)]
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
     run_undisturbed(trials, undisturbed)
 
@@ -162,7 +162,7 @@ def test_trees_killed_at_random_moments_end_with_the_same_bytes(tmp_path: Path, 
 def test_killed_workers_are_replaced_until_their_trial_fails_and_cost_no_other(
     tmp_path: Path, start: Start
 ) -> None:
-    results, victim, other = tmp_path / "results", dm_trial(600), digits_trial()
+    results, victim, other = tmp_path / "results", dm_trial(300), digits_trial()
     run = start(results, [victim, other])
     for _ in range(3):
         kill_worker_of(victim, results, run)
@@ -228,7 +228,7 @@ def test_two_runs_at_once_do_no_trial_twice(tmp_path: Path, start: Start) -> Non
 
 
 def test_run_takes_over_what_a_killed_one_left(tmp_path: Path, start: Start) -> None:
-    trial = dm_trial(600)
+    trial = dm_trial(300)
     first = start(tmp_path / "results", [trial])
     wait_until(lambda: checkpoint(trial, tmp_path / "results").exists())
     first.suspend()  # else it may be done before the second is there
