@@ -245,7 +245,8 @@ def _speed(arch: str, precision: str, data: Dataset) -> float:
     rows = torch.arange(min(PIECE_ROWS, len(data)), device=data.device)
     images, labels, at_once = data.batch(rows), data.labels[rows], rows_per_piece(net, data.shape)
     forward = logits_forward(context)
-    with FlopCounter() as counter:
+    counter = FlopCounter()
+    with counter:
         train_step(forward, net, optimizer, images, labels, at_once)
     seconds: list[float] = []
     while len(seconds) < STEPS or sum(seconds) < PIECE_SECONDS:
