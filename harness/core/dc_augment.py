@@ -103,7 +103,7 @@ def scale(images: Tensor, factors: Tensor, mean: Tensor) -> Tensor:
 
 def rotate(images: Tensor, degrees: Tensor, mean: Tensor) -> Tensor:
     """Rotate each image by its angle (k,) by cubic splines, filled up with the mean of the channel means."""
-    from scipy import ndimage  # nothing else of a trial needs scipy
+    from scipy import ndimage  # few trials need scipy
 
     height, width = images.shape[2:]
     fill = float(mean.mean())
