@@ -23,6 +23,7 @@ from harness.core.context import Context
 from harness.core.data import Dataset
 from harness.core.distilled import Distilled
 from harness.core.settings import Steps, setting
+from harness.core.sgd import SGD
 from methods import resolve
 from methods.shared import kernels
 
@@ -59,7 +60,7 @@ def distill(
 
     # Randomness comes from named generators only: the run is repeatable, and goes on after a kill.
     images = data.batch(data.index.balanced(ipc, context.generator("init"))).requires_grad_()
-    optimizer = torch.optim.SGD([images], lr=config.lr_img)
+    optimizer = SGD([images], lr=config.lr_img)
 
     # `steps` keeps progress, checkpoints, budget and cost; name all that changes from step to step.
     for _ in context.steps(config.iterations, {"images": images, "optimizer": optimizer}):

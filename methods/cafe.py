@@ -41,6 +41,7 @@ from harness.core.distilled import Distilled
 from harness.core.nets import Network
 from harness.core.passes import pieces
 from harness.core.settings import Steps, setting
+from harness.core.sgd import SGD
 from harness.core.siamese import Siamese
 from methods import resolve
 from methods.shared.layers import ClassMeans, Layers, gap_of_means
@@ -151,7 +152,7 @@ def distill(
     strategy = usual_strategy(data.name) if config.strategy is None else config.strategy
 
     images = starting_images(data, ipc, config.init, context).requires_grad_()
-    optimizer = torch.optim.SGD([images], lr=config.lr_img, momentum=config.momentum)
+    optimizer = SGD([images], lr=config.lr_img, momentum=config.momentum)
     net = context.network(data)
     student = CafeStudent(net, data, config, strategy, context)
     aligner = Aligner(net, data, config, strategy, context)

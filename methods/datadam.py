@@ -23,7 +23,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -33,6 +32,7 @@ from harness.core.data import Dataset
 from harness.core.distilled import Distilled
 from harness.core.nets import Network, reinitialise
 from harness.core.settings import Steps, setting
+from harness.core.sgd import SGD
 from harness.core.siamese import Siamese
 from methods import resolve
 from methods.shared.layers import Layers, class_means, gap_of_means
@@ -83,7 +83,7 @@ def distill(
     strategy = usual_strategy(data.name) if config.strategy is None else config.strategy
 
     images = initial_images(data, ipc, 1, context).requires_grad_()
-    optimizer = torch.optim.SGD([images], lr=config.lr_img, momentum=config.momentum)
+    optimizer = SGD([images], lr=config.lr_img, momentum=config.momentum)
     net = context.network(data).requires_grad_(False)
     view = attention_view(Layers(net), config.power)
     matcher = ClassMatcher(context, data, net, view=view, real_view=view)

@@ -30,6 +30,7 @@ from harness.core.data import Dataset
 from harness.core.distilled import Distilled
 from harness.core.nets import Network
 from harness.core.settings import Steps, setting
+from harness.core.sgd import SGD
 from harness.core.siamese import Siamese
 from methods import resolve
 from methods.shared.gradients import GradientMatcher, Gradients, matched_parameters
@@ -109,7 +110,7 @@ def synthesise(
     """DC's loop with any loss of gradients; a strategy makes it DSA's."""
     strategy = usual_strategy(data.name) if config.strategy is None else config.strategy
     images = starting_images(data, ipc, config.init, context).requires_grad_()
-    optimizer = torch.optim.SGD([images], lr=config.lr_img, momentum=config.momentum)
+    optimizer = SGD([images], lr=config.lr_img, momentum=config.momentum)
     net = context.network(data)
     student = Student(net, data, context, strategy=strategy, lr=config.lr_net, batch=config.batch_train)
     matcher = GradientMatcher(context, data, net)

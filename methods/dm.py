@@ -16,14 +16,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from harness.core.augment import usual_strategy
 from harness.core.context import Context
 from harness.core.data import Dataset
 from harness.core.distilled import Distilled
 from harness.core.nets import reinitialise
 from harness.core.settings import Steps, setting
+from harness.core.sgd import SGD
 from harness.core.siamese import Siamese
 from methods import resolve
 from methods.shared.composition import Criterion
@@ -81,7 +80,7 @@ def condense(
     """DM's loop with any criterion, on stored images of factor x factor tiles."""
     strategy = usual_strategy(data.name) if config.strategy is None else config.strategy
     images = initial_images(data, ipc, factor, context).requires_grad_()
-    optimizer = torch.optim.SGD([images], lr=config.lr_img, momentum=config.momentum)
+    optimizer = SGD([images], lr=config.lr_img, momentum=config.momentum)
     net = context.network(data).requires_grad_(False)
     matcher = ClassMatcher(context, data, net, factor, view=criterion.view)
 

@@ -42,6 +42,7 @@ from harness.core.formation import compose, decode_by_class
 from harness.core.nets import Network, reinitialise
 from harness.core.passes import logits_forward, rows_per_piece, train_step
 from harness.core.settings import Steps, setting
+from harness.core.sgd import SGD
 from harness.core.siamese import Siamese
 from methods import resolve
 from methods.shared import kernels
@@ -236,7 +237,7 @@ class Learner:
 
     def __init__(self, data: Dataset, config: Config, context: Context) -> None:
         self.net = context.network(data)
-        self.optimizer = torch.optim.SGD(
+        self.optimizer = SGD(
             self.net.parameters(), config.lr_net, config.momentum_net, weight_decay=config.weight_decay
         )
         self._data, self._config, self._context = data, config, context

@@ -10,6 +10,7 @@ import pytest
 
 MARK = "slow"
 KEY = "left out"
+E2E = "e2e"
 
 
 class SlowTests:
@@ -24,9 +25,12 @@ class SlowTests:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """A long file that is begun last would keep one process busy while the others have nothing left."""
+        """A long file that is begun last would keep one process busy while the others have nothing left.
+
+        The slow tests of `e2e` start many processes each, and so take longer than others.
+        """
         slow = Counter(item.path for item in items if item.get_closest_marker(MARK))
-        items.sort(key=lambda item: -slow[item.path])
+        items.sort(key=lambda item: (-slow[item.path] * (item.path.parent.name == E2E), -slow[item.path]))
 
     def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
         """Count them by file."""

@@ -68,3 +68,24 @@ def test_a_fast_run_says_what_it_left_out(processes: str, tmp_path: Path) -> Non
     ]
     line = "left out, see `make test`: 1 slow test: test_some.py (1)"
     assert [line in printed for printed in said] == [True, False]
+
+
+def test_the_longest_files_are_begun_first(tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text(PLUGIN)
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = slow\naddopts = --import-mode=importlib\n")
+    (tmp_path / "e2e").mkdir()
+    slow = "@pytest.mark.slow\n"
+    tests = {"test_a.py": ["", ""], "test_b.py": [slow, slow], "test_c.py": [slow], "e2e/test_d.py": [slow]}
+    for name, marks in tests.items():
+        functions = [f"{mark}def test_{k}(): pass\n" for k, mark in enumerate(marks)]
+        (tmp_path / name).write_text("".join(["import pytest\n", *functions]))
+    printed = subprocess.run(
+        [sys.executable, "-m", "pytest", "--collect-only", "-q"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "tests"), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    files = [line.partition("::")[0] for line in printed.splitlines() if "::" in line]
+    assert list(dict.fromkeys(files)) == ["e2e/test_d.py", "test_b.py", "test_c.py", "test_a.py"]

@@ -233,25 +233,27 @@ class _Bench:
 def _speed(arch: str, precision: str, data: Dataset) -> float:
     """FLOPs a second of a training step of that network on a few images of the data."""
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
 
     from harness.core.context import Context
+    from harness.core.cost import FlopCounter
     from harness.core.passes import logits_forward, rows_per_piece, train_step
+    from harness.core.sgd import SGD
 
     context = Context(arch=arch, device=data.device, precision=precision)
     net = context.network(data)
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+    optimizer = SGD(net.parameters(), lr=0.01)
     rows = torch.arange(min(PIECE_ROWS, len(data)), device=data.device)
     images, labels, at_once = data.batch(rows), data.labels[rows], rows_per_piece(net, data.shape)
     forward = logits_forward(context)
-    with FlopCounterMode(display=False) as counter:
+    counter = FlopCounter()
+    with counter:
         train_step(forward, net, optimizer, images, labels, at_once)
     seconds: list[float] = []
     while len(seconds) < STEPS or sum(seconds) < PIECE_SECONDS:
         started = clock.read(data.device)
         train_step(forward, net, optimizer, images, labels, at_once)
         seconds.append(clock.read(data.device) - started)
-    return float(counter.get_total_flops()) / statistics.median(seconds)
+    return counter.flops / statistics.median(seconds)
 
 
 def _distillation(trial: Trial, data: Dataset) -> _Phase:

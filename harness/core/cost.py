@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import reduce
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.core import clock
@@ -94,36 +95,59 @@ def spent_flops(loops: Iterable[LoopState]) -> float:
     return sum(loop.flops_per_step * loop.step for loop in loops)
 
 
+class FlopCounter(TorchDispatchMode):
+    """Adds up the FLOPs of all operations inside, by torch's formulas, in `flops`.
+
+    As `torch.utils.flop_counter.FlopCounterMode` does, which moreover tells them apart by module, and for
+    which torch imports its compiler: that takes as long as all the rest of torch.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.flops = 0
+        self._formulas: Mapping[Any, Callable[..., int]] = FlopCounterMode(display=False).flop_registry
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Asked by those versions of torch that would otherwise import the compiler, to keep it out of here.
+        return False
+
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """The result of one operation, counted, or of those that it is put together from."""
+        kwargs = kwargs or {}
+        formula = self._formulas.get(operation._overloadpacket)
+        if formula is None:
+            with self:
+                result = operation.decompose(*args, **kwargs)
+            return operation(*args, **kwargs) if result is NotImplemented else result
+        result = operation(*args, **kwargs)
+        self.flops += formula(*args, **kwargs, out_val=result)
+        return result
+
+
 @contextmanager
 def counting(loop: LoopState) -> Iterator[None]:
     """Count the FLOPs of the step inside, and the images that enter networks in it."""
     images = 0
 
-    def count(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    def count(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         nonlocal images
         if isinstance(module, Features):
             images += len(inputs[0])
-        return tuple(_no_leaf(part) for part in inputs)
 
-    # Before the counter's own hook, which cannot follow a leaf that enters a module as it is. A hook may
-    # return other inputs, though its annotation does not say so.
-    hook = nn.modules.module.register_module_forward_pre_hook(count)  # type: ignore[arg-type]
-    counter = FlopCounterMode(display=False)
+    hook = nn.modules.module.register_module_forward_pre_hook(count)
+    counter = FlopCounter()
     try:
         with counter:
             yield
     finally:
         hook.remove()
-    loop.flops_per_step = float(counter.get_total_flops())
+    loop.flops_per_step = float(counter.flops)
     loop.images_per_step = images
     # Counting holds on to tensors, whose blocks the C library would keep for the rest of the run.
     clock.release_freed_memory()
-
-
-def _no_leaf(value: Any) -> Any:
-    """A view of a tensor that is a leaf and requires a gradient; anything else as it is."""
-    is_leaf = isinstance(value, Tensor) and value.requires_grad and value.is_leaf
-    return value.view_as(value) if is_leaf else value
 
 
 def _plus(a: Cost, b: Cost) -> Cost:

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 
 from harness.core.errors import UnknownNameError
@@ -104,6 +103,8 @@ def scale(images: Tensor, factors: Tensor, mean: Tensor) -> Tensor:
 
 def rotate(images: Tensor, degrees: Tensor, mean: Tensor) -> Tensor:
     """Rotate each image by its angle (k,) by cubic splines, filled up with the mean of the channel means."""
+    from scipy import ndimage  # few trials need scipy
+
     height, width = images.shape[2:]
     fill = float(mean.mean())
     turned = []

@@ -41,6 +41,7 @@ from harness.core.loop import StoppedEarly
 from harness.core.nets import Network, canonical
 from harness.core.passes import logits_forward, rows_per_piece, train_step
 from harness.core.seeds import seed_for
+from harness.core.sgd import SGD
 
 # Part of the key; to be raised when a change of the code gives experts other weights.
 FORMAT = "experts-1"
@@ -210,7 +211,7 @@ class _ExpertTrainer:
         """Train expert k in its own context."""
         settings, data = self.settings, self.data
         net = context.network(data, arch=settings.arch)
-        optimizer = torch.optim.SGD(
+        optimizer = SGD(
             net.parameters(), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
         )
         forward = context.accelerate(logits_forward(context))
@@ -246,7 +247,7 @@ class _ExpertTrainer:
         if epoch in self.settings.kept:
             snapshots.take(epoch, net)
 
-    def _set_rate(self, optimizer: torch.optim.Optimizer, epoch: int) -> None:
+    def _set_rate(self, optimizer: SGD, epoch: int) -> None:
         settings = self.settings
         falls = sum(decay_epoch <= epoch for decay_epoch in settings.decay_epochs)
         share = settings.decay**falls

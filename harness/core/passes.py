@@ -6,7 +6,6 @@ and gradients of sums add up. Networks with batch statistics get everything in o
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 
 import torch
@@ -17,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from harness.core.hollow import is_hollow
 from harness.core.loop import Runtime
 from harness.core.nets import Network
+from harness.core.sgd import Optimizer
 
 # Elements of the largest feature map of a piece: 8 MiB of float32 fit a CPU's cache and keep what backward
 # passes store small (16 MiB took a sixth more memory and were no faster); GPUs want large pieces.
@@ -47,7 +47,7 @@ def pieces(rows: int, rows_at_once: int | None) -> Iterator[slice]:
 def train_step(
     forward: Forward,
     net: Network,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     images: Tensor,
     labels: Tensor,
     rows_at_once: int | None,
@@ -92,8 +92,9 @@ def hard(labels: Tensor) -> Tensor:
     return labels if labels.ndim == 1 else labels.argmax(dim=1)
 
 
+@torch.no_grad()
 def _largest_map(net: Network, shape: tuple[int, int, int]) -> int:
-    """Elements per image of the largest output of any layer, found without computing (meta tensors)."""
+    """Elements of the largest output of any layer for one image."""
     largest = 1
 
     def note(module: nn.Module, inputs: object, output: object) -> None:
@@ -101,11 +102,13 @@ def _largest_map(net: Network, shape: tuple[int, int, int]) -> int:
         if isinstance(output, Tensor):
             largest = max(largest, output.numel())
 
-    ghost = copy.deepcopy(net).to("meta")
-    for module in ghost.modules():
-        module.register_forward_hook(note)
-    with torch.no_grad():
-        ghost(torch.empty(1, *shape, device="meta"))
+    hooks = [module.register_forward_hook(note) for module in net.modules()]
+    try:
+        # Really computed: on the meta device torch would first import its compiler, which takes seconds.
+        net(torch.zeros(1, *shape, device=next(net.parameters()).device))
+    finally:
+        for hook in hooks:
+            hook.remove()
     return largest
 
 

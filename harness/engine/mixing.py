@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from scipy import special
 from torch import Tensor
 
 from harness.core.augment import cutmix, cutmix_window
@@ -54,7 +53,11 @@ def as_rows(labels: Tensor, classes: int, like: Tensor) -> Tensor:
 
 def _beta(uniform: float, parameter: float) -> float:
     """The value of Beta(parameter, parameter) that is as likely to be exceeded as the uniform one."""
-    return uniform if parameter == 1 else float(special.betaincinv(parameter, parameter, uniform))
+    if parameter == 1:
+        return uniform
+    from scipy import special  # few trials need scipy
+
+    return float(special.betaincinv(parameter, parameter, uniform))
 
 
 def _window(size: tuple[int, int], area: float, generator: torch.Generator) -> Window:

@@ -7,16 +7,17 @@ from typing import Any
 import torch
 from torch import nn
 
+from harness.core import sgd
 from harness.core.errors import UserError
 from harness.engine.parts import SGD, AdamW, Optimiser
 from harness.engine.protocol import Course
 
 
-def built(optimiser: Optimiser, net: nn.Module, lr: float) -> torch.optim.Optimizer:
+def built(optimiser: Optimiser, net: nn.Module, lr: float) -> sgd.Optimizer:
     """An optimiser of all parameters of the network at the rate `lr`."""
     if isinstance(optimiser, SGD):
         momentum, decay = optimiser.momentum, optimiser.weight_decay
-        return torch.optim.SGD(net.parameters(), lr=lr, momentum=momentum, weight_decay=decay)
+        return sgd.SGD(net.parameters(), lr=lr, momentum=momentum, weight_decay=decay)
     return torch.optim.AdamW(_groups(optimiser, net), lr=lr, weight_decay=optimiser.weight_decay)
 
 
@@ -103,5 +104,5 @@ class ScheduledOptimizer:
         for group in self._current.param_groups:
             group["lr"] = self._course.schedule.lr_in(position)
 
-    def _built(self) -> torch.optim.Optimizer:
+    def _built(self) -> sgd.Optimizer:
         return built(self._optimiser, self._net, self._course.schedule.lr_in(self._position))

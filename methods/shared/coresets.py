@@ -17,6 +17,7 @@ from harness.core.errors import DataError
 from harness.core.nets import Network
 from harness.core.passes import logits_forward, pieces, rows_per_piece, train_step
 from harness.core.settings import setting
+from harness.core.sgd import SGD
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def train_network(
 ) -> Network:
     """A network trained on real images, without augmentation."""
     net = context.network(data)
-    optimizer = torch.optim.SGD(
+    optimizer = SGD(
         net.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
     )
     forward = context.accelerate(logits_forward(context))

@@ -142,4 +142,4 @@ def final_channels(context: Context, data: Dataset) -> int:
         device="cpu",
     )
     with torch.no_grad():
-        return int(net.to("meta").features(torch.empty(1, *data.shape, device="meta")).shape[1])
+        return int(net.features(torch.zeros(1, *data.shape)).shape[1])

@@ -16,6 +16,7 @@ from harness.core.data import Dataset, draw_uniform
 from harness.core.nets import Network
 from harness.core.passes import logits_forward, rows_per_piece, train_step
 from harness.core.settings import setting
+from harness.core.sgd import SGD
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Member:
 
     def __init__(self, net: Network, settings: PoolSettings) -> None:
         self.net = net
-        self.optimizer = torch.optim.SGD(
+        self.optimizer = SGD(
             net.parameters(),
             lr=settings.lr_net,
             momentum=settings.momentum_net,

@@ -11,6 +11,7 @@ from harness.core.data import Dataset
 from harness.core.distilled import class_labels
 from harness.core.nets import Network, reinitialise
 from harness.core.passes import logits_forward, rows_per_piece, train_step
+from harness.core.sgd import SGD
 
 
 class Student:
@@ -27,7 +28,7 @@ class Student:
         self.context = context
         self.strategy = strategy
         self.batch = batch
-        self.optimizer = torch.optim.SGD(net.parameters(), lr=lr)
+        self.optimizer = SGD(net.parameters(), lr=lr)
         self.forward = context.accelerate(logits_forward(context))
         self.rows_at_once = rows_per_piece(net, data.shape)
 

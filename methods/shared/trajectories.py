@@ -31,6 +31,7 @@ from harness.core.errors import UserError
 from harness.core.experts import Experts, ExpertSettings, train_experts
 from harness.core.nets import Network
 from harness.core.settings import Steps, setting
+from harness.core.sgd import SGD
 
 Weights = tuple[Tensor, ...]
 
@@ -146,7 +147,7 @@ def condense(
     if labelling is not None:
         labels = labelling(net, experts, images.detach())
     alpha = torch.tensor(config.alpha0, device=data.device, requires_grad=True)
-    optimizer = torch.optim.SGD(
+    optimizer = SGD(
         [{"params": [images], "lr": config.lr_img}, {"params": [alpha], "lr": config.lr_lr}],
         momentum=config.momentum,
     )

@@ -213,29 +213,24 @@ def test_mistakes_are_one_line_and_nothing_is_overwritten(
     assert not [left for left in tmp_path.iterdir() if left.name.endswith(".tmp")]
 
 
-def harness(*words: str) -> subprocess.CompletedProcess[str]:
-    """The command line as a process of its own."""
-    command = [sys.executable, "-m", "harness", *words]
-    return subprocess.run(command, check=False, capture_output=True, text=True)
-
-
 SUBMIT = ("--dataset", "digits", "--scale", "smoke", "--arch", "ConvNetW8", "--evals", "1", "--force")
 
 
 @pytest.mark.slow
-def test_exported_sets_are_measured_as_the_original(real: Distilled, tmp_path: Path) -> None:
+def test_exported_sets_are_measured_as_the_original(
+    real: Distilled, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The same seed and the same numbers: the same accuracies, whatever the form."""
     path = saved(real, tmp_path)
     names = {"original": path} | {kind: tmp_path / name for kind, name in FILES.items()}
     for kind, output in names.items():
         if kind != "original":
-            done = harness("export", str(path), "--format", kind, "-o", str(output))
-            assert done.returncode == 0, done.stderr
-            assert done.stdout.count("read back: python -m harness submit") == 1
+            capsys.readouterr()
+            assert export(path, kind, output) == 0
+            assert capsys.readouterr().out.count("read back: python -m harness submit") == 1
         augmentation = ["--augmentation", real.augmentation] if kind == "imagefolder" else []
         words = ("--method", kind, "--results", str(tmp_path / "results"), *SUBMIT, *augmentation)
-        done = harness("submit", str(output), *words)
-        assert done.returncode == 0, done.stderr
+        assert main(["submit", str(output), *words]) == 0
     records = {record.trial.method.partition("@")[0]: record for record in read_records(tmp_path / "results")}
     assert set(records) == set(names)
     facts = {(tuple(record.accuracies), tuple(record.train_losses)) for record in records.values()}

@@ -165,7 +165,7 @@ def test_sets_from_elsewhere_are_submitted_again(
 
 @pytest.mark.slow
 def test_renewing_from_the_command_line(tmp_path: Path) -> None:
-    results = ["--results", str(tmp_path), "--device", "cpu"]
+    results = ["--results", str(tmp_path), "--device", "cpu", "--launcher", "inline"]
     smoke = ["run", "--methods", "random", "--dataset", "digits", "--scale", "smoke"]
     assert main([*smoke, "--ipc", "1", "--seeds", "1", *results]) == 0
     (made,) = read_records(tmp_path)

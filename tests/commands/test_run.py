@@ -107,7 +107,7 @@ def test_a_script_needs_no_guard(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "import harness\n"
-        "frame = harness.run(methods='random', dataset='digits', ipc=[1, 2], scale='smoke', results='out')\n"
+        "frame = harness.run(methods='random', dataset='digits', ipc=1, scale='smoke', results='out')\n"
         "print(len(frame), set(frame.status), frame.accuracy_mean.between(0.05, 1).all())\n"
     )
     done = subprocess.run(
@@ -118,7 +118,7 @@ def test_a_script_needs_no_guard(tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    assert (done.returncode, done.stdout) == (0, "2 {'done'} True\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "1 {'done'} True\n"), done.stderr
     assert done.stderr.startswith("device: ")
 
 

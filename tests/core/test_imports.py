@@ -102,15 +102,12 @@ def test_methods_of_somebody_else_on_the_path_do_not_matter(tmp_path: Path, kind
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("entry", ["python -m harness", "dd-harness"])
-def test_workers_run_the_code_of_their_parent(tmp_path: Path, entry: str) -> None:
+def test_workers_run_the_code_of_their_parent(tmp_path: Path) -> None:
     theirs = tmp_path / "theirs"
     theirs.mkdir()
-    for name in ("methods", "datasets", "utils"):
+    for name in ("methods", "datasets", "utils", "harness"):
         package(theirs, name)
-    if entry == "dd-harness":
-        package(theirs, "harness")
-    command = MODULE if entry == "python -m harness" else script(tmp_path)
+    command = script(tmp_path)
     wishes = ["--methods", "random", "--dataset", "digits", "--ipc", "1", "--scale", "smoke", "--seeds", "1"]
     done = run(theirs, [*command, "run", *wishes, "--results", "out"])
     assert done.returncode == 0, done.stderr

@@ -234,7 +234,7 @@ def set_of(results: Path) -> str:
 REPORTS: dict[str, Callable[[Path, Path], list[str]]] = {
     "BENCHMARKS.md": lambda results, out: ["report", "--benchmarks", str(out / "BENCHMARKS.md")],
     "site": lambda results, out: ["report", "--site", str(out / "site")],
-    "plot": lambda results, out: ["plot", "-o", str(out / "plots")],
+    "plot": lambda results, out: ["plot", "-o", str(out / "plots"), "--kind", "ipc,gallery"],
     "show": lambda results, out: ["show", set_of(results), "-o", str(out / "sets.png")],
 }
 

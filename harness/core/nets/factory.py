@@ -49,7 +49,7 @@ def build(
         net = _without_weights(design, problem)
     except ImageTooSmallError:
         raise UserError(_too_small(arch, design, problem)) from None
-    net.to_empty(device=device)
+    _allocate(net, device)
     reinitialise(net, generator)
     return net
 
@@ -90,6 +90,17 @@ def _without_weights(design: Callable[[Problem], Network], problem: Problem) -> 
     # On the meta device the layers' own initialisation costs nothing and draws nothing.
     with torch.device("meta"):
         return design(problem)
+
+
+def _allocate(net: nn.Module, device: torch.device | str) -> None:
+    """Bring a network from the meta device to memory that holds anything."""
+    # `to_empty` does so too, but first imports the algebra of torch's compiler, which takes a second.
+    for module in net.modules():
+        for name, parameter in [*module.named_parameters(recurse=False)]:
+            blank = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
+            setattr(module, name, nn.Parameter(blank, parameter.requires_grad))
+        for name, buffer in [*module.named_buffers(recurse=False)]:
+            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype, device=device))
 
 
 def _too_small(arch: str, design: Callable[[Problem], Network], problem: Problem) -> str:
