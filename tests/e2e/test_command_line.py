@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from harness.engine.record_files import record_files
+from harness.engine.record_files import read_records
 from harness.engine.records import Record
 
 ROOT = Path(__file__).parents[2]
@@ -57,7 +57,7 @@ def test_run_ends_in_the_table_and_says_where_the_files_are(folder: Path) -> Non
     said = (folder / "stderr.txt").read_text()
     assert said.startswith("device: ")
     assert "2 trials: 0 done, 2 to run" in said
-    assert len(list(record_files(folder / "out"))) == len(list((folder / "out").rglob("*.safetensors"))) == 2
+    assert len(read_records(folder / "out")) == len(list((folder / "out").rglob("*.safetensors"))) == 2
 
 
 def test_running_again_does_nothing(folder: Path) -> None:
