@@ -69,9 +69,9 @@ and what fills them: `python -m harness paper --missing`.
 NOTES = {
     "cross": (
         f"Sets are distilled by {SCALE.arch}, here and in the papers; columns are the networks that are"
-        " trained on them. Papers name no depth and not always the normalisation: VGG is taken for VGG11, ResNet for"
-        " ResNet18, with instance norm. All networks have the protocol's learning rate, which was chosen for"
-        f" {SCALE.arch} and need not suit the others."
+        " trained on them. Papers name no depth and not always the normalisation: VGG is taken for VGG11,"
+        " ResNet for ResNet18, with instance norm. All networks have the protocol's learning rate, which was"
+        f" chosen for {SCALE.arch} and need not suit the others."
     ),
     "terms": (
         f"Rows are commands of this harness. {NO_FIGURES} Methods of the main comparison show what is"
