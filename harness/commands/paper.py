@@ -70,7 +70,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--run", metavar="TABLE", help="run what a table lacks: main, cross, terms, lambda or cost"
     )
-    decided = ("scale", "set", "arch", "protocol", "budget", "zca", "image_size", "precision", "curve")
+    decided = (
+        "scale",
+        "set",
+        "arch",
+        "eval_arch",
+        "protocol",
+        "budget",
+        "zca",
+        "image_size",
+        "precision",
+        "curve",
+    )
     only = "only cells of these"
     filters = {"methods": f"{only} methods", "dataset": f"{only} datasets", "ipc": f"{only} images per class"}
     add_options(parser, decided, filters)

@@ -3,7 +3,8 @@
 An entry of a table (`python -m harness paper`) is worth 1 to its first seed, 1/2 to the second, 1/k to the
 k-th. A trial is worth that for each entry that it stands in; what stands in none comes behind, in the plan's
 order. What a trial takes is the mean of the records of its cell on such a device, else an estimate by
-FLOPs:
+FLOPs (where another trial makes the set, or it is there, what the evaluation takes, and such a trial does
+not go before the one that makes the set):
 
 - distillation: those that the nearest record of its method counted at any scale, in proportion to the formula
   of `paper --missing` (iterations, batches, images, network), or the formula alone where there is no record;
@@ -17,7 +18,7 @@ ConvNets), trials follow those that have one.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from harness.commands.estimate import TimeEstimate
@@ -27,7 +28,7 @@ from harness.engine.protocol import protocol_named
 from harness.engine.provenance import ROOT
 from harness.engine.record_files import collect
 from harness.engine.records import Record, Trial
-from harness.report.paper.cells import SCALE, PaperCell, Spec, has_settings, published
+from harness.report.paper.cells import SCALE, PaperCell, Spec, has_settings, network_of, published
 from harness.report.paper.hours import image_pass, original, step_flops, steps_in
 from harness.report.paper.tables import CellFilter, make_tables
 from harness.report.reported import load_by_network
@@ -36,17 +37,31 @@ NOMINAL_SPEED = {True: 1e13, False: 1e11}  # FLOPs a second of a GPU and of a CP
 
 
 def by_value(
-    waiting: Sequence[Trial], estimates: Mapping[str, TimeEstimate], results: Path, *, on_gpu: bool
+    waiting: Sequence[Trial],
+    estimates: Mapping[str, TimeEstimate],
+    results: Path,
+    *,
+    on_gpu: bool,
+    making: Collection[str] | None = None,
 ) -> list[Trial]:
-    """Those of the waiting trials that fill the paper's tables, best first; `estimates` are by cell."""
+    """Those of the waiting trials that fill the paper's tables, best first; `estimates` are by cell.
+
+    making: ids of the trials that make a set which is not there yet; None: no set is there.
+    """
     own = collect(results).records
     costs = _Costs([*own, *_committed(results)], estimates, on_gpu)
     worth = _worth(waiting, own)
-    rates = {
-        trial.id: 0.0 if (seconds := costs.seconds(trial)) is None else worth[trial.id] / max(seconds, 1.0)
-        for trial in waiting
-        if trial.id in worth
-    }
+    unmade = {trial.distillation.id for trial in waiting if making is None or trial.id in making}
+    rates: dict[str, float] = {}
+    limits: dict[str, float] = {}  # by set, the rate of the trial that makes it: others have to wait for that
+    for trial in (trial for trial in waiting if trial.id in worth):
+        made = trial.distillation.id
+        makes = made in unmade and made not in limits
+        seconds = costs.seconds(trial, makes=makes)
+        rate = 0.0 if seconds is None else worth[trial.id] / max(seconds, 1.0)
+        rates[trial.id] = min(rate, limits.get(made, rate))
+        if makes and rate:
+            limits[made] = rate
     return sorted((trial for trial in waiting if trial.id in rates), key=lambda trial: -rates[trial.id])
 
 
@@ -73,7 +88,7 @@ def _worth(waiting: Sequence[Trial], records: Sequence[Record]) -> dict[str, flo
 
 
 def _stands_for(trial: Trial, spec: Spec) -> bool:
-    place = trial.method, trial.dataset, trial.ipc, trial.arch
+    place = trial.method, trial.dataset, trial.ipc, network_of(trial)
     return (
         place == (spec.method, spec.dataset, spec.ipc, spec.arch)
         and trial.scale == SCALE.name
@@ -100,12 +115,15 @@ class _Costs:
                 seconds += record.distill.seconds + record.evaluate.seconds
         self._speed = flops / seconds if flops and seconds else NOMINAL_SPEED[on_gpu]
 
-    def seconds(self, trial: Trial) -> float | None:
-        """What a trial takes, roughly; None for a network of which no formula is known."""
+    def seconds(self, trial: Trial, *, makes: bool = True) -> float | None:
+        """What a trial takes, roughly, its set included if it `makes` that.
+
+        None for a network of which no formula is known.
+        """
         known = self._estimates.get(trial.cell)
         if known is not None:
-            return known.seconds
-        formula, evaluation = _distillation(trial), _evaluation(trial)
+            return known.seconds if makes else known.evaluating
+        formula, evaluation = _distillation(trial) if makes else 0.0, _evaluation(trial)
         if formula is None or evaluation is None:
             return None
         return (formula * self._correction(trial) + evaluation) / self._speed
@@ -133,7 +151,7 @@ def _distillation(trial: Trial) -> float | None:
 def _evaluation(trial: Trial) -> float | None:
     """FLOPs of training a trial's networks, as long as on sets that call for augmentation."""
     dataset, steps = original(trial.dataset), steps_in(trial)
-    one = image_pass(dataset, trial.arch)
+    one = image_pass(dataset, trial.network)
     if one is None or steps is None:
         return None
     protocol = protocol_named(trial.protocol)

@@ -127,7 +127,13 @@ def _most_valuable(view: Preview) -> list[Trial]:
         return []
     from harness.commands.priority import by_value
 
-    return by_value(view.waiting, view.estimates, view.settings.results, on_gpu=view.device.name != "cpu")
+    return by_value(
+        view.waiting,
+        view.estimates,
+        view.settings.results,
+        on_gpu=view.device.name != "cpu",
+        making=view.making,
+    )
 
 
 def _about_order(first: Sequence[Trial]) -> list[str]:

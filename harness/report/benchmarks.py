@@ -12,8 +12,9 @@ from harness.engine.provenance import CODE_WORDS, CURRENT
 from harness.engine.records import Record, hardware
 from harness.engine.scales import SCALES
 from harness.perf.steps import PLAIN, StepPair, StepSheet, pairs
+from harness.report.across import TITLE, beside_home, section
 from harness.report.fidelity import Fidelity, fidelity_markdown
-from harness.report.formats import Block, Heading, folded_markdown, markdown
+from harness.report.formats import Block, Folded, Heading, folded_markdown, markdown
 from harness.report.protocols import in_words
 from harness.report.reported import ReportedFigures
 from harness.report.standing import Scored
@@ -87,6 +88,7 @@ def page(
         INTRODUCTION,
         _over_everything(shown),
         f"## Results\n\n{_results(shown, reported)}",
+        _on_other_networks(shown),
         "## How the figures are made",
         folded_markdown("Trials, evaluation, firewall, uncertainty, costs", rules),
         folded_markdown("Scales", _scales()),
@@ -115,12 +117,26 @@ def _over_everything(shown: Sequence[Scored]) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
+def _on_other_networks(shown: Sequence[Scored]) -> str:
+    """Sets on networks that did not distil them, folded; empty where there is none."""
+    blocks = section(shown, level=3)
+    if not blocks:
+        return ""
+    summary = "Accuracy by network, and the drop from the network that distilled"
+    return f"## {TITLE}\n\n{markdown([Folded(summary, blocks)], folds=True)}".rstrip()
+
+
 def _results(shown: Sequence[Scored], reported: ReportedFigures) -> str:
-    """The legend and, for each track, what fits a screen with the rest folded."""
+    """The legend and, for each track, what fits a screen with the rest folded.
+
+    Tracks of other networks stand beside their home's in a section of their own.
+    """
     if not shown:
         return "No records yet."
     sections: list[Block] = code_legend(marks_of(shown))
-    for track, blocks in blocks_by_track(shown, reported, brief=True).items():
+    elsewhere = {found.track for found in beside_home(shown)}
+    own = [found for found in shown if found.track not in elsewhere]
+    for track, blocks in blocks_by_track(own, reported, brief=True).items():
         sections += [Heading(track.heading, 3), *blocks]
     return f"{BRIEF_LEGEND}\n\n{markdown(sections, folds=True)}".rstrip()
 

@@ -17,11 +17,12 @@ from harness.engine.provenance import KEPT_NAME, Lineage
 from harness.engine.record_files import collect, write_atomically
 from harness.engine.records import Record
 from harness.perf.steps import load_sheets
+from harness.report.across import TITLE, section
 from harness.report.benchmarks import page
 from harness.report.cells import cells_csv
 from harness.report.fidelity import load_fidelity
 from harness.report.filters import Filters
-from harness.report.formats import html, latex, markdown
+from harness.report.formats import Heading, html, latex, markdown
 from harness.report.frames import flatten, print_problems, to_csv
 from harness.report.reported import load_reported
 from harness.report.standing import Scored, scored
@@ -104,8 +105,11 @@ def _report(
     reported = load_reported()
     blocks = blocks_by_track(tracks, reported)
     tables = tables_of(blocks)
-    files = {"tables.md": with_legend(tables, tracks)}
-    files |= {"tables.tex": latex(document(blocks, tracks)), "tables.html": html(document(blocks, tracks))}
+    across = section(tracks, level=3)
+    across = [Heading(TITLE, 2), *across] if across else []
+    whole = [*document(blocks, tracks), *across]
+    files = {"tables.md": with_legend(tables, tracks) + (f"\n{markdown(across)}" if across else "")}
+    files |= {"tables.tex": latex(whole), "tables.html": html(whole)}
     print(_as_json(records) if as_json else files["tables.md"], end="")
     files |= {"tables.csv": cells_csv(tracks, reported), "records.csv": to_csv(records)}
     written = {folder / name: text for name, text in files.items()}

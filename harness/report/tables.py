@@ -127,7 +127,12 @@ def code_legend(marks: Collection[str]) -> list[Block]:
 
 def code_marks(found: Scored, cell: Cell) -> str:
     """What stands behind a figure some of whose records are not of the present code."""
-    return "".join(sorted({CODE_MARKS[state] for state in found.code_of(cell) if state in CODE_MARKS}))
+    return marks_text(found.code_of(cell))
+
+
+def marks_text(states: Iterable[CodeState]) -> str:
+    """What stands behind a figure whose records are of such code."""
+    return "".join(sorted({CODE_MARKS[state] for state in states if state in CODE_MARKS}))
 
 
 def blocks_by_track(
@@ -163,8 +168,8 @@ def _track_blocks(found: Scored, reported: ReportedFigures, *, brief: bool) -> l
         Paragraph(_conditions(track, records)),
     ]
     blocks += map(Paragraph, notes)
-    if misses := list(_misses(found)):
-        blocks.append(Items(misses))
+    if reasons := list(misses(found)):
+        blocks.append(Items(reasons))
     if below := _below_floor(found):
         blocks.append(Paragraph(below))
     if claims := claims_table(records):
@@ -219,16 +224,16 @@ def _cell_text(cell: Cell, ranking: Ranking | None, marks: str) -> str:
         return ", ".join(cell.missing) or MISSING
     figure = ranking.estimate.text
     figure = strong(figure) if ranking.best else em(figure) if ranking.tied else figure
-    return f"{figure} ({_n(cell)}){marks}"
+    return f"{figure} ({counts_text(cell)}){marks}"
 
 
 def _ceiling_text(cell: Cell, marks: str) -> str:
     if not cell.groups:
         return ", ".join(cell.missing) or NOT_RUN
-    return f"{estimate_of(cell.groups).text} ({_n(cell)}){marks}"
+    return f"{estimate_of(cell.groups).text} ({counts_text(cell)}){marks}"
 
 
-def _n(cell: Cell) -> str:
+def counts_text(cell: Cell) -> str:
     """`2×3`, and what is missing: `1×3; 2 oom`."""
     return "; ".join([cell.counts, *(f"{number} {status}" for status, number in cell.missing.items())])
 
@@ -251,9 +256,9 @@ def _ranking_texts(ranking: Ranking) -> list[str]:
     return [
         f"{100 * found.mean:.1f}",
         _clipped(found),
-        "best" if ranking.behind is None else _difference(ranking.behind),
+        "best" if ranking.behind is None else difference_text(ranking.behind),
         f"{_rank(ranking)} of {ranking.ranked}",
-        NOT_RUN if ranking.gap is None else _difference(ranking.gap),
+        NOT_RUN if ranking.gap is None else difference_text(ranking.gap),
     ]
 
 
@@ -264,7 +269,7 @@ def _clipped(found: Estimate) -> str:
     return _interval(max(found.low, 0.0), min(found.high, 1.0))
 
 
-def _difference(difference: Difference) -> str:
+def difference_text(difference: Difference) -> str:
     """`1.2 [0.4, 2.0]` in percentage points, or why there is no interval."""
     if difference.low is None or difference.high is None:
         return f"{_points(difference.mean)} (one seed)"
@@ -284,13 +289,14 @@ def _conditions(track: Track, records: Iterable[Record]) -> str:
     places = sorted({hardware(record.provenance) for record in records if record.status == "done"})
     measured = f" Measured on {'; '.join(places)}." if places else ""
     protocol = f"{track.protocol} {track.protocol_version}"
+    networks = f"{track.eval_arch} on sets by {track.arch}" if track.eval_arch else track.arch
     folder = f", image folder {track.listing}" if track.listing else ""
     disputed = (
         f" Records of {track.dataset} were made from different images and do not compare: these are of data"
         f" {track.data} (fingerprints of train and test)."
     )
     return (
-        f"Protocol {protocol}, network {track.arch}, {track.precision}{folder}.{measured}"
+        f"Protocol {protocol}, network {networks}, {track.precision}{folder}.{measured}"
         f"{disputed if track.data else ''}"
     )
 
@@ -323,7 +329,7 @@ def _reported_notes(found: Scored, figures: ReportedFigures, reported: ReportedF
             )
 
 
-def _misses(found: Scored) -> Iterator[str]:
+def misses(found: Scored) -> Iterator[str]:
     """One list item for each trial without a result, with the reason."""
     cells = [(row.label, ipc, cell) for (row, ipc), cell in found.grid.items()]
     for label, ipc, cell in [*cells, (CEILING, None, found.ceiling)]:

@@ -179,11 +179,16 @@ def grid_of(records: Sequence[Record]) -> Grid:
     A method that ran in several configurations gets a row for each, labelled with the settings that differ:
     averaging over them would show an accuracy that no configuration has.
     """
-    differing = _differing_settings(records)
     gathered: dict[tuple[Row, int], list[Record]] = defaultdict(list)
-    for record in records:
-        gathered[_row(record.trial, differing), record.trial.ipc].append(record)
+    for row, record in zip(rows_of(records), records, strict=True):
+        gathered[row, record.trial.ipc].append(record)
     return {key: cell_of(gathered[key]) for key in sorted(gathered)}
+
+
+def rows_of(records: Sequence[Record]) -> list[Row]:
+    """The row of each record among these, which tells configurations apart by the settings that differ."""
+    differing = _differing_settings(records)
+    return [_row(record.trial, differing) for record in records]
 
 
 def _differing_settings(records: Iterable[Record]) -> Mapping[str, set[str]]:

@@ -89,6 +89,8 @@ def test_seeds_that_are_there_lower_the_worth_of_further_ones(tmp_path: Path) ->
         {"curve": 4},
         {"set": (Setting("*", "batch_real", "17"),)},
         {"arch": "ConvNetW64"},
+        {"arch": "AlexNet", "methods": ("bacon",), "ipc": (10,)},
+        {"eval_arch": ("ConvNetW64",)},
         {"methods": ("dcc@dsa",)},
     ],
 )
@@ -100,7 +102,7 @@ def test_ablations_and_other_networks_have_value(tmp_path: Path) -> None:
     assert by_value(
         trials(methods=("bacon",), set=(Setting("bacon", "tv_weight", "0.2"),)), {}, tmp_path, on_gpu=True
     )
-    assert by_value(trials(methods=("bacon",), ipc=(10,), arch="AlexNet"), {}, tmp_path, on_gpu=True)
+    assert by_value(trials(methods=("bacon",), ipc=(10,), eval_arch=("AlexNet",)), {}, tmp_path, on_gpu=True)
 
 
 def test_without_records_flops_say_what_is_cheap(tmp_path: Path) -> None:
@@ -143,6 +145,22 @@ def cost(flops: float) -> Cost:
 def test_networks_without_a_formula_come_last(tmp_path: Path) -> None:
     known, unknown = (
         trials(methods=("bacon",), ipc=(10,)),
-        trials(methods=("bacon",), ipc=(10,), arch="VGG11"),
+        trials(methods=("bacon",), ipc=(10,), eval_arch=("VGG11",)),
     )
     assert by_value([*unknown, *known], {}, tmp_path, on_gpu=True) == [*known, *unknown]
+
+
+def test_a_trial_that_only_asks_follows_the_one_that_makes_its_set(tmp_path: Path) -> None:
+    waiting = trials(methods=("bacon",), ipc=(10,), eval_arch=("ConvNet", "VGG11"))
+    other = trials(methods=("idm",), ipc=(10,))
+    home, crossed = waiting
+    known = {
+        home.cell: TimeEstimate(10_000.0, "a record", evaluating=100.0),
+        crossed.cell: TimeEstimate(11_000.0, "a record", evaluating=10.0),
+        other[0].cell: TimeEstimate(5000.0, "a record", evaluating=100.0),
+    }
+    every = [*waiting, *other]
+    ordered = by_value(every, known, tmp_path, on_gpu=True)
+    assert ordered.index(home) + 1 == ordered.index(crossed)
+    there = by_value(every, known, tmp_path, on_gpu=True, making={other[0].id})
+    assert there == [crossed, home, *other], "sets that are there cost nothing"

@@ -44,9 +44,9 @@ pytestmark = [
 ]
 
 
-def record(method: str, ipc: int, seed: int, flops: float) -> Record:
+def record(method: str, ipc: int, seed: int, flops: float, **asked: str) -> Record:
     """A finished trial whose accuracy grows with its FLOPs."""
-    trial = digits_trial(method=method, ipc=ipc, seed=seed, scale="cpu", evals=2)
+    trial = digits_trial(method=method, ipc=ipc, seed=seed, scale="cpu", evals=2, **asked)
     cost = {"seconds": 2.0, "warmup_seconds": 0.1, "steps": 3, "flops": flops, "images_forwarded": 9}
     mean = 0.3 + 0.05 * len(method) + 0.01 * ipc + 0.002 * seed
     facts: dict[str, Any] = {
@@ -205,6 +205,50 @@ def test_filters_are_kept_in_the_address(page: Page) -> None:
     page.one("[data-reset]").click()
     assert len(page.labels()) > 4
     assert page.query() == {}
+
+
+@pytest.fixture(scope="module")
+def asked_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sets of two methods asked with their own network and with another, one also under another protocol."""
+    folder: Path = tmp_path_factory.mktemp("asked")
+    records = [
+        record(method, 1, 0, 1e12, eval_arch=other) for method in ("dm", "idm") for other in ("", "MLP")
+    ]
+    records.append(record("dm", 1, 0, 1e12, protocol="kd-300"))
+    records[1] = msgspec.structs.replace(records[1], regime="hard")
+    build.write(build.files(build.site_of(records, folder)), folder)
+    return folder
+
+
+def test_rows_are_filtered_by_network_protocol_and_regime(browser: Any, asked_site: Path) -> None:
+    opened = Page(browser, asked_site)
+    opened.resize(WIDTHS[0])
+    opened.open("index.html", "?kind=measured")
+    assert opened.labels().count("dm") == 3
+    opened.choose("network", "MLP")
+    assert sorted(opened.labels()) == ["dm", "idm"]
+    assert "sets by ConvNetW16" in opened.one("#board tbody").text
+    opened.choose("regime", "hard labels")
+    assert opened.labels() == ["dm"]
+    assert opened.query() == {"kind": ["measured"], "network": ["MLP"], "regime": ["hard labels"]}
+    opened.one("[data-reset]").click()
+    opened.choose("protocol", "kd-300")
+    assert opened.labels() == ["dm"]
+    opened.all("nav .page")[1].click()
+    opened.ready("plot")
+    assert "kd-300" in Select(opened.one("[data-track]")).first_selected_option.text
+
+
+def test_a_record_leads_to_the_other_evaluations_of_its_set(browser: Any, asked_site: Path) -> None:
+    opened = Page(browser, asked_site)
+    opened.open("index.html", "?protocol=kd-300")
+    opened.one("#board .name").click()
+    opened.until("return document.querySelector('h1')?.textContent === 'dm'")
+    links = [link for link in opened.all(".seeds a") if link.text.startswith("MLP")]
+    assert [link.text for link in links] == ["MLP · dc-smoke"]
+    links[0].click()
+    opened.until("return document.querySelector('.lead').textContent.includes('MLP on sets by ConvNetW16')")
+    assert opened.query() == {"protocol": ["kd-300"]}
 
 
 def test_a_link_to_what_is_gone_shows_everything(page: Page) -> None:

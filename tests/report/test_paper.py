@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 import methods
 from harness.commands import paper
-from harness.commands.cli import main
+from harness.commands.cli import USER_ERROR, main
 from harness.commands.paper import PaperRequest, command
 from harness.core.errors import UnknownNameError, UserError
+from harness.engine.options import parse_options
 from harness.engine.records import Record
 from harness.perf.steps import MeasuredStep, StepSheet
 from harness.report.paper.cells import Completeness, PaperCell, RecordIndex, Spec, best_by_seed
@@ -75,7 +76,10 @@ def records(make_record: Any) -> list[Record]:
         paper_record(make_record, "bacon", seed=1, accuracies=[0.615, 0.625]),
         paper_record(make_record, "bacon", config={"tv_weight": 0.2}, settings_source=hand, accuracies=[0.5]),
         paper_record(make_record, "bacon", precision="bf16", accuracies=[0.1]),
-        paper_record(make_record, "bacon", arch="AlexNet", accuracies=[0.4, 0.42]),
+        paper_record(make_record, "bacon", eval_arch="AlexNet", accuracies=[0.4, 0.42]),
+        paper_record(make_record, "bacon", arch="AlexNet", accuracies=[0.9]),
+        paper_record(make_record, "bacon", arch="AlexNet", eval_arch="ConvNet", accuracies=[0.9]),
+        paper_record(make_record, "dm", ipc=50, eval_arch="AlexNet", accuracies=[0.616]),
         paper_record(make_record, "idm", ipc=1, accuracies=[0.449]),
         paper_record(make_record, "idm", ipc=50, status="oom", reason="too much"),
         paper_record(make_record, "cafe@dsa", accuracies=[0.504, 0.514]),
@@ -152,6 +156,9 @@ def test_marks(records: list[Record], key: tuple[str, str, int], state: str, rep
         {"settings_source": "published: cifar10 ipc 10; set by hand: lr_img"},
         {"dataset_source": "folder"},
         {"arch": "ConvNetW64"},
+        {"arch": "AlexNet", "eval_arch": "ConvNet"},
+        {"eval_arch": "ConvNetW64"},
+        {"eval_arch": "AlexNet"},
     ],
 )
 def test_other_conditions_do_not_fill_a_cell_of_the_paper(make_record: Any, changes: dict[str, Any]) -> None:
@@ -177,9 +184,22 @@ def test_an_ablation_is_found_by_the_settings_that_were_set(records: list[Record
     assert found["0.4", "cifar10", 10, "ConvNet"].state == "not run"
 
 
-def test_another_network_gets_no_gap(records: list[Record]) -> None:
-    cell = cells(records, "cross")["bacon", "cifar10", 10, "AlexNet"]
-    assert (cell.text, cell.gap_text) == ("41.0 ± 1.4 (1×2)", "–")
+def test_the_cross_table_is_of_sets_by_convnet_on_other_networks(records: list[Record]) -> None:
+    found = cells(records, "cross")
+    assert found["bacon", "cifar10", 10, "AlexNet"].text == "41.0 ± 1.4 (1×2)"
+    assert found["bacon", "cifar10", 10, "ConvNet"].text == "62.0 ± 0.9 (2×2)"
+    assert found["dm", "cifar10", 50, "AlexNet"].gap_text == "+0.3 (z +0.5)", "printed: 61.3 ± 0.6"
+    assert found["dm", "cifar10", 50, "VGG11"].state == "not run"
+
+
+def test_another_scale_has_a_network_of_its_own_for_the_papers(make_record: Any) -> None:
+    small = {"dataset": "cifar10-jpeg", "dataset_source": "cifar10-jpeg"}
+    home = make_record("bacon", 10, **small)
+    other = make_record("bacon", 10, eval_arch="AlexNet", **small)
+    assert cells([home], "cross")["bacon", "cifar10", 10, "AlexNet"].state == "not run"
+    assert main_cell([other], "bacon").state == "not run"
+    states = [cells([home, other], "cross")["bacon", "cifar10", 10, n].state for n in ("ConvNet", "AlexNet")]
+    assert states == ["cpu scale only (cifar10-jpeg)"] * 2
 
 
 def test_figures_come_from_the_authors_first_and_never_from_a_suspect_row() -> None:
@@ -264,13 +284,58 @@ def test_the_commands_fill_every_lacking_cell_once_and_no_other(records: list[Re
     filled = [spec for one in commands for spec in one.cells]
     assert sorted(map(repr, filled)) == sorted(map(repr, wanted | partial))
     for one in commands:
-        grid = {(method, ipc) for method in one.methods for ipc in one.ipcs}
-        assert grid == {(spec.method, spec.ipc) for spec in one.cells}
+        grid = {(m, ipc, network) for m in one.methods for ipc in one.ipcs for network in one.networks}
+        assert grid == {(spec.method, spec.ipc, spec.arch) for spec in one.cells}
+
+
+def test_one_command_asks_a_set_with_all_networks(make_record: Any) -> None:
+    asked = CellFilter(methods=("bacon",), datasets=("cifar10",), ipcs=(10,))
+    home = [paper_record(make_record, "bacon", seed=seed, accuracies=[0.6]) for seed in SEEDS]
+    (cross,) = [
+        one for one in missing(make_tables(home, FIGURES, asked), ALL, None).commands if one.table == "cross"
+    ]
+    assert cross.options()["eval_arch"] == "AlexNet,VGG11,ResNet18"
+    assert "--arch" not in cross.line({})
+    options = parse_options(cross.options())
+    assert (options.arch, options.eval_arch) == (None, ("AlexNet", "VGG11", "ResNet18"))
+    assert cross.trials == 15
+
+
+def test_the_trials_of_a_printed_command_fill_the_cells(make_record: Any) -> None:
+    from harness.core.data.catalog import DatasetSpec
+    from harness.engine.plan import DatasetFacts, expand
+
+    facts = DatasetFacts(DatasetSpec("cifar10", "cifar10"), (3, 32, 32), 10, 5000, 50_000)
+    asked = CellFilter(methods=("bacon",), datasets=("cifar10",), ipcs=(10,))
+    tables = make_tables([], FIGURES, asked)
+    (cross,) = [one for one in missing(tables, ALL, None).commands if one.table == "cross"]
+    trials = expand(parse_options(cross.options()), [facts]).trials
+    done = [Record(id=t.id, status="done", trial=t, accuracies=[0.5] * 5) for t in trials]
+    filled = missing(make_tables(done, FIGURES, asked), ALL, None).commands
+    assert [one.table for one in filled if one.table == "cross"] == []
+    assert next(one.table for one in filled) == "main"
+
+
+def test_a_set_is_paid_once_whatever_networks_it_is_asked(make_record: Any) -> None:
+    asked = CellFilter(methods=("bacon",), datasets=("cifar10",), ipcs=(10,))
+    networks = ("AlexNet", "VGG11", "ResNet18")
+    crossed = [Spec("bacon", "cifar10", 10, network) for network in networks]
+    empty = missing(make_tables([], FIGURES, asked), ALL, evidence(make_record))
+    assert empty.new_sets[Spec("bacon", "cifar10", 10)] == SEEDS
+    assert [empty.new_sets[spec] for spec in crossed] == [()] * 3
+    (cross,) = [one for one in empty.commands if one.table == "cross"]
+    assert empty.total([cross]) == "GPU-hours unknown for the evaluation of 3 cells"
+    alone = RecordIndex([])
+    only = {"cross": [(s.label, alone.cell(s, FIGURES)) for s in crossed]}
+    made = missing(Tables({name: only.get(name, ()) for name in NAMES}), ALL, evidence(make_record))
+    hours = 5 * 0.09 * 20_000 / 3600
+    assert made.total(made.commands) == f"about {hours:,.1f} GPU-hours, unknown for the evaluation of 3 cells"
+    record = paper_record(make_record, "bacon", seed=3, eval_arch="VGG11", accuracies=[0.6])
+    there = missing(make_tables([record], FIGURES, asked), ALL, None)
+    assert there.new_sets[Spec("bacon", "cifar10", 10)] == (0, 1, 2, 4)
 
 
 def test_the_printed_command_is_understood_by_run(records: list[Record]) -> None:
-    from harness.engine.options import parse_options
-
     commands = missing(make_tables(records, FIGURES, CellFilter()), ALL, None).commands
     (changed,) = [one for one in commands if one.settings == (("tv_weight", 0.4),)]
     line = shlex.split(changed.line({"slots": "2", "slurm": ["a=b", "exclusive"], "detach": True}))
@@ -324,6 +389,20 @@ def test_hours_of_another_seed_go_before_all_else(make_record: Any) -> None:
     assert hours.distillation.source == f"other seeds (1 record, {GPU})"
 
 
+def test_hours_of_a_set_are_those_of_its_network_whichever_is_evaluated(make_record: Any) -> None:
+    own = on_gpu(paper_record(make_record, "bacon"), seconds=7200.0)
+    other = evidence(make_record, own).hours(Spec("bacon", "cifar10", 10, "VGG11"))
+    assert (other.distillation.hours, other.evaluation.hours) == (2.0, None)
+    asked = on_gpu(paper_record(make_record, "bacon", eval_arch="VGG11"), seconds=7200.0)
+    found = evidence(make_record, asked)
+    assert found.hours(Spec("bacon", "cifar10", 10, "VGG11")).evaluation.hours == pytest.approx(
+        3.5 * 5 / 3 / 3600
+    )
+    assert found.hours(Spec("bacon", "cifar10", 10)).evaluation.bound, (
+        "that of VGG11 says nothing about ConvNet"
+    )
+
+
 def unknown(hours: TrialHours) -> tuple[bool, bool]:
     return hours.distillation.hours is None, hours.evaluation.hours is None
 
@@ -331,7 +410,7 @@ def unknown(hours: TrialHours) -> tuple[bool, bool]:
 def test_hours_are_unknown_where_nothing_measured_says(make_record: Any) -> None:
     found = evidence(make_record)
     assert unknown(found.hours(Spec("tesla", "cifar10", 10))) == (True, True)
-    assert unknown(found.hours(Spec("bacon", "cifar10", 10, "VGG11"))) == (True, True)
+    assert unknown(found.hours(Spec("bacon", "cifar10", 10, "VGG11"))) == (False, True)
     assert unknown(found.hours(Spec("bacon", "tinyimagenet", 10))) == (False, True)
     assert unknown(Evidence([make_record("bacon", 10)], []).hours(Spec("bacon", "mnist", 10))) == (True, True)
     # A record whose counted FLOPs are not the formula's takes the formula away from the method.
@@ -446,6 +525,12 @@ def test_a_run_that_ends_early_is_the_last_and_all_share_one_time(
     assert len(deadlines) == 3
     assert len(set(deadlines)) == 1
     assert 0 < deadlines[0] - time.monotonic() <= 3000
+
+
+@pytest.mark.parametrize("decided", ["--arch", "--eval-arch", "--protocol"])
+def test_what_the_tables_decide_cannot_be_asked_for(decided: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["paper", "--missing", decided, "AlexNet"]) == USER_ERROR
+    assert f"unknown option '{decided}'" in capsys.readouterr().err
 
 
 def test_nothing_to_run_says_so(

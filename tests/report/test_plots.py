@@ -21,7 +21,7 @@ from harness.core.data import Normalization, load, parse
 from harness.core.distilled import Distilled
 from harness.engine.records import CurvePoint, Record
 from harness.report import plots
-from harness.report.plots import axes, cost, labels, scenes, style
+from harness.report.plots import axes, cost, heat, labels, scenes, style
 from harness.report.tracks import Row
 
 GOLDEN = Path(__file__).parent / "golden" / "plots"
@@ -362,3 +362,53 @@ def test_figures_of_records_need_no_torch(results: Path, tmp_path: Path) -> None
         "dm,idm",
     ]
     subprocess.run([sys.executable, "-c", code, *options], check=True, stdout=subprocess.DEVNULL)
+
+
+def heats(monkeypatch: pytest.MonkeyPatch, made: list[Record]) -> list[tuple[heat.Heat, style.FigureLayout]]:
+    """What the figures across networks of these records are drawn from."""
+    shown: list[tuple[heat.Heat, style.FigureLayout]] = []
+    monkeypatch.setattr(heat, "_draw", lambda *facts: shown.append(facts))
+    (scene,) = scenes.scenes_across_archs(scenes.scenes_of(made, Path(), Path()))
+    list(heat.across_networks(scene))
+    return shown
+
+
+def test_networks_that_did_not_distil_have_columns_of_their_own(
+    make_record: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    levels = {
+        ("dm", ""): 0.6,
+        ("dm", "MLP"): 0.4,
+        ("dm", "LeNet"): 0.5,
+        ("idm", ""): 0.7,
+        ("idm", "MLP"): 0.3,
+    }
+    made = [make_record(m, eval_arch=other, accuracies=[level]) for (m, other), level in levels.items()]
+    ((found, layout),) = heats(monkeypatch, made)
+    assert found.columns == ["ConvNetW32", "LeNet", "MLP"], "the network that distilled first"
+    assert dict(zip(found.rows, found.values, strict=True)) == {
+        "dm": [pytest.approx(60), pytest.approx(50), pytest.approx(40)],
+        "idm": [pytest.approx(70), None, pytest.approx(30)],
+    }
+    assert found.x_label == "evaluated network"
+    assert "sets that ConvNetW32 distilled" in layout.note
+    assert "sets by ConvNetW32" in layout.track
+
+
+def test_sets_by_several_networks_never_share_a_row(
+    make_record: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = [
+        make_record(accuracies=[0.6]),
+        make_record(accuracies=[0.4], eval_arch="MLP"),
+        make_record(accuracies=[0.5], arch="MLP"),
+    ]
+    ((found, _),) = heats(monkeypatch, made)
+    assert dict(zip(found.rows, found.values, strict=True)) == {
+        "dm, by ConvNetW32": [pytest.approx(60), pytest.approx(40)],
+        "dm, by MLP": [None, pytest.approx(50)],
+    }
+    at_home = [record for record in made if not record.trial.eval_arch]
+    ((found, layout),) = heats(monkeypatch, at_home)
+    assert dict(zip(found.rows, found.values, strict=True)) == {"dm": [pytest.approx(60), pytest.approx(50)]}
+    assert "distilled and judged with the network of the column" in layout.note

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shlex
@@ -23,7 +24,7 @@ from harness.core.data import Normalization
 from harness.core.distilled import Distilled
 from harness.core.errors import UserError
 from harness.core.preview import write_preview
-from harness.engine.records import CurvePoint, Record
+from harness.engine.records import CurvePoint, Record, Teaching, TriedRate
 from harness.report.site import build, data, detail, pictures, vendor
 
 HOSTILE = "</script><script>alert(1)</script>"
@@ -133,26 +134,97 @@ def test_reported_figures_are_rows_with_their_source(tmp_path: Path) -> None:
         data.reported_rows(tmp_path / "absent.csv")
 
 
-@pytest.mark.parametrize(
-    ("stored_bytes", "kind"),
-    [
-        (10 * (28 * 28 * 4 + 8), "hard"),
-        (10 * (3 * 32 * 32 * 4 + 8), "hard"),
-        (10 * (28 * 28 * 4 + 40), "soft"),
-        (10 * 28 * 28 * 4, data.UNKNOWN),
-        (None, data.UNKNOWN),
-    ],
-)
-def test_labels_are_read_off_the_stored_size(make_record: Any, stored_bytes: int, kind: str) -> None:
-    assert data.label_kind(make_record(stored_images=10, stored_bytes=stored_bytes)) == kind
+def test_rows_name_both_networks_the_protocol_and_what_was_recorded(make_record: Any) -> None:
+    said = {"label_kind": "soft", "regime": "stored", "augmentation": ""}
+    home, other = (
+        make_record(protocol="datm", **said),
+        make_record(protocol="datm", eval_arch="LeNet", **said),
+    )
+    rows = embedded(made(site_of(home, other, make_record("idm")))["index.html"])[:3]
+    names = ("network", "arch", "protocol", "regime", "labels", "augmentation")
+    facts = {tuple(row[name] for name in names) for row in rows}
+    assert facts == {
+        ("ConvNetW32", "ConvNetW32", "datm", "stored soft labels", "soft", "none"),
+        ("LeNet", "ConvNetW32", "datm", "stored soft labels", "soft", "none"),
+        ("ConvNetW32", "ConvNetW32", "dc-cpu", *[data.UNKNOWN] * 3),
+    }
 
 
-def test_the_label_kind_agrees_with_what_is_stored(make_record: Any) -> None:
-    images = torch.zeros(6, 1, 8, 8)
-    for labels in (torch.arange(3).repeat(2), torch.full((6, 3), 1 / 3)):
-        size = images.nbytes + labels.nbytes
-        record = make_record(ipc=2, stored_images=6, stored_bytes=size)
-        assert data.label_kind(record) == ("hard" if labels.ndim == 1 else "soft")
+def test_what_was_not_recorded_is_not_inferred(make_record: Any) -> None:
+    images = 10
+    told = {
+        "stored_images": images,
+        "stored_bytes": images * (28 * 28 * 4 + 8),
+        "config": {"strategy": "flip"},
+    }
+    page = made(site_of(record := make_record(**told)))[f"records/{record.id}.html"]
+    facts = facts_on(page)
+    assert {
+        name: facts[name] for name in ("stored labels", "label regime", "augmentation used")
+    } == dict.fromkeys(("stored labels", "label regime", "augmentation used"), data.UNKNOWN)
+    assert facts["optimiser steps"] == facts["calibration error"] == facts["learning rate"] == data.UNKNOWN
+
+
+def facts_on(page: bytes) -> dict[str, str]:
+    """Names and texts of all lists of facts of a page."""
+    pairs = re.findall(r"<dt>(.*?)<dd>(.*?)\n", page.decode())
+    return {html.unescape(name): html.unescape(text) for name, text in pairs}
+
+
+def test_the_record_page_has_what_the_evaluation_recorded(make_record: Any) -> None:
+    record = make_record(
+        eval_arch="LeNet",
+        protocol="kd-300",
+        regime="teacher",
+        label_kind="hard",
+        augmentation="crop_flip",
+        optimizer_steps=12_040,
+        images_per_epoch=400,
+        learning_rate=0.003,
+        tried_rates=[TriedRate(0.003, 0.41), TriedRate(0.1, None)],
+        calibration_errors=[0.10, 0.12],
+        negative_log_likelihoods=[1.5, 1.6],
+        teacher=Teaching(arch="ResNet18", recipe="r", digest="d", accuracy=0.9),
+    )
+    facts = facts_on(made(site_of(record))[f"records/{record.id}.html"])
+    expected = {
+        "evaluated network": "LeNet",
+        "distilled by": "ConvNetW32",
+        "protocol": "kd-300 1.0",
+        "label regime": "a teacher asked at every batch",
+        "teacher": "ResNet18, 90.0 % on a part of train",
+        "stored labels": "hard",
+        "augmentation used": "crop_flip",
+        "optimiser steps": "12,040",
+        "images per epoch": "400",
+        "learning rate": "0.003",
+        "rates tried": "0.003: 41.0 %, 0.1: diverged",
+        "calibration error": "11.0 points",
+        "negative log likelihood": "1.550",
+    }
+    assert {name: facts[name] for name in expected} == expected
+
+
+def test_evaluations_of_a_set_lead_to_each_other_and_share_a_picture(
+    make_record: Any, tmp_path: Path
+) -> None:
+    home, other = make_record(), make_record(eval_arch="LeNet")
+    apart = make_record(seed=1)
+    for record in (home, other, apart):
+        put_record(record, tmp_path)
+    save_set(home.trial.distillation.set_path(tmp_path))
+    files = made(site_of(home, other, apart, results=tmp_path))
+    assert [name for name in files if name.startswith("pictures/")] == [
+        f"pictures/{home.trial.distillation.id}.png"
+    ]
+    for record in (home, other):
+        reader = Reader(files[f"records/{record.id}.html"])
+        links = {attributes.get("href") for tag, attributes in reader.tags if tag == "a"}
+        assert {f"{home.id}.html", f"{other.id}.html"} <= links
+        assert "LeNet · dc-cpu" in reader.text
+        pictures_shown = [attributes["src"] for tag, attributes in reader.tags if tag == "img"]
+        assert pictures_shown == [f"../pictures/{home.trial.distillation.id}.png"]
+    assert "asked under" not in Reader(files[f"records/{apart.id}.html"]).text
 
 
 def test_the_record_page_says_what_is_known(make_record: Any) -> None:
@@ -238,10 +310,11 @@ def test_a_set_beside_its_record_is_shown(make_record: Any, tmp_path: Path) -> N
     put_record(record, tmp_path)
     save_set(record.trial.distillation.set_path(tmp_path))
     files = made(site_of(record, results=tmp_path))
-    assert files[f"pictures/{record.id}.png"].startswith(b"\x89PNG")
+    picture = f"pictures/{record.trial.distillation.id}.png"
+    assert files[picture].startswith(b"\x89PNG")
     reader = Reader(files[f"records/{record.id}.html"])
     images = [attributes for tag, attributes in reader.tags if tag == "img"]
-    assert [image["src"] for image in images] == [f"../pictures/{record.id}.png"]
+    assert [image["src"] for image in images] == [f"../{picture}"]
     assert "class-2" in reader.text
 
 
@@ -266,9 +339,10 @@ def test_pictures_beyond_the_budget_are_left_out(
     size = len(pictures.picture_of(records[0], tmp_path).png)
     monkeypatch.setattr(build, "PICTURES_BYTES", size)
     site = site_of(*records, results=tmp_path)
-    assert site.pictures[records[1].id].png
-    assert not site.pictures[records[0].id].png
-    assert "left out" in site.pictures[records[0].id].caption
+    names = list(map(build.picture_id, records))
+    assert site.pictures[names[1]].png
+    assert not site.pictures[names[0]].png
+    assert "left out" in site.pictures[names[0]].caption
 
 
 def test_a_damaged_set_costs_its_picture_only(make_record: Any, tmp_path: Path) -> None:

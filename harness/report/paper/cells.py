@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,10 @@ OTHER_DATA = "other images only"
 
 @dataclass(frozen=True)
 class Spec:
-    """What a cell of the paper is: a method on a dataset at an ipc; `settings` differ from the published."""
+    """What a cell of the paper is: a method on a dataset at an ipc; `settings` differ from the published.
+
+    `arch` is the network that is trained on the set; what distils it is the ConvNet, as in the paper.
+    """
 
     method: str
     dataset: str
@@ -38,6 +42,11 @@ class Spec:
         """`bacon`, or `bacon (tv_weight=0.0)`."""
         changes = ", ".join(f"{name}={value}" for name, value in self.settings)
         return f"{self.method} ({changes})" if changes else self.method
+
+    @property
+    def home(self) -> Spec:
+        """The cell of the same sets with the network that distilled them."""
+        return dataclasses.replace(self, arch=SCALE.arch)
 
     @property
     def key(self) -> NetworkKey:
@@ -75,8 +84,8 @@ class PaperCell:
 
     @property
     def gap(self) -> float | None:
-        """Measured less printed accuracy, a fraction; None where they are not like for like."""
-        if self.measured is None or self.figure is None or self.spec.arch != SCALE.arch:
+        """Measured less printed accuracy, a fraction; None where one is not known."""
+        if self.measured is None or self.figure is None:
             return None
         return self.measured.mean - self.figure.mean
 
@@ -121,12 +130,12 @@ class RecordIndex:
     """Records by what the paper's cells ask for."""
 
     def __init__(self, records: Iterable[Record]) -> None:
-        self._found: dict[tuple[str, int, str], list[Record]] = defaultdict(list)
+        self._found: dict[tuple[str, int, str | None], list[Record]] = defaultdict(list)
         prints: dict[str, Counter[str]] = defaultdict(Counter)
         for record in records:
             if published(record.trial):
                 trial = record.trial
-                self._found[trial.method, trial.ipc, _arch(trial)].append(record)
+                self._found[trial.method, trial.ipc, network_of(trial)].append(record)
                 if _at_paper_scale(trial, trial.dataset) and data_of(record):
                     prints[trial.dataset][data_of(record)] += 1
         # Of one dataset there is one set of images in all tables: that of most records.
@@ -198,9 +207,15 @@ def counts(records: Sequence[Record]) -> str:
     return f"{len(networks)} seeds, {sum(networks)} networks"
 
 
-def _arch(trial: Trial) -> str:
-    """The network in the paper's name: a scale's own network stands for the paper's."""
-    return SCALE.arch if trial.arch == SCALES[trial.scale].arch else trial.arch
+def network_of(trial: Trial) -> str | None:
+    """The evaluated network in the paper's name, in which a scale's own network stands for the paper's.
+
+    None for sets by another network than the scale's: the paper has none.
+    """
+    own = SCALES[trial.scale].arch
+    if trial.arch != own:
+        return None
+    return SCALE.arch if trial.network == own else trial.network
 
 
 def _at_paper_scale(trial: Trial, dataset: str) -> bool:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -18,11 +18,12 @@ from harness.report.paper.tables import COMPARED, NAMES, Tables
 
 UNKNOWN = "unknown"
 PHASES = ("distillation", "evaluation")
+SETS_THERE = "none, the sets are there or made before"
 
 
 @dataclass(frozen=True)
 class Command:
-    """One `run` that fills cells: the same dataset, network and settings, every method at every ipc.
+    """One `run` that fills cells: the same dataset and settings, every method at every ipc on every network.
 
     lacking: the seeds that each cell still needs, in the order of `cells`.
     """
@@ -31,7 +32,7 @@ class Command:
     methods: tuple[str, ...]
     dataset: str
     ipcs: tuple[int, ...]
-    arch: str
+    networks: tuple[str, ...]
     settings: tuple[tuple[str, float], ...]
     cells: tuple[Spec, ...]
     lacking: tuple[tuple[int, ...], ...]
@@ -49,8 +50,8 @@ class Command:
             "methods": ",".join(self.methods),
             "ipc": ",".join(map(str, self.ipcs)),
         }
-        if self.arch != SCALE.arch:
-            asked["arch"] = self.arch
+        if self.networks != (SCALE.arch,):
+            asked["eval_arch"] = ",".join(self.networks)
         if self.settings:
             asked["set"] = [f"{self.methods[0]}.{name}={value}" for name, value in self.settings]
         return asked
@@ -62,10 +63,19 @@ class Command:
 
 @dataclass(frozen=True)
 class Missing:
-    """Commands with the hours of one trial of each of their cells."""
+    """Commands with the hours of one trial of each of their cells.
+
+    new_sets: the seeds whose sets are made for a cell; those of its other seeds are there already or made for
+    another cell, and cost nothing.
+    """
 
     commands: tuple[Command, ...]
     hours: Mapping[Spec, TrialHours]
+    new_sets: Mapping[Spec, tuple[int, ...]] = field(default_factory=dict)
+
+    def counted(self, spec: Spec, seeds: Collection[int], phase: str) -> int:
+        """How often a phase of one trial of a cell is to be paid."""
+        return len(self.new_sets.get(spec, seeds) if phase == PHASES[0] else seeds)
 
     def total(self, commands: Iterable[Command]) -> str:
         """`about 12 GPU-hours and at most 5 more, unknown for the evaluation of 3 cells`, for all trials."""
@@ -74,8 +84,9 @@ class Missing:
             for spec, seeds in zip(command.cells, command.lacking, strict=True):
                 for phase in PHASES:
                     found: Hours = getattr(self.hours[spec], phase)
-                    sums[found.bound] += len(seeds) * (found.hours or 0.0)
-                    unknown[phase] += found.hours is None
+                    times = self.counted(spec, seeds, phase)
+                    sums[found.bound] += times * (found.hours or 0.0)
+                    unknown[phase] += times > 0 and found.hours is None
         gaps = [f"{phase} of {plural(number, 'cell')}" for phase, number in unknown.items() if number]
         gap = f"{UNKNOWN} for the {' and the '.join(gaps)}" if gaps else ""
         parts = [f"about {sums[False]:,.1f} GPU-hours"] if sums[False] else []
@@ -97,21 +108,42 @@ def missing(tables: Tables, wanted: Completeness, evidence: Evidence | None) -> 
         commands += group(name, [cell for spec, cell in cells.items() if spec not in seen], wanted)
         seen |= set(cells)
     specs = dict.fromkeys(spec for command in commands for spec in command.cells)
-    return Missing(tuple(commands), {spec: evidence.hours(spec) for spec in specs} if evidence else {})
+    hours = {spec: evidence.hours(spec) for spec in specs} if evidence else {}
+    return Missing(tuple(commands), hours, _new_sets(tables, commands))
+
+
+def _new_sets(tables: Tables, commands: Iterable[Command]) -> dict[Spec, tuple[int, ...]]:
+    """For each cell that is filled the seeds whose sets no record tells of and no cell before it needs."""
+    made = {
+        (cell.spec.home, record.trial.seed)
+        for cells in tables.cells.values()
+        for _, cell in cells
+        for record in cell.done
+    }
+    found: dict[Spec, tuple[int, ...]] = {}
+    for command in commands:
+        for spec, seeds in zip(command.cells, command.lacking, strict=True):
+            found[spec] = tuple(seed for seed in seeds if (spec.home, seed) not in made)
+            made |= {(spec.home, seed) for seed in seeds}
+    return found
 
 
 def group(name: str, cells: Iterable[PaperCell], wanted: Completeness) -> list[Command]:
-    """As few commands as fill these cells exactly, in their order."""
-    rows: dict[tuple[Any, ...], list[PaperCell]] = {}
+    """As few commands as fill these cells exactly, in their order; one asks a set with all its networks."""
+    sets: dict[tuple[Any, ...], list[PaperCell]] = {}
     for cell in cells:
         spec = cell.spec
         # Settings name their method, so methods with settings of their own have commands of their own; those
         # of the authors' own table are apart from the many others.
         own = spec.method if spec.settings else str(spec.method in COMPARED)
-        rows.setdefault((spec.dataset, spec.arch, own, spec.settings, spec.method), []).append(cell)
+        sets.setdefault((spec.dataset, own, spec.settings, spec.method, spec.ipc), []).append(cell)
+    rows: dict[tuple[Any, ...], list[PaperCell]] = {}
+    for (*place, method, _), asked in sets.items():
+        networks = tuple(cell.spec.arch for cell in asked)
+        rows.setdefault((*place, networks, method), []).extend(asked)
     merged: dict[tuple[Any, ...], list[PaperCell]] = {}
     for (*place, _), row in rows.items():
-        ipcs = tuple(sorted(cell.spec.ipc for cell in row))
+        ipcs = tuple(sorted({cell.spec.ipc for cell in row}))
         merged.setdefault((*place, ipcs), []).extend(row)
     return [
         Command(
@@ -119,12 +151,12 @@ def group(name: str, cells: Iterable[PaperCell], wanted: Completeness) -> list[C
             methods=tuple(dict.fromkeys(cell.spec.method for cell in part)),
             dataset=dataset,
             ipcs=ipcs,
-            arch=arch,
+            networks=networks,
             settings=changed,
             cells=tuple(cell.spec for cell in part),
             lacking=tuple(cell.lacking(wanted) for cell in part),
         )
-        for (dataset, arch, _, changed, ipcs), part in merged.items()
+        for (dataset, _, changed, networks, ipcs), part in merged.items()
     ]
 
 
@@ -164,6 +196,7 @@ def as_json(found: Missing, launch: Mapping[str, Any]) -> str:
                     "ipc": spec.ipc,
                     "arch": spec.arch,
                     "seeds": seeds,
+                    "new_sets": found.new_sets.get(spec, seeds),
                     "gpu_hours_a_trial": dataclasses.asdict(found.hours[spec]),
                 }
                 for spec, seeds in zip(command.cells, command.lacking, strict=True)
@@ -178,19 +211,28 @@ def _comments(found: Missing, command: Command) -> list[str]:
     size = f"{plural(len(command.cells), 'cell')}, {plural(command.trials, 'trial')}"
     lines = [f"# {command.table}, {command.dataset}: {size}: {found.total([command])}"]
     for phase in PHASES:
-        for source, cells in _by_source(found, command.cells, phase).items():
+        for source, cells in _by_source(found, command, phase).items():
             lines.append(f"#   {phase}: {source}: {cells}")
     return lines
 
 
-def _by_source(found: Missing, cells: Iterable[Spec], phase: str) -> dict[str, str]:
+def _by_source(found: Missing, command: Command, phase: str) -> dict[str, str]:
     """Cells of each source of hours, with those of one trial: `bacon (ipc 1: 0.61 h, 10: 0.59 h)`."""
     rows: dict[str, dict[str, list[str]]] = {}
-    for spec in cells:
+    listed: set[Spec] = set()
+    for spec, seeds in zip(command.cells, command.lacking, strict=True):
         hours: Hours = getattr(found.hours[spec], phase)
         source = f"{UNKNOWN}, {hours.source}" if hours.hours is None else hours.source
         time = "" if hours.hours is None else f": {'at most ' if hours.bound else ''}{hours.hours:.2g} h"
-        rows.setdefault(source, {}).setdefault(spec.label, []).append(f"{spec.ipc}{time}")
+        if not found.counted(spec, seeds, phase):
+            if spec.home in listed:
+                continue
+            source, time = SETS_THERE, ""
+        listed.add(spec.home)
+        label = spec.label
+        if phase != PHASES[0] and len(command.networks) > 1:
+            label += f" on {spec.arch}"
+        rows.setdefault(source, {}).setdefault(label, []).append(f"{spec.ipc}{time}")
     return {
         source: ", ".join(f"{label} (ipc {', '.join(ipcs)})" for label, ipcs in parts.items())
         for source, parts in rows.items()

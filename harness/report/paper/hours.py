@@ -12,7 +12,8 @@ must give what its records counted, at any scale, to `TOLERANCE`. Seconds then c
    the same shape, at no higher ipc. Small work leaves a GPU idle, so this is an upper bound on that GPU.
 
 An evaluation trains networks on so many images of a shape, whichever method made them: it comes from 1, or
-as in 3 from the largest such training at another scale that is no larger than the wanted one.
+as in 3 from the largest such training at another scale that is no larger than the wanted one. Which network
+is evaluated does not change the distillation, which is by the ConvNet.
 Asking for settings imports the methods, and so torch.
 """
 
@@ -35,7 +36,7 @@ from harness.engine.parts import SetSize
 from harness.engine.protocol import protocol_named
 from harness.engine.records import Record, Trial, hardware
 from harness.perf.steps import StepSheet
-from harness.report.paper.cells import SCALE, Spec, copy_of, published
+from harness.report.paper.cells import SCALE, Spec, copy_of, network_of, published
 
 TOLERANCE = 0.02  # of FLOPs by formula against those that records counted
 STEP_CELL = ("cifar10", 10)  # at whose settings kept steps are measured
@@ -88,18 +89,12 @@ class Evidence:
 
     def hours(self, spec: Spec) -> TrialHours:
         """Hours of one trial of a cell at paper scale."""
-        if own := [record for record in self._on_gpu if _is_cell(record, spec)]:
-            return TrialHours(
-                _mean_hours(own, lambda record: _seconds(record.distill), "other seeds"),
-                _mean_hours(
-                    own,
-                    lambda record: _seconds(record.evaluate) * SCALE.evals / record.trial.evals,
-                    "other seeds",
-                ),
-            )
         return TrialHours(self._distillation(spec), self._evaluation(spec))
 
     def _distillation(self, spec: Spec) -> Hours:
+        """Hours of making the set, which is by the ConvNet whatever network is evaluated."""
+        if own := [record for record in self._on_gpu if _has_set(record, spec)]:
+            return _mean_hours(own, lambda record: _seconds(record.distill), "other seeds")
         near = _nearest(
             (
                 record
@@ -114,7 +109,7 @@ class Evidence:
             return _mean_hours(near, lambda record: _seconds(record.distill), "nothing is trained")
         flops = self._flops(spec)
         if flops is None:
-            known = image_pass(spec.dataset, spec.arch) is not None
+            known = image_pass(spec.dataset, SCALE.arch) is not None
             return Hours(None, NO_FORMULA if known else NO_NETWORK)
         return self._by_step(spec, flops) or (
             _by_ratio(near, flops, lambda record: record.distill)
@@ -134,9 +129,16 @@ class Evidence:
         return None
 
     def _evaluation(self, spec: Spec) -> Hours:
-        """Hours of training a trial's networks, by the ratio of FLOPs to a smaller evaluation."""
+        """Hours of training a trial's networks: of other seeds, or by FLOPs from a smaller evaluation."""
+        if own := [r for r in self._on_gpu if _has_set(r, spec) and network_of(r.trial) == spec.arch]:
+            return _mean_hours(
+                own,
+                lambda record: _seconds(record.evaluate) * SCALE.evals / record.trial.evals,
+                "other seeds",
+            )
         one = image_pass(spec.dataset, spec.arch)
-        kin = [record for record in self._done if record.trial.method == spec.method and record.stored_images]
+        kin = [r for r in self._done if r.trial.method == spec.method and r.stored_images]
+        kin = [record for record in kin if published(record.trial)]
         if one is None or not kin or not kin[0].decoded_images or not kin[0].stored_images:
             return Hours(None, NO_NETWORK if one is None else "no record says how many images it decodes to")
         tiles = kin[0].decoded_images / kin[0].stored_images
@@ -154,7 +156,7 @@ class Evidence:
 
     def _flops(self, spec: Spec) -> float | None:
         """FLOPs of one distillation; None unless the formula is confirmed."""
-        one = image_pass(spec.dataset, spec.arch)
+        one = image_pass(spec.dataset, SCALE.arch)
         if one is None or not self._confirmed(spec.method):
             return None
         steps = steps_at(spec)
@@ -244,17 +246,18 @@ def original(dataset: str) -> str:
     return next((name for name in KNOWN if copy_of(dataset, name)), "")
 
 
-def _is_cell(record: Record, spec: Spec) -> bool:
+def _has_set(record: Record, spec: Spec) -> bool:
+    """Whether a record is of a set of the cell, whichever network it asks."""
     trial = record.trial
-    cell = trial.scale, trial.dataset, trial.ipc, trial.arch
+    made = trial.method, trial.scale, trial.dataset, trial.ipc, trial.arch
     same = all(trial.config.get(name) == value for name, value in spec.settings)
-    return cell == (SCALE.name, spec.dataset, spec.ipc, spec.arch) and same and published(trial)
+    return made == (spec.method, SCALE.name, spec.dataset, spec.ipc, SCALE.arch) and same and published(trial)
 
 
 def _at_other_scale(record: Record) -> bool:
-    """Whether a record is of work on a known dataset and network at another scale."""
+    """Whether a record is of work on a known dataset and networks at another scale."""
     trial, dataset = record.trial, original(record.trial.dataset)
-    known = bool(dataset) and image_pass(dataset, trial.arch) is not None
+    known = bool(dataset) and all(image_pass(dataset, arch) for arch in (trial.arch, trial.network))
     return known and trial.scale != SCALE.name and published(trial)
 
 

@@ -31,6 +31,7 @@ TITLES = {
     "lambda": "Ablation of lambda, the weight of the total variation",
     "cost": "Cost",
 }
+COLUMNS = ("", " reported", " gap")  # of each cell
 ABLATED = "cifar10"
 COMPARED = ("dm", "idm", "bacon")  # the methods of the authors' own table
 # What each row of the ablation leaves in: settings of methods/bacon.py and methods/idm.py.
@@ -67,10 +68,10 @@ and what fills them: `python -m harness paper --missing`.
 - **gap**: measured less reported, in points; *z* is the gap in standard deviations that the paper prints."""
 NOTES = {
     "cross": (
-        "This harness distils with the network that it evaluates, so what is measured for"
-        f" {', '.join(CROSS_NETWORKS.values())} is of sets distilled on that network; papers distil on"
-        " ConvNet. The two are not like for like, and no gap is given. Papers name no depth: VGG is taken for"
-        " VGG11, ResNet for ResNet18."
+        f"Sets are distilled by {SCALE.arch}, here and in the papers; columns are the networks that are"
+        " trained on them. Papers name no depth and not always the normalisation: VGG is taken for VGG11,"
+        " ResNet for ResNet18, with instance norm. All networks have the protocol's learning rate, which was"
+        f" chosen for {SCALE.arch} and need not suit the others."
     ),
     "terms": (
         f"Rows are commands of this harness. {NO_FIGURES} Methods of the main comparison show what is"
@@ -247,7 +248,7 @@ def _by_ipc(cells: Sequence[tuple[str, PaperCell]], corner: str) -> str:
     """A row for each label; measured, reported and gap for each ipc."""
     found = {(label, cell.spec.ipc): cell for label, cell in cells}
     ipcs = sorted({ipc for _, ipc in found})
-    headers = [corner, *(f"ipc {ipc}{what}" for ipc in ipcs for what in ("", " reported", " gap"))]
+    headers = [corner, *(f"ipc {ipc}{what}" for ipc in ipcs for what in COLUMNS)]
     labels = dict.fromkeys(label for label, _ in found)
     return table(headers, [[label, *_texts(found[label, ipc] for ipc in ipcs)] for label in labels])
 
@@ -255,9 +256,9 @@ def _by_ipc(cells: Sequence[tuple[str, PaperCell]], corner: str) -> str:
 def _by_network(cells: Sequence[tuple[str, PaperCell]]) -> str:
     found = {(cell.spec.ipc, label, cell.spec.arch): cell for label, cell in cells}
     networks = list(dict.fromkeys(arch for _, _, arch in found))
-    headers = ["method", "ipc", *(f"{arch}{what}" for arch in networks for what in ("", " reported"))]
+    headers = ["method", "ipc", *(f"{arch}{what}" for arch in networks for what in COLUMNS)]
     rows = [
-        [label, str(ipc), *(text for arch in networks for text in _pair(found[ipc, label, arch]))]
+        [label, str(ipc), *_texts(found[ipc, label, arch] for arch in networks)]
         for ipc, label in dict.fromkeys((ipc, label) for ipc, label, _ in found)
     ]
     return table(headers, rows)

@@ -1,16 +1,19 @@
-"""Heat maps: methods by classes, and methods by the networks that distilled and judged."""
+"""Heat maps: methods by classes, and distilled sets by the networks that were trained on them."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from harness.core.errors import UserError
-from harness.report.plots.scenes import WHOLE, Absent, Drawn, Outcome, Scene, estimates_of
+from harness.engine.records import Record
+from harness.report.plots.scenes import WHOLE, Absent, Drawn, Outcome, Scene
 from harness.report.plots.style import FigureLayout, figure_of
-from harness.report.tracks import Row, Track, by_track, grid_of
+from harness.report.stats import estimates
+from harness.report.tracks import Cell, Row, cell_of, rows_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,6 +34,14 @@ class Heat(NamedTuple):
     x_label: str
 
 
+class NetworkCell(NamedTuple):
+    """Where a mean over seeds stands: the label of its row, its ipc and the evaluated network."""
+
+    label: str
+    ipc: int
+    network: str
+
+
 def by_class(scene: Scene) -> Iterator[Outcome]:
     """A figure for each ipc: accuracy of each method on each class, the best method on top."""
     found = False
@@ -47,30 +58,37 @@ def by_class(scene: Scene) -> Iterator[Outcome]:
 
 
 def across_networks(scene: Scene) -> Iterator[Outcome]:
-    """A figure for each ipc that ran under several networks: methods by networks."""
-    tracks = by_track(scene.records)
-    cells = {
-        track: grid_of([record for record in records if record.trial.method != WHOLE])
-        for track, records in tracks.items()
-    }
-    means = {
-        (row, ipc, track): 100 * estimate.mean
-        for track, grid in cells.items()
-        for (row, ipc), estimate in estimates_of(grid, lambda record: record.accuracies).items()
-    }
+    """A figure for each ipc that was evaluated with several networks: sets by evaluated networks."""
+    crossed = any(record.trial.eval_arch for record in scene.records)
+    cells = _cells_by_network([r for r in scene.records if r.trial.method != WHOLE], crossed=crossed)
+    groups = {key: cell.groups for key, cell in cells.items() if cell.groups}
+    means = {key: 100 * estimate.mean for key, estimate in estimates(groups).items()}
     drawn = False
-    for ipc in sorted({ipc for _, ipc, _ in means}):
-        here = {(row, track): mean for (row, at, track), mean in means.items() if at == ipc}
-        archs = [track for track in tracks if any(found == track for _, found in here)]
-        if len(archs) > 1:
+    for ipc in sorted({key.ipc for key in means}):
+        here = {key: mean for key, mean in means.items() if key.ipc == ipc}
+        if len({key.network for key in here}) > 1:
             drawn = True
-            yield Drawn(f"networks-ipc{ipc}", _networks(scene, ipc, archs, here))
+            yield Drawn(f"networks-ipc{ipc}", _networks(scene, here, crossed=crossed))
     if not drawn:
-        names = ", ".join(sorted({track.arch for track in tracks}))
+        names = ", ".join(sorted({record.trial.network for record in scene.records}))
         yield Absent(
-            f"all trials of an ipc ran with one network ({names}); run some again with `--arch NAME`, see "
-            "`python -m harness list archs`"
+            f"all trials of an ipc were evaluated with one network ({names}); ask the sets with others by"
+            " `python -m harness evaluate --eval-arch NAME`, see `python -m harness list archs`"
         )
+
+
+def _cells_by_network(records: Sequence[Record], *, crossed: bool) -> dict[NetworkCell, Cell]:
+    """Cells of sets by evaluated network; which network distilled tells sets apart where they are crossed.
+
+    Otherwise each network has been asked about its own sets, and a row is a method.
+    """
+    homes = {record.trial.arch for record in records}
+    gathered: dict[NetworkCell, list[Record]] = defaultdict(list)
+    for row, record in zip(rows_of(records), records, strict=True):
+        trial = record.trial
+        label = f"{row.label}, by {trial.arch}" if crossed and len(homes) > 1 else row.label
+        gathered[NetworkCell(label, trial.ipc, trial.network)].append(record)
+    return {key: cell_of(found) for key, found in gathered.items()}
 
 
 def class_names(scene: Scene, classes: int) -> Sequence[str]:
@@ -110,21 +128,30 @@ def _classes(scene: Scene, ipc: int, means: Mapping[Row, Sequence[float]]) -> Fi
     return _draw(heat, FigureLayout(f"Accuracy by class, ipc {ipc}", scene.track.heading, note))
 
 
-def _networks(
-    scene: Scene, ipc: int, archs: Sequence[Track], means: Mapping[tuple[Row, Track], float]
-) -> Figure:
-    by_row: dict[Row, list[float | None]] = {
-        row: [means.get((row, track)) for track in archs] for row in sorted({row for row, _ in means})
+def _networks(scene: Scene, means: Mapping[NetworkCell, float], *, crossed: bool) -> Figure:
+    """The figure of one ipc, the networks that distilled first among the columns."""
+    ipc = next(iter(means)).ipc
+    homes = sorted({record.trial.arch for record in scene.records})
+    networks = sorted({key.network for key in means}, key=lambda name: (crossed and name not in homes, name))
+    by_row: dict[str, list[float | None]] = {
+        label: [means.get(NetworkCell(label, ipc, network)) for network in networks]
+        for label in sorted({key.label for key in means})
     }
     rows = sorted(by_row, key=lambda row: (by_row[row].count(None), -_known_mean(by_row[row]), row))
-    heat = Heat([r.label for r in rows], [t.arch for t in archs], [by_row[r] for r in rows], "network")
-    note = (
-        "Test accuracy (%) of sets that were distilled and judged with the network of the column; all else is"
-        " equal within the figure. Means over the seeds; methods that ran with most networks on top, then by"
-        " the mean over these; light: not run."
+    heat = Heat(rows, networks, [by_row[row] for row in rows], "evaluated network" if crossed else "network")
+    columns = (
+        f"the networks of the columns, trained on sets that {' or '.join(homes)} distilled"
+        if crossed
+        else "sets that were distilled and judged with the network of the column"
     )
-    heading = dataclasses.replace(scene.track, arch=" | ".join(track.arch for track in archs)).heading
-    return _draw(heat, FigureLayout(f"Accuracy by network, ipc {ipc}", heading, note))
+    note = (
+        f"Test accuracy (%) of {columns}; all else is equal within the figure. Means over the seeds; methods"
+        " that ran with most networks on top, then by the mean over these; light: not run."
+    )
+    named = f"sets by {', '.join(homes)}" if crossed else " | ".join(networks)
+    heading = dataclasses.replace(scene.track, arch=named).heading
+    title = f"Accuracy by {'evaluated ' if crossed else ''}network, ipc {ipc}"
+    return _draw(heat, FigureLayout(title, heading, note))
 
 
 def _draw(heat: Heat, head: FigureLayout) -> Figure:

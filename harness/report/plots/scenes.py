@@ -142,10 +142,10 @@ def scenes_of(records: Iterable[Record], results: Path, data_dir: Path) -> list[
 
 
 def scenes_across_archs(scenes: Sequence[Scene]) -> list[Scene]:
-    """Scenes whose tracks differ in nothing but the network, put together."""
+    """Scenes whose tracks differ in nothing but the networks, distilling or evaluated, put together."""
     together: dict[Track, list[Scene]] = {}
     for scene in scenes:
-        track = dataclasses.replace(scene.track, arch=SEVERAL_ARCHS)
+        track = dataclasses.replace(scene.track, arch=SEVERAL_ARCHS, eval_arch="")
         together.setdefault(track, []).append(scene)
     return [
         Scene.of(track, [r for scene in found for r in scene.records], found[0].results, found[0].data_dir)

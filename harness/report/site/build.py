@@ -9,9 +9,11 @@ from __future__ import annotations
 import itertools
 import re
 import sys
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,7 +25,7 @@ from harness.core.packaged import packaged
 from harness.core.text import memory, percent, plural
 from harness.engine.provenance import Lineage
 from harness.engine.record_files import collect
-from harness.engine.records import Record
+from harness.engine.records import FIRST_SCHEMA, Record
 from harness.engine.scales import SCALES
 from harness.report.filters import Filters
 from harness.report.frames import print_problems
@@ -57,8 +59,11 @@ FACETS = (
     ("dataset", "Dataset"),
     ("ipc", "Images per class"),
     ("scale", "Scale"),
-    ("arch", "Network"),
-    ("labels", "Labels"),
+    ("protocol", "Protocol"),
+    ("network", "Evaluated network"),
+    ("arch", "Distilled by"),
+    ("regime", "Label regime"),
+    ("labels", "Stored labels"),
     ("augmentation", "Augmentation"),
     ("kind", "Origin"),
 )
@@ -87,13 +92,21 @@ class Shown(NamedTuple):
 
 @dataclass(frozen=True)
 class Site:
-    """All that the files are made of: rows with their records, and `pictures` by id of a record."""
+    """All that the files are made of: rows with their records, and `pictures` by `picture_id`."""
 
     rows: list[LeaderboardRow]
     records: list[tuple[Record, ...]]
     reported: list[LeaderboardRow] = field(default_factory=list)
     curves: list[CurveRow] = field(default_factory=list)
     pictures: Mapping[str, Picture] = field(default_factory=dict)
+
+    @cached_property
+    def asked(self) -> Mapping[str, list[Record]]:
+        """All evaluations of each set, by the id of its distillation."""
+        found: dict[str, list[Record]] = defaultdict(list)
+        for record in itertools.chain(*self.records):
+            found[record.trial.distillation.id].append(record)
+        return found
 
     @property
     def size(self) -> int:
@@ -165,12 +178,12 @@ def own_files(site: Site) -> Iterator[tuple[str, bytes]]:
     yield "index.html", _index(environment, site)
     yield "compute.html", _compute(environment, site)
     yield "how.html", _how(environment, site)
+    for name, picture in site.pictures.items():
+        if picture.png:
+            yield f"pictures/{name}.png", picture.png
     for row, records in zip(site.rows, site.records, strict=True):
         for record in records:
-            picture = site.pictures.get(record.trial.id, Picture())
-            yield f"records/{record.trial.id}.html", _record(environment, record, row, picture)
-            if picture.png:
-                yield f"pictures/{record.trial.id}.png", picture.png
+            yield f"records/{record.trial.id}.html", _record(environment, site, record, row)
 
 
 def write(made: Iterable[tuple[str, bytes]], folder: Path) -> int:
@@ -255,8 +268,9 @@ def _how(environment: Environment, site: Site) -> bytes:
     )
 
 
-def _record(environment: Environment, record: Record, row: LeaderboardRow, picture: Picture) -> bytes:
+def _record(environment: Environment, site: Site, record: Record, row: LeaderboardRow) -> bytes:
     made, known = record.provenance, record.accuracies
+    picture = site.pictures.get(picture_id(record), Picture())
     return _render(
         environment,
         "record.html",
@@ -273,6 +287,8 @@ def _record(environment: Environment, record: Record, row: LeaderboardRow, pictu
         costs=detail.costs(record),
         settings=detail.settings(record),
         circumstances=detail.circumstances(record),
+        evaluation=detail.evaluation(record),
+        asked=site.asked.get(record.trial.distillation.id, ()),
         provenance=detail.provenance(record),
         command=detail.command(record),
         commit=made.git_commit if made else None,
@@ -281,8 +297,13 @@ def _record(environment: Environment, record: Record, row: LeaderboardRow, pictu
     )
 
 
+def picture_id(record: Record) -> str:
+    """What names the picture of a set, which all evaluations of the set share."""
+    return record.trial.id if record.schema == FIRST_SCHEMA else record.trial.distillation.id
+
+
 def _shown(record: Record, picture: Picture) -> Shown:
-    file = f"pictures/{record.trial.id}.png" if picture.png else ""
+    file = f"pictures/{picture_id(record)}.png" if picture.png else ""
     return Shown(file, picture.width, picture.height, picture.caption)
 
 
@@ -300,13 +321,15 @@ def _facets(rows: Iterable[LeaderboardRow]) -> list[Facet]:
 
 
 def _pictures(records: Iterable[Record], results: Path) -> dict[str, Picture]:
-    """Pictures by id, first seeds first, as long as all of them together stay small."""
-    pictures, left = {}, PICTURES_BYTES
+    """Pictures by `picture_id`, first seeds first, as long as all of them together stay small."""
+    pictures, left = dict[str, Picture](), PICTURES_BYTES
     done = (record for record in records if record.status == "done")
     for record in sorted(done, key=lambda record: record.trial.seed):
+        if picture_id(record) in pictures:
+            continue
         picture = picture_of(record, results)
         if len(picture.png) > left:
             picture = Picture(caption=LEFT_OUT, class_names=picture.class_names)
         left -= len(picture.png)
-        pictures[record.trial.id] = picture
+        pictures[picture_id(record)] = picture
     return pictures

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,16 +11,16 @@ import msgspec
 
 from harness.core.text import MISSING, count, memory, one_line, percent, seconds
 from harness.engine.provenance import CODE_WORDS, CodeState
-from harness.engine.records import Record, Trial, hardware
+from harness.engine.records import Record, hardware
+from harness.report.protocols import REGIMES
 from harness.report.reported import ALL_IMAGES, REPORTED_CSV, UNTRACED, ReportedFigure, load_reported
 from harness.report.standing import CEILING, Ranking, Scored, costs_of, scored
 from harness.report.stats import Estimate, estimate
 from harness.report.tracks import Cell, Row, Track
 
 UNKNOWN = "not recorded"
+OF_THE_PAPER = "the paper's own"
 MEASURED, SUBMITTED, REPORTED = "measured", "submitted", "reported"
-FLOAT_BYTES, HARD_LABEL_BYTES = 4, 8  # of a stored pixel or soft label, and of a hard label
-CHANNELS = (1, 3)
 DIGEST_LETTERS = 8  # of the digest of an image folder, in the table; its records' pages have all
 
 
@@ -49,9 +48,10 @@ class Seed(msgspec.Struct, frozen=True):
 class LeaderboardRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One line of the leaderboard: a method in one configuration at one ipc, in one track.
 
-    `label` is the method with the settings that tell it from its other rows, `track` says what must be equal
-    for two accuracies to compare. `ipc` is ALL_IMAGES for training on the whole train split. Accuracies are
-    fractions in [0, 1]; a fact that is not known is None, and `figure` and the other texts then say so.
+    `arch` is the network that distilled and `network` the one that was trained on the set. `label` is the
+    method with the settings that tell it from its other rows, `track` says what must be equal for two
+    accuracies to compare. `ipc` is ALL_IMAGES for training on the whole train split. Accuracies are fractions
+    in [0, 1]; a fact that is not known is None, and `figure` and the other texts then say so.
     `note` says what a reader should know of the figure.
     """
 
@@ -61,6 +61,9 @@ class LeaderboardRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     ipc: int
     scale: str
     arch: str
+    network: str
+    protocol: str
+    regime: str
     labels: str
     augmentation: str
     kind: str
@@ -135,43 +138,25 @@ def reported_rows(path: Path = REPORTED_CSV) -> list[LeaderboardRow]:
     return sorted(rows, key=lambda row: (row.dataset, row.ipc, row.method))
 
 
+def regime(record: Record) -> str:
+    """What the networks were told of the images, as recorded: `hard labels`, `stored soft labels`, ..."""
+    return UNKNOWN if record.regime is None else REGIMES[record.regime]
+
+
 def label_kind(record: Record) -> str:
-    """`hard` or `soft`, as the stored size tells; `not recorded` where it fits both or neither.
-
-    An image is stored as float32, a hard label as one int64 and a soft one as a float32 for each class.
-    """
-    trial, images, size = record.trial, record.stored_images, record.stored_bytes
-    if not images or size is None or images % trial.ipc:
-        return UNKNOWN
-    soft_bytes = FLOAT_BYTES * (images // trial.ipc)
-    fits = {
-        name
-        for name, label in (("hard", HARD_LABEL_BYTES), ("soft", soft_bytes))
-        if _square_image(size - images * label, images)
-    }
-    return fits.pop() if len(fits) == 1 else UNKNOWN
+    """`hard` or `soft`, of the labels that are stored with the set, as recorded."""
+    return record.label_kind or UNKNOWN
 
 
-def augmentation(trial: Trial) -> str:
-    """The method's setting `strategy` in words; `not recorded` for methods without one."""
-    if "strategy" not in trial.config:
-        return UNKNOWN
-    strategy = trial.config["strategy"]
-    if strategy is None:
-        return "the dataset's default"
-    return str(strategy) or "none"
+def augmentation(record: Record) -> str:
+    """The strategy that was really used while networks were trained, as recorded."""
+    return UNKNOWN if record.augmentation is None else record.augmentation or "none"
 
 
 def link_of(source: str) -> str:
     """The web address that a source begins with; empty if there is none."""
     first = source.split(maxsplit=1)[0] if source.strip() else ""
     return first if first.startswith(("https://", "http://")) else ""
-
-
-def _square_image(size: int, images: int) -> bool:
-    pixels, rest = divmod(size, FLOAT_BYTES * images)
-    sides = (pixels // channels for channels in CHANNELS if pixels % channels == 0)
-    return rest == 0 and any(side > 0 and math.isqrt(side) ** 2 == side for side in sides)
 
 
 def _places(found: Scored) -> Iterator[PlacedCell]:
@@ -197,8 +182,11 @@ def _measured(place: PlacedCell) -> LeaderboardRow:
         ipc=place.ipc,
         scale=track.scale,
         arch=track.arch,
+        network=track.network,
+        protocol=track.protocol,
+        regime=_shared(regime(record) for record in cell.done),
         labels=_shared(label_kind(record) for record in cell.done),
-        augmentation=_shared(augmentation(record.trial) for record in records),
+        augmentation=_shared(augmentation(record) for record in cell.done),
         kind=SUBMITTED if submitted else MEASURED,
         track=_heading(track),
         conditions=_conditions(track),
@@ -308,11 +296,14 @@ def _reported(method: str, dataset: str, ipc: int, figure: ReportedFigure) -> Le
         ipc=ipc,
         scale="paper",
         arch=figure.arch,
+        network=figure.arch,
+        protocol=OF_THE_PAPER,
+        regime=UNKNOWN,
         labels=figure.label or UNKNOWN,
         augmentation=UNKNOWN,
         kind=REPORTED,
         track=f"reported by papers · {dataset}",
-        conditions="the paper's own settings",
+        conditions=f"{OF_THE_PAPER} settings",
         accuracy=figure.mean,
         figure=figure.bare_text,
         note="" if figure.traced else f"{UNTRACED} not yet traced to a printed source",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,8 +12,8 @@ import msgspec
 
 from harness.core.clock import Cost
 from harness.core.text import MISSING, count, memory, percent, seconds
-from harness.engine.records import Record
-from harness.report.site.data import augmentation, label_kind
+from harness.engine.records import Record, Teaching, TriedRate
+from harness.report.site.data import UNKNOWN, augmentation, label_kind, regime
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 460, 250, 48, 34, 12, 36
 TICKS = 4
@@ -74,20 +74,36 @@ def circumstances(record: Record) -> list[Fact]:
         Fact("images per class", str(trial.ipc)),
         Fact("seed", str(trial.seed)),
         Fact("scale", trial.scale),
-        Fact("network", trial.network),
-        *([Fact("distilled by", trial.arch)] if trial.eval_arch else []),
-        Fact("protocol", f"{trial.protocol} {trial.protocol_version}"),
-        Fact("networks trained", str(trial.evals)),
+        Fact("distilled by", trial.arch),
         Fact("precision", trial.precision),
         Fact("compute budget", budget),
         Fact("whitening", "ZCA" if trial.zca else "none"),
         Fact("image size", MISSING if trial.image_size is None else f"{trial.image_size} px"),
         Fact("settings from", trial.source_sentence or MISSING),
-        Fact("labels", label_kind(record)),
-        Fact("augmentation", augmentation(trial)),
+        Fact("stored labels", label_kind(record)),
         Fact("stored images", count(record.stored_images)),
         Fact("stored size", memory(record.stored_bytes)),
         Fact("decoded images", count(record.decoded_images)),
+    ]
+
+
+def evaluation(record: Record) -> list[Fact]:
+    """How networks were trained on the set and how sure they are; `not recorded` is said of what is not."""
+    trial = record.trial
+    rate = UNKNOWN if record.learning_rate is None else f"{record.learning_rate:g}"
+    return [
+        Fact("evaluated network", trial.network),
+        Fact("protocol", f"{trial.protocol} {trial.protocol_version}"),
+        Fact("networks trained", str(trial.evals)),
+        Fact("label regime", regime(record)),
+        *([Fact("teacher", _teacher(record.teacher))] if record.teacher else []),
+        Fact("augmentation used", augmentation(record)),
+        Fact("optimiser steps", _number(record.optimizer_steps)),
+        Fact("images per epoch", _number(record.images_per_epoch)),
+        Fact("learning rate", rate),
+        *([Fact("rates tried", ", ".join(map(_tried, record.tried_rates)))] if record.tried_rates else []),
+        Fact("calibration error", _mean(record.calibration_errors, lambda mean: f"{percent(mean)} points")),
+        Fact("negative log likelihood", _mean(record.negative_log_likelihoods, lambda mean: f"{mean:.3f}")),
         Fact("test split opened", f"{record.test_looks} ×"),
     ]
 
@@ -174,6 +190,26 @@ def drawing(record: Record) -> Drawing | None:
 
 
 DIGESTS = ("images_digest", "dataset_fingerprint", "test_fingerprint")
+
+
+def _number(value: int | None) -> str:
+    return UNKNOWN if value is None else f"{value:,}"
+
+
+def _mean(values: Sequence[float], text: Callable[[float], str]) -> str:
+    """The mean over the networks as text."""
+    return text(statistics.fmean(values)) if values else UNKNOWN
+
+
+def _tried(rate: TriedRate) -> str:
+    """`0.01: 41.2 %`, the accuracy being that on a tenth of train."""
+    return f"{rate.rate:g}: " + ("diverged" if rate.accuracy is None else f"{percent(rate.accuracy)} %")
+
+
+def _teacher(teacher: Teaching) -> str:
+    """`ResNet18, 93.1 % on a part of train`."""
+    known = "" if teacher.accuracy is None else f", {percent(teacher.accuracy)} % on a part of train"
+    return f"{teacher.arch}{known}"
 
 
 def _of(cost: Cost | None, text: Any) -> str:

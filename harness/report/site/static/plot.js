@@ -4,6 +4,7 @@
   const COLORS = ["#3b82c4", "#d97a2b", "#3f9e63", "#cf4a4a", "#8c6bc0", "#9a6a4f", "#c85fa6", "#7d8590", "#a8a032", "#2aa7b3"];
   const SHAPES = ["circle", "square", "triangle-up", "diamond", "cross"];
   const ALL_IMAGES = 0;
+  const FACETS = ["dataset", "scale", "protocol", "network", "arch"];  // of the table, which a track fixes
   const ERRORS = 1;  // an empty plot is no reason for a warning
   const rows = Site.json("rows");
   const curves = Site.json("curves");
@@ -45,7 +46,7 @@
   // The track that an address asks for by name, else the first that fits the table's filters.
   function start() {
     const parameters = Site.parameters();
-    const facets = ["dataset", "scale", "arch", "ipc"].filter((name) => parameters.get(name));
+    const facets = [...FACETS, "ipc"].filter((name) => parameters.get(name));
     const fits = (row) => facets.every((name) => String(row[name]) === parameters.get(name));
     const first = rows.find(fits) || rows[0];
     fill(tracks, [...new Set(rows.map((row) => row.track))], parameters.get("track") || (first && first.track));
@@ -169,8 +170,8 @@
 
   function change() {
     const chosen = rows.find((row) => row.track === tracks.value);
-    const { dataset, scale, arch } = chosen || {};
-    Site.remember({ track: tracks.value, ipc: ipcs.value, dataset, scale, arch });
+    const facets = Object.fromEntries(FACETS.map((name) => [name, chosen && chosen[name]]));
+    Site.remember({ track: tracks.value, ipc: ipcs.value, ...facets });
     drawLegend();
     update();
   }

@@ -99,8 +99,8 @@
     ["seconds", "Time", text("seconds_text")],
     ["flops", "FLOPs", text("flops_text")],
     ["memory_bytes", "Memory", text("memory_text")],
-    ["arch", "Network", text("arch")],
-    ["labels", "Labels, augmentation", two("labels", (row) => row.augmentation)],
+    ["network", "Network", two("network", (row) => (row.network === row.arch ? "" : `sets by ${row.arch}`))],
+    ["labels", "Labels, augmentation", two("labels", (row) => [...new Set([row.regime, row.augmentation])].join(", "))],
     ["kind", "Origin", origin],
   ];
 
