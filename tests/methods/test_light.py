@@ -17,15 +17,16 @@ OTHERS_OPTIMIZERS = {"ncfm@sampler"}
 
 TRIALS = """
 import dataclasses, json, sys
-from harness.commands.conformance import SMALL, TRAINING, CheckedMethod
+from harness.commands.conformance import SMALL, CheckedMethod
 from harness.core.context import Context
 from harness.engine.evaluate import evaluate
+from harness.engine.protocol import protocol_named
 
 for name in json.loads(sys.argv[1]):
     method = CheckedMethod(name, dataclasses.replace(SMALL, limit_steps=2))
     made = method.run(count=True)
-    protocol = dataclasses.replace(TRAINING, epochs=2)
-    evaluate(made.distilled, method.data, protocol, evals=1, context=Context(1, arch=SMALL.arch))
+    context = Context(1, arch=SMALL.arch)
+    evaluate(made.distilled, method.data, protocol_named("dc-smoke"), evals=1, context=context)
     imported = [module for module in json.loads(sys.argv[2]) if module in sys.modules]
     assert not imported, f"{name} imported {imported}"
 """
