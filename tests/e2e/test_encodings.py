@@ -65,6 +65,7 @@ ASKED: dict[str, list[tuple[str, ...]]] = {
         (),
         ("--json",),
     ],
+    "evaluate": [("--eval-arch", "MLP", "--evals", "1", "--threads", "1", "--launcher", "inline")],
     "renew": [("--scale", "smoke", "--threads", "1", "--launcher", "inline")],
     "export": [("SET", "--format", "npz", "--output", "set.npz")],
     "perf": [("--help",)],
