@@ -32,6 +32,7 @@ HOSTILE = "<img src=x onerror=alert(1)>"
 BY_FLOPS = ["random", "dm", "idm", HOSTILE]
 PATIENCE_SECONDS = 60
 WIDTHS = (1280, 390, 900)
+PLAIN_PAGES = ("index.html", "compute.html", "how.html", "methods.html", "methods/bacon.html")
 READY = {"index.html": "table", "compute.html": "plot"}
 LATE_SCRIPT = re.compile(r'<script src="([^"]+)"></script>')
 CONTROLS = "main :is(button, input, select, textarea)"
@@ -405,7 +406,7 @@ def test_the_plot_takes_the_filter_of_the_table_along(page: Page) -> None:
 def test_no_page_scrolls_sideways(page: Page, width: int, scheme: str) -> None:
     page.resize(width, scheme)
     record_page = sorted((page.site / "records").glob("*.html"))[0]
-    for name in ("index.html", "compute.html", "how.html", f"records/{record_page.name}"):
+    for name in (*PLAIN_PAGES, f"records/{record_page.name}"):
         page.open(name)
         assert page.run("return document.documentElement.scrollWidth") <= width, name
 

@@ -25,7 +25,8 @@ from harness.core.distilled import Distilled
 from harness.core.errors import UserError
 from harness.core.preview import write_preview
 from harness.engine.records import CurvePoint, Record, Teaching, TriedRate
-from harness.report.site import build, data, detail, pictures, vendor
+from harness.report.fidelity import Fidelity, GoldenCounts
+from harness.report.site import build, data, detail, method, pictures, vendor
 
 HOSTILE = "</script><script>alert(1)</script>"
 TRAVERSAL = "../../../escaped"
@@ -472,3 +473,59 @@ def test_a_library_without_its_export_is_named(tmp_path: Path, monkeypatch: pyte
 def test_reporting_the_site_needs_no_torch() -> None:
     code = "import sys, harness.report.site.build; sys.exit(bool({'torch', 'jinja2'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_method_has_a_page_of_its_own(make_record: Any, tmp_path: Path) -> None:
+    records = [
+        make_record("bacon", 10, dataset="cifar10", dataset_source="cifar10", accuracies=[0.6, 0.62]),
+        make_record("bacon@paper", 10, dataset="cifar10", dataset_source="cifar10", accuracies=[0.5]),
+        make_record(HOSTILE),
+    ]
+    put_record(records[0], tmp_path)
+    save_set(records[0].trial.distillation.set_path(tmp_path))
+    files = made(site_of(*records, results=tmp_path))
+    assert "methods/bacon.html" in files
+    assert not any("alert" in name or "@" in name for name in files)
+    reader = Reader(files["methods/bacon.html"])
+    for text in (
+        "Bayesian optimal condensation",
+        "Departures from the authors' code",
+        "log(2 pi) / 2",
+        "45.62",
+    ):
+        assert text in reader.text, text
+    rows = [row.split("<td>") for row in files["methods/bacon.html"].decode().split("<tr>")[1:]]
+    own = next(row for row in rows if records[0].id in row[0])
+    assert (own[1:3], own[4]) == (["cifar10", "10"], "61.0 ± 1.4 (1×2)")
+    assert "62.06" in own[5]
+    assert any(records[1].id in row[0] for row in rows), "variants stand on the page of their method"
+    assert ["cifar10", "50", "–", "not run"] in [row[1:5] for row in rows], "reported alone"
+    assert f"../pictures/{records[0].trial.distillation.id}.png" in [
+        attributes.get("src") for tag, attributes in reader.tags if tag == "img"
+    ]
+    listed = {attributes.get("href") for tag, attributes in Reader(files["methods.html"]).tags if tag == "a"}
+    assert {"methods/bacon.html", "methods/random.html"} <= listed
+    back = {attributes.get("href") for _, attributes in Reader(files[f"records/{records[1].id}.html"]).tags}
+    assert "../methods/bacon.html" in back
+    assert not any("methods/" in (link or "") for link in _links(files[f"records/{records[2].id}.html"]))
+
+
+def _links(page: bytes) -> list[str | None]:
+    return [
+        attributes.get("href") for tag, attributes in Reader(page).tags if tag == "a" and "href" in attributes
+    ]
+
+
+def test_the_page_of_a_method_has_the_outcomes_of_its_golden_tests(make_record: Any) -> None:
+    outcomes = {
+        "loss": {"bacon": GoldenCounts(2, 1), "dm": GoldenCounts(1, 0)},
+        "prior": {"bacon@paper": GoldenCounts(4, 0)},
+        "nets": {"*": GoldenCounts(9, 0)},
+    }
+    by_name = {page.name: page for page in method.pages([], [], Fidelity(outcomes))}
+    assert [tuple(fact) for fact in by_name["bacon"].golden] == [
+        ("loss", "2 of 3"),
+        ("prior (bacon@paper)", "4 of 4"),
+    ]
+    assert by_name["random"].golden == ()
+    assert "bacon@paper" not in by_name

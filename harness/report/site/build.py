@@ -10,7 +10,7 @@ import itertools
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,10 +27,11 @@ from harness.engine.provenance import Lineage
 from harness.engine.record_files import collect
 from harness.engine.records import FIRST_SCHEMA, Record
 from harness.engine.scales import SCALES
+from harness.report.fidelity import load_fidelity
 from harness.report.filters import Filters
 from harness.report.frames import print_problems
 from harness.report.reported import ALL_IMAGES
-from harness.report.site import detail
+from harness.report.site import detail, method
 from harness.report.site.data import (
     CurveRow,
     LeaderboardRow,
@@ -53,6 +54,7 @@ NO_FILTERS = Filters()
 PAGES = (
     ("index.html", "Leaderboard"),
     ("compute.html", "Accuracy and compute"),
+    ("methods.html", "Methods"),
     ("how.html", "How these numbers are made"),
 )
 FACETS = (
@@ -67,6 +69,7 @@ FACETS = (
     ("augmentation", "Augmentation"),
     ("kind", "Origin"),
 )
+GALLERY = 12  # pictures on the page of a method, at most
 PICTURES_BYTES = 500_000  # of all pictures together, so that the whole stays small
 LEFT_OUT = "Its picture was left out to keep the site small; `python -m harness show` draws the set."
 OUR_PAGE = re.compile(r"[0-9a-f]{10}\.(html|png)")
@@ -107,6 +110,11 @@ class Site:
         for record in itertools.chain(*self.records):
             found[record.trial.distillation.id].append(record)
         return found
+
+    @cached_property
+    def by_id(self) -> Mapping[str, Record]:
+        """The records that have a page, by id."""
+        return {record.trial.id: record for record in itertools.chain(*self.records)}
 
     @property
     def size(self) -> int:
@@ -178,12 +186,17 @@ def own_files(site: Site) -> Iterator[tuple[str, bytes]]:
     yield "index.html", _index(environment, site)
     yield "compute.html", _compute(environment, site)
     yield "how.html", _how(environment, site)
+    described = method.pages(site.rows, site.reported, load_fidelity())
+    yield "methods.html", _methods(environment, described)
+    for one in described:
+        yield f"methods/{one.name}.html", _method(environment, site, one)
+    names = {one.name for one in described}
     for name, picture in site.pictures.items():
         if picture.png:
             yield f"pictures/{name}.png", picture.png
     for row, records in zip(site.rows, site.records, strict=True):
         for record in records:
-            yield f"records/{record.trial.id}.html", _record(environment, site, record, row)
+            yield f"records/{record.trial.id}.html", _record(environment, site, record, row, names)
 
 
 def write(made: Iterable[tuple[str, bytes]], folder: Path) -> int:
@@ -268,7 +281,30 @@ def _how(environment: Environment, site: Site) -> bytes:
     )
 
 
-def _record(environment: Environment, site: Site, record: Record, row: LeaderboardRow) -> bytes:
+def _methods(environment: Environment, described: Iterable[method.MethodPage]) -> bytes:
+    listed = [
+        {"name": one.name, "summary": one.summary, "measured": plural(len(one.shown), "cell")}
+        for one in described
+    ]
+    return _render(environment, "methods.html", methods=listed)
+
+
+def _method(environment: Environment, site: Site, described: method.MethodPage) -> bytes:
+    """The page of a method, with the pictures of its first seeds that fit there."""
+    pictured = [site.by_id[name] for name in described.shown if picture_id(site.by_id[name]) in site.pictures]
+    gallery = [
+        _shown(record, site.pictures[picture_id(record)])._asdict()
+        | {"title": record.trial.distillation.label}
+        for record in pictured
+        if site.pictures[picture_id(record)].png
+    ]
+    return _render(environment, "method.html", root="../", method=described, gallery=gallery[:GALLERY])
+
+
+def _record(
+    environment: Environment, site: Site, record: Record, row: LeaderboardRow, described: Collection[str]
+) -> bytes:
+    base = method.base_of(record.trial.method)
     made, known = record.provenance, record.accuracies
     picture = site.pictures.get(picture_id(record), Picture())
     return _render(
@@ -277,6 +313,7 @@ def _record(environment: Environment, site: Site, record: Record, row: Leaderboa
         root="../",
         record=record,
         row=row,
+        method=base if base in described else "",
         mean=percent(sum(known) / len(known)) if known else "",
         percent=percent,
         networks=plural(len(known), "network"),
