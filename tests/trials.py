@@ -8,8 +8,15 @@ from typing import Any
 import msgspec
 
 from harness.engine.protocol import PROTOCOL_VERSION
-from harness.engine.record_files import existing_record, find_set, write_distillation, write_record
-from harness.engine.records import DistillationRecord, Provenance, Record, Trial
+from harness.engine.record_files import (
+    existing_record,
+    find_set,
+    record_bytes,
+    write_atomically,
+    write_distillation,
+    write_record,
+)
+from harness.engine.records import DistillationRecord, FirstRecord, Provenance, Record, Trial
 
 SMALL_TRIAL = Trial(
     method="random",
@@ -66,6 +73,16 @@ def put_record(record: Record, results: Path) -> Record:
             write_distillation(made_up_set(record), results)
     write_record(record, results)
     written = existing_record(trial, results)
+    assert written is not None
+    return written
+
+
+def put_first(record: Record, results: Path) -> Record:
+    """Write a made-up record as schema 1 has it; returns what is read."""
+    held = {name: getattr(record, name) for name in FirstRecord.__struct_fields__}
+    path = results / f"{record.trial.first_place}.json"
+    write_atomically(path, record_bytes(FirstRecord(**(held | {"schema": 1}))))
+    written = existing_record(record.trial, results)
     assert written is not None
     return written
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from trials import put_first
 
 from harness.commands.cli import main
 from harness.core.errors import UserError
@@ -362,10 +363,10 @@ def test_the_page_says_of_which_code_its_records_are(make_record: Any) -> None:
 
 @pytest.mark.slow
 def test_digests_of_older_records_are_kept_for_checkouts_without_history(
-    make_record: Any, write_records: Any, monkeypatch: pytest.MonkeyPatch
+    make_record: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record = make_record("dm")
-    results = write_records(record)
+    results = tmp_path / "results"
+    record = put_first(make_record("dm"), results)
     with monkeypatch.context() as patch:
         patch.setattr(Code, "at", classmethod(lambda cls, *_: Code.here()))
         assert Lineage(results).state(record) == CURRENT
