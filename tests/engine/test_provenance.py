@@ -25,7 +25,7 @@ from harness.engine.provenance import (
     code_digest,
 )
 from harness.engine.reach import Module
-from harness.engine.records import Provenance, Record, Trial
+from harness.engine.records import FIRST_SCHEMA, Provenance, Record, Trial
 
 
 @pytest.fixture
@@ -72,10 +72,10 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 def record(code: str, commit: str | None = None, dirty: bool | None = None, **changes: object) -> Record:
-    """A finished record with that digest, from that checkout."""
+    """A finished record of schema 1 with that digest, from that checkout."""
     made = made_by(code, commit, dirty)
     of = trial(**changes)
-    return Record(id=of.id, status="done", trial=of, provenance=made)
+    return Record(schema=FIRST_SCHEMA, id=of.id, status="done", trial=of, provenance=made, distilled_in=made)
 
 
 @pytest.mark.parametrize(
@@ -307,6 +307,40 @@ def test_provenance_tells_a_dirty_checkout_from_a_clean_one(checkout: Path) -> N
     dirty = seen()
     assert clean.git_commit == git(checkout, "rev-parse", "HEAD")
     assert [clean.git_dirty, still_clean.git_dirty, dirty.git_dirty] == [False, False, True]
+
+
+def test_a_set_and_its_evaluation_are_each_of_their_own_code() -> None:
+    of = trial()
+    here = Code.here()
+    made, evaluated = (made_by(here.digest(of, part) or "") for part in ("distill", "evaluate"))
+    older, unsaved = made_by("2:000000000000"), made_by("2:000000000000", dirty=True)
+    lineage = Lineage()
+    cases: list[tuple[Provenance | None, Provenance | None, CodeState]] = [
+        (made, evaluated, CURRENT),
+        (older, evaluated, OLDER),
+        (made, older, OLDER),
+        (made, unsaved, UNCOMMITTED),
+        (evaluated, made, OLDER),
+        (None, evaluated, UNKNOWN),
+        (made, None, UNKNOWN),
+    ]
+    for of_set, of_evaluation, state in cases:
+        one = Record(id=of.id, status="done", trial=of, provenance=of_evaluation, distilled_in=of_set)
+        assert lineage.state(one) == state
+    failed = Record(id=of.id, status="failed", trial=of, provenance=made_by(here.digest(of) or ""))
+    assert lineage.state(failed) == CURRENT
+
+
+def test_evaluations_by_one_network_and_protocol_reach_the_same_code() -> None:
+    here = Code.here()
+    dm, random = trial(), trial(method="random")
+    assert here.digest(dm, "evaluate") == here.digest(random, "evaluate")
+    assert here.digest(dm, "distill") != here.digest(random, "distill")
+    other = msgspec.structs.replace(dm, eval_arch="MLP")
+    assert here.digest(other, "distill") == here.digest(dm, "distill")
+    taught = msgspec.structs.replace(dm, protocol="kd-cpu")
+    assert here.digest(taught, "distill") == here.digest(dm, "distill")
+    assert here.digest(taught, "evaluate") != here.digest(dm, "evaluate")
 
 
 @pytest.mark.slow
