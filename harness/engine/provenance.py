@@ -56,7 +56,7 @@ CLOSED = (
     *("harness.core.errors", "harness.core.faults", "harness.core.files"),
     *("harness.engine.trial.done_record", "harness.engine.trial.distillation_record"),
     "harness.engine.trial._provenance",
-    *("harness.engine.trial.keep_predictions", "harness.engine.predictions"),
+    *("harness.engine.trial._keep_predictions", "harness.engine.predictions"),
     *("harness.engine.trial.show_set", "harness.core.preview"),
     # How a method's file is found, and its settings: the file is an entry, the settings are in the trial.
     *("methods.load", "methods.resolve"),

@@ -279,7 +279,6 @@ def show_set(distilled: Distilled, distillation: Distillation, results: Path) ->
 def _evaluated(run: _Run, dataset: Dataset, found: FoundSet) -> Record:
     """The record of training networks on the set, as it was saved, and of testing them."""
     from harness.core.distilled import Distilled
-    from harness.engine.evaluate import evaluate
 
     trial, path = run.trial, found.path(run.settings.results)
     distilled = Distilled.load(path)
@@ -290,29 +289,39 @@ def _evaluated(run: _Run, dataset: Dataset, found: FoundSet) -> Record:
         )
     start = _begin(run.work, _fresh_start(run, "evaluate"))
     context = run.context("evaluate")
-    protocol = protocol_named(trial.protocol)
-    teacher = _teacher(run, dataset, context) if protocol.regime == "teacher" else None
-    evaluation = evaluate(distilled, dataset, protocol, evals=trial.evals, context=context, teacher=teacher)
-    keep_predictions(trial, evaluation, run.settings.results)
+    evaluation, teaching = ask(trial, distilled, dataset, context, run.settings.results)
     return done_record(
         trial,
         found,
         dataset,
         evaluation,
-        teacher=None if teacher is None else taught_by(teacher),
+        teacher=teaching,
         evaluate=context.cost(),
         provenance=_provenance(run, start, context.resumed),
     )
 
 
-def _teacher(run: _Run, dataset: Dataset, context: Context) -> Teacher:
+def ask(
+    trial: Trial, distilled: Distilled, dataset: Dataset, context: Context, results: Path
+) -> tuple[Evaluation, Teaching | None]:
+    """Train and test networks as a trial asks, and keep their predictions; also told is who taught them."""
+    from harness.engine.evaluate import evaluate
+
+    protocol = protocol_named(trial.protocol)
+    teacher = _teacher(trial, dataset, context) if protocol.regime == "teacher" else None
+    evaluation = evaluate(distilled, dataset, protocol, evals=trial.evals, context=context, teacher=teacher)
+    _keep_predictions(trial, evaluation, results)
+    return evaluation, None if teacher is None else _taught_by(teacher)
+
+
+def _teacher(trial: Trial, dataset: Dataset, context: Context) -> Teacher:
     """The teacher of all evaluations of sets that this network distils, at this scale."""
     from harness.core.teachers import RECIPES, teacher_network, train_teacher
 
-    return train_teacher(context, dataset, teacher_network(run.trial.arch), RECIPES[run.trial.scale])
+    return train_teacher(context, dataset, teacher_network(trial.arch), RECIPES[trial.scale])
 
 
-def taught_by(teacher: Teacher) -> Teaching:
+def _taught_by(teacher: Teacher) -> Teaching:
     """What a record keeps of a teacher."""
     return Teaching(
         arch=teacher.arch,
@@ -323,7 +332,7 @@ def taught_by(teacher: Teacher) -> Teaching:
     )
 
 
-def keep_predictions(trial: Trial, evaluation: Evaluation, results: Path) -> None:
+def _keep_predictions(trial: Trial, evaluation: Evaluation, results: Path) -> None:
     """Write what each network said about each test image, beside where the record will lie."""
     from harness.engine.predictions import Predictions, write_predictions
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.core.errors import DivergedError
+from harness.engine.curve import HELD_OUT_SHARE
 from harness.engine.scoring import accuracy
 from harness.engine.training import Teacher, TrainingSet, train_network
 
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from harness.core.context import Context
     from harness.core.data import Dataset
     from harness.engine.protocol import Protocol
-
-HELD_OUT_SHARE = 0.1
 
 
 @dataclass(frozen=True)

@@ -166,10 +166,8 @@ def _measured(case: Case, trial: Trial, found: FoundSet | None, request: SubmitR
     from harness.core import clock
     from harness.core.data import load
     from harness.core.distilled import Distilled
-    from harness.core.teachers import RECIPES, teacher_network, train_teacher
-    from harness.engine.evaluate import evaluate
     from harness.engine.provenance import code_digest, provenance
-    from harness.engine.trial import done_record, keep_predictions, taught_by
+    from harness.engine.trial import ask, done_record
 
     started_at = clock.now()
     spec = request.spec
@@ -177,18 +175,14 @@ def _measured(case: Case, trial: Trial, found: FoundSet | None, request: SubmitR
     found = found or _put_in_place(case, trial, data, request)
     distilled = Distilled.load(found.path(request.results))
     context = _context(trial, distilled.digest(), request)
-    protocol, teacher = protocol_named(trial.protocol), None
-    if protocol.regime == "teacher":
-        teacher = train_teacher(context, data, teacher_network(trial.arch), RECIPES[trial.scale])
-    measured = evaluate(distilled, data, protocol, evals=trial.evals, context=context, teacher=teacher)
-    keep_predictions(trial, measured, request.results)
+    measured, teaching = ask(trial, distilled, data, context, request.results)
     claimed = _claim(case, trial, request)
     return done_record(
         trial,
         found,
         data,
         measured,
-        teacher=None if teacher is None else taught_by(teacher),
+        teacher=teaching,
         evaluate=context.cost(),
         submission=_submitted(case, claimed, after(measured, claimed, spec, trial)),
         provenance=provenance(
