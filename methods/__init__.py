@@ -3,7 +3,7 @@
 Nothing is registered. Files are listed by their syntax alone, without importing torch; a method's module is
 imported when it is used. A file whose loop takes any criterion also defines `condense`, and one whose
 distance fits such loops `distance_to`: "dm+bacon" is DM's loop with BACON's distance, a method without a file
-of its own.
+of its own. So is "random@soft", which is any method's set with the soft labels of `shared.soft_labels`.
 
 `contract.Method` says what else a file may define. One that breaks the contract is listed as broken and
 refused, and costs no other method anything.
@@ -32,6 +32,8 @@ from methods.source import Kind, SettingsSource
 
 FOLDER = Path(__file__).parent
 JOIN = "+"  # between the loop and the distance of a composition
+_LABELLED = "random"  # whose sets were published with such labels
+SOFT = "soft"  # after a method's name, as a variant's: its set with soft labels
 NOTHING = ("None", "none", "null")  # as they are typed for a setting that may be None
 
 
@@ -50,7 +52,8 @@ class MethodInfo:
     """What a method's file says of itself by its syntax; with `breaches` it cannot be used.
 
     loop: it has a `condense`, distance: it has a `distance_to`, from which compositions are made.
-    parts: of a composition, the modules of its loop and its distance.
+    parts: of a composition, the modules of its loop and its distance; of a set with soft labels, that of the
+    method whose it is.
     """
 
     name: str
@@ -114,6 +117,9 @@ def find(name: str) -> MethodInfo:
     known = discover()
     if name in known:
         return known[name]
+    base, _, variant = name.partition("@")
+    if variant == SOFT and base in known:
+        return _softened(known[base])
     loop, joined, distance = name.partition(JOIN)
     if not joined:
         raise UnknownNameError("method", name, known)
@@ -130,6 +136,18 @@ def find(name: str) -> MethodInfo:
     return MethodInfo(name, f"{__name__}.shared.composition", summary, parts=parts)
 
 
+def _softened(base: MethodInfo) -> MethodInfo:
+    """The set of a method with soft labels."""
+    summary = f"the images of {base.name} with soft labels by a network stopped early"
+    return MethodInfo(
+        f"{base.name}@{SOFT}",
+        f"{__name__}.shared.soft_labels",
+        summary,
+        breaches=base.breaches,
+        parts=(base.module,),
+    )
+
+
 def composable(known: Iterable[MethodInfo]) -> tuple[list[str], list[str]]:
     """Names of the loops and of the distances (with their variants) from which "LOOP+DISTANCE" is made."""
     known = list(known)
@@ -144,9 +162,13 @@ def load(name: str) -> Method:
         raise ContractError(name, info.breaches)
     if not info.parts:
         return contract.complete(_checked(name, info.module))
+    parts = [_checked(name, part) for part in info.parts]
+    if len(parts) == 1:
+        from methods.shared.soft_labels import soften
+
+        return contract.complete(soften(name, *parts))
     from methods.shared.composition import compose
 
-    parts = (_checked(name, part) for part in info.parts)
     composition = contract.complete(compose(name.partition("@")[0], *parts))
     variant = name.partition("@")[2]
     if variant and variant not in composition.VARIANTS:
@@ -238,7 +260,9 @@ def steps_of(name: str, values: Mapping[str, Any]) -> Steps:
 
 
 def lender(name: str) -> str:
-    """The method whose table a composition or a variant has, "" for a method with a file of its own."""
+    """The method whose table a composition or a variant has, "" for a method with a table of its own."""
     loop, joined, _ = name.partition(JOIN)
-    base, varied, _ = name.partition("@")
-    return loop if joined else base if varied else ""
+    base, _, variant = name.partition("@")
+    if variant == SOFT:
+        return "" if base == _LABELLED else f"{_LABELLED}@{SOFT}"
+    return loop if joined else base if variant else ""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import msgspec
 
+from harness.core.regime import REGIMES, Regime
 from harness.core.settings import About, Steps, about_of, hints_of, lengths, steps_by_length
 
 if TYPE_CHECKING:
@@ -58,6 +59,13 @@ class Method(Protocol):
     IGNORES_IPC: bool
     """Whether it makes one set, however many images a class is to have: then it runs once, at ipc 1."""
 
+    REGIME: Regime
+    """What its sets call for: "hard" labels, soft labels "stored" with them, or a "teacher" that is asked.
+
+    It decides the protocol that is asked where none is named; any set can be asked under hard labels and with
+    a teacher.
+    """
+
     def steps_of(self, config: Any, /) -> Steps:
         """How many steps the loop makes by these settings, and what the harness is to cost them by."""
 
@@ -74,9 +82,11 @@ DEFAULTS: Mapping[str, Any] = {
     "UNPUBLISHED": {},
     "SCALED": {},
     "IGNORES_IPC": False,
+    "REGIME": "hard",
     "steps_of": steps_by_length,
 }
 CONSTANTS = tuple(filter(str.isupper, DEFAULTS))
+PLAIN = ("IGNORES_IPC", "REGIME")  # those that are no tables
 
 # Scales at which no method can run as published; methods with loops say in SCALED how they are shortened.
 SHORT_SCALES = ("cpu", "smoke")
@@ -175,7 +185,7 @@ def _unknown_names(tree: ast.Module) -> Iterator[str]:
 def _unknown_name(name: str, value: ast.expr) -> Iterator[str]:
     """A name near a known one that holds what that would hold, in any case, or else one in upper case."""
     near = difflib.get_close_matches(name.upper(), CONSTANTS, 1, NEAR)
-    if near and isinstance(value, ast.Constant) == (near[0] == "IGNORES_IPC"):
+    if near and isinstance(value, ast.Constant) == (near[0] in PLAIN):
         yield f"sets {name}, which nothing reads; did you mean {near[0]}?"
     elif name.isupper():
         yield f"sets {name}, which is none of {', '.join(CONSTANTS)}; call a constant of your own _{name}"
@@ -286,6 +296,8 @@ def _table_breaches(method: Method) -> Iterator[str]:
     yield from _rows(method, "SCALED", SHORT_SCALES.__contains__, f"keys are {', '.join(SHORT_SCALES)}")
     if not isinstance(cast(Any, method.IGNORES_IPC), bool):
         yield "has an IGNORES_IPC that is neither True nor False"
+    if cast(Any, method.REGIME) not in REGIMES:
+        yield f"has REGIME = {method.REGIME!r}; expected one of {', '.join(REGIMES)}"
     paper, borrowed = cast("tuple[Any, Any]", (method.PAPER, method.BORROWED))
     if not isinstance(borrowed, Mapping) or not isinstance(paper, Mapping):
         yield "has a BORROWED that is no dict of PAPER's keys"

@@ -14,6 +14,7 @@ from tabulate import tabulate
 
 import methods
 from harness.core.settings import settings_in
+from harness.report.protocols import REGIMES
 
 GAP = "  "
 LEAST_MEANING = 30  # columns below which meanings are not wrapped any further
@@ -40,7 +41,7 @@ def method_page(name: str) -> dict[str, Any]:
     lender = methods.lender(name)
     return {
         "name": name,
-        "summary": changes(name) if "@" in name else info.summary,
+        "summary": changes(name) if "@" in name and not info.parts else info.summary,
         "settings": [
             asdict(setting) | {"default": variant.get(setting.name, setting.default)}
             for setting in settings_in(method.Config)
@@ -60,6 +61,7 @@ def method_page(name: str) -> dict[str, Any]:
         "variants": {} if "@" in name else dict(method.VARIANTS),
         "scaled": dict(method.SCALED),
         "ignores_ipc": method.IGNORES_IPC,
+        "regime": method.REGIME,
     }
 
 
@@ -71,6 +73,8 @@ def as_text(page: Mapping[str, Any]) -> str:
     blocks += _block("variants", [(f"{name}@{key}", row_text(row)) for key, row in page["variants"].items()])
     blocks += _block("other scales", [(key, row_text(row)) for key, row in page["scaled"].items()])
     blocks += _block("changed for", [(key, row_text(row)) for key, row in page["unpublished"].items()])
+    if page["regime"] != "hard":
+        blocks.append(f"asked under: {REGIMES[page['regime']]}")
     if page["ignores_ipc"]:
         blocks.append("ignores ipc: run once, at ipc 1")
     if page["settings"]:

@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from harness.commands.arguments import add_options, typed_options
 from harness.commands.existing import FILTERS, SetFilter, leave_out, plan_of, wanted_from
@@ -13,7 +14,7 @@ from harness.commands.run import carry_out, deadline_in, finish
 from harness.core.errors import UserError
 from harness.core.text import plural
 from harness.engine.options import Options, parse_options
-from harness.engine.plan import asked_of
+from harness.engine.plan import asked_of, called_for
 from harness.engine.provenance import SUBMITTED
 from harness.engine.record_files import found_sets
 from harness.engine.records import Distillation, trial_of
@@ -68,12 +69,16 @@ def command(options: Options, wanted: SetFilter, files: Sequence[Path], again: s
     if not results.is_dir():
         raise UserError(f"no results folder {results}; --results names another")
     chosen = list(_chosen(options, wanted, files))
-    trials = [
-        trial_of(made, **asked) for made in chosen for asked in asked_of(options, scale_named(made.scale))
-    ]
+    trials = [trial_of(made, **asked) for made in chosen for asked in _asked(made, options)]
     print(f"{plural(len(chosen), 'set')} to ask", file=sys.stderr)
     plan = plan_of(trials, options, wanted.folders, repeated=False)
     return finish(carry_out(options, deadline_in(options.for_), plan), options, again)
+
+
+def _asked(made: Distillation, options: Options) -> list[dict[str, Any]]:
+    """What is to be asked of a set, as facts of a trial."""
+    scale = scale_named(made.scale)
+    return asked_of(options, scale, options.protocol or (called_for(made.method, scale),))
 
 
 def _chosen(options: Options, wanted: SetFilter, files: Sequence[Path]) -> Iterator[Distillation]:

@@ -36,7 +36,7 @@ PICTURE_MODES = {1: "L", 3: "RGB"}
 class ExportRequest:
     """What `export` is asked to do.
 
-    labels: "stored", or "hard" for the highest of each row. tiles: what becomes of sets whose images are
+    labels: "stored", or "hard" for the class of each image. tiles: what becomes of sets whose images are
     grids of several: "decode" writes what networks train on, "keep" the grids; None refuses such sets.
     """
 
@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", type=Path, required=True, metavar="OUTPUT", help="the file or folder to write"
     )
     parser.add_argument(
-        "--labels", default="stored", metavar="HOW", help="stored, or hard: the highest of each row (stored)"
+        "--labels", default="stored", metavar="HOW", help="stored, or hard: the class of each image (stored)"
     )
     parser.add_argument(
         "--tiles", metavar="HOW", help="of images that are grids of several: decode them, or keep the grids"
@@ -111,11 +111,11 @@ def _check(request: ExportRequest) -> None:
 def _prepared(found: Distilled, path: Path, request: ExportRequest) -> Distilled:
     """The set as it is to be written; UserError if the form would lose what was not asked to be lost."""
     if found.labels.ndim == 2 and request.labels == "hard":
-        found = replace(found, labels=found.labels.argmax(dim=1))
+        found = replace(found, labels=found.hard_labels()[: len(found.images)], classes=None)
     if found.labels.ndim == 2 and request.format == "imagefolder":
         raise UserError(
-            f"{path} has soft labels, which a folder of images cannot hold; --labels hard writes the highest "
-            "of each row, --format npz or dc the rows"
+            f"{path} has soft labels, which a folder of images cannot hold; --labels hard writes classes, "
+            "--format npz or dc the rows"
         )
     if found.factor == 1 or request.tiles == "keep":
         return found
@@ -133,9 +133,15 @@ def _prepared(found: Distilled, path: Path, request: ExportRequest) -> Distilled
 def _decoded(found: Distilled) -> Distilled:
     """The set of the single images, class after class."""
     images, labels = found.decoded()
-    order = (labels.argmax(dim=1) if labels.ndim == 2 else labels).argsort(stable=True)
+    classes = found.hard_labels()
+    order = classes.argsort(stable=True)
     return replace(
-        found, images=images[order], labels=labels[order], ipc=found.ipc * found.factor**2, factor=1
+        found,
+        images=images[order],
+        labels=labels[order],
+        ipc=found.ipc * found.factor**2,
+        factor=1,
+        classes=None if found.classes is None else classes[order],
     )
 
 

@@ -66,11 +66,13 @@ def _method_entry(info: methods.MethodInfo) -> dict[str, Any]:
 
 
 def compositions() -> str:
-    """The rule by which loops and distances make further methods, in a line."""
+    """The rules by which further methods are made, in a line each."""
     loops, distances = methods.composable(methods.discover().values())
     return (
         f"LOOP{methods.JOIN}DISTANCE, e.g. dm+bacon: a loop of {', '.join(loops)} "
-        f"with a distance of {', '.join(distances)}"
+        f"with a distance of {', '.join(distances)}\n"
+        f"METHOD@{methods.SOFT}, e.g. random@soft: the set of any method, with soft labels by a "
+        "network that was stopped early"
     )
 
 

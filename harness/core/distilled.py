@@ -18,6 +18,7 @@ from harness.core.data import Dataset, Transform, transform_from_state
 from harness.core.errors import DivergedError, UserError
 from harness.core.files import replacing
 from harness.core.formation import decode
+from harness.core.passes import hard
 from harness.core.settings import values_of
 
 FORMAT = "distilled-set-1"
@@ -28,10 +29,12 @@ class Distilled:
     """A distilled set: what is stored, and all that is needed to train on it.
 
     images: (n, C, H, W) float32 in the space of `transform`, class after class.
-    labels: (n,) int64, or (n, classes) float32 rows of a soft label.
+    labels: (n,) int64, or float32 rows of soft labels: (n, classes), or (n * f * f, classes), one for each
+        training image in the order of `decoded`.
     factor: multi-formation factor f; each stored image decodes to f * f training images.
     augmentation: the DSA strategy that training on the set calls for; "" for none.
     learned_lr: a learning rate that was distilled along; None if there is none.
+    classes: (n,) int64, what each image is, where soft labels do not tell; None: the largest entry tells.
     method: the name that it was asked for by; the harness sets it, a direct call need not.
     """
 
@@ -46,6 +49,7 @@ class Distilled:
     factor: int = 1
     augmentation: str = ""
     learned_lr: float | None = None
+    classes: Tensor | None = None
 
     def __post_init__(self) -> None:
         """Refuse images that are not finite numbers, and counts that do not match."""
@@ -53,8 +57,11 @@ class Distilled:
             raise DivergedError(
                 f"{self.method or 'it'} ended with images that are not finite; lower the learning rate"
             )
-        if len(self.images) != len(self.labels):
-            raise UserError(f"{len(self.images)} distilled images but {len(self.labels)} labels")
+        stored, decoded = len(self.images), len(self.images) * self.factor**2
+        if len(self.labels) != stored and (self.labels.ndim == 1 or len(self.labels) != decoded):
+            raise UserError(f"{stored} distilled images but {len(self.labels)} labels")
+        if self.classes is not None and self.classes.shape != (stored,):
+            raise UserError(f"{stored} distilled images but {len(self.classes)} classes of them")
 
     @classmethod
     def of(
@@ -73,9 +80,11 @@ class Distilled:
         fields, such as `factor` and `augmentation`.
         """
         ipc = len(images) // data.num_classes
+        classes = class_labels(data.num_classes, ipc, data.device)
         return cls(
             images=images.detach(),
-            labels=class_labels(data.num_classes, ipc, data.device) if labels is None else labels.detach(),
+            labels=classes if labels is None else labels.detach(),
+            classes=None if labels is None or labels.ndim == 1 else classes,
             ipc=ipc,
             dataset=data.name,
             class_names=data.class_names,
@@ -88,12 +97,19 @@ class Distilled:
     @property
     def stored_bytes(self) -> int:
         """Bytes of the tensors that have to be kept."""
-        return self.images.nbytes + self.labels.nbytes
+        return self.images.nbytes + self.labels.nbytes + (0 if self.classes is None else self.classes.nbytes)
 
     def decoded(self) -> tuple[Tensor, Tensor]:
         """Training images (n * f^2, C, H, W) and their labels."""
-        repeats = (self.factor**2,) + (1,) * (self.labels.ndim - 1)
-        return decode(self.images, self.factor), self.labels.repeat(repeats)
+        images = decode(self.images, self.factor)
+        times = len(images) // len(self.labels)
+        return images, self.labels.repeat((times,) + (1,) * (self.labels.ndim - 1))
+
+    def hard_labels(self) -> Tensor:
+        """The class (n * f^2,) of each training image."""
+        if self.classes is None:
+            return hard(self.decoded()[1])
+        return self.classes.repeat(self.factor**2)
 
     def to_dataset(self) -> TensorDataset:
         """An ordinary torch Dataset of (image, label) pairs, decoded, in the space of `transform`."""
@@ -104,15 +120,16 @@ class Distilled:
         return self.transform.inverse(self.images).clamp(0, 1)
 
     def digest(self) -> str:
-        """SHA-256 of images and labels, in hex."""
+        """SHA-256 of images, labels and classes, in hex."""
         content = hashlib.sha256()
-        for tensor in (self.images, self.labels):
+        for tensor in (self.images, self.labels, *(() if self.classes is None else (self.classes,))):
             content.update(tensor.contiguous().cpu().numpy().tobytes())
         return content.hexdigest()
 
     def save(self, path: Path | str) -> None:
         """Write as safetensors, aside and then moved; the same set gives the same bytes."""
         tensors = {"images": self.images, "labels": self.labels}
+        tensors |= {} if self.classes is None else {"classes": self.classes}
         tensors |= {f"transform.{name}": tensor for name, tensor in self.transform.state().items()}
         about = {
             "format": FORMAT,
@@ -144,7 +161,8 @@ class Distilled:
             }
             transform = transform_from_state(state)
             about["class_names"] = tuple(about["class_names"])
-            return cls(images=tensors["images"], labels=tensors["labels"], transform=transform, **about)
+            parts = {name: tensors[name] for name in ("images", "labels")}
+            return cls(**parts, classes=tensors.get("classes"), transform=transform, **about)
         except FileNotFoundError:
             raise UserError(f"no distilled set at {path}") from None
         except SafetensorError as error:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from harness.core.data import Dataset, sealed
 from harness.core.errors import UserError
-from harness.engine.parts import Regime
+from harness.core.regime import Regime
 from harness.engine.protocol import Protocol
 from harness.engine.scoring import answers
 from harness.engine.training import Teacher, TrainingSet, check_teacher, train_network, training_set_of

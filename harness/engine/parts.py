@@ -14,7 +14,6 @@ Value = TypeVar("Value")
 
 # How results may be compared: hard labels (HL), labels stored with the set (SL), a teacher asked at every
 # batch (KD). Tables never mix them.
-Regime = Literal["hard", "stored", "teacher"]
 # What a protocol trains on: "own" takes the labels as the set has them, whichever kind that is.
 LabelUse = Literal["own", "hard", "stored", "teacher"]
 

@@ -90,7 +90,7 @@ def expand(options: Options, facts: Sequence[DatasetFacts]) -> Plan:
         for fact in facts
         for method in selected
         for ipc in _ipcs(method, options)
-        for trial in _trials(_for_method(method, options), fact, method, ipc, settings[method])
+        for trial in _trials(options, fact, method, ipc, settings[method])
     }
     sizes = {fact.spec.name: fact.size for fact in facts}
     ordered = sorted(trials.values(), key=lambda trial: _cost_order(trial, sizes[trial.dataset]))
@@ -107,21 +107,41 @@ def companions(options: Options) -> tuple[str, ...]:
     """Methods that are run along, for the columns that compare with them, see `Options.gains`."""
     if not options.gains:
         return ()
-    wanted = (FLOOR, CEILING) if hard_protocols(options) else (FLOOR,)
+    wanted = (FLOOR, CEILING) if _hard(_protocols_asked(options)) else (FLOOR,)
     return tuple(name for name in wanted if name not in options.methods)
 
 
-def hard_protocols(options: Options) -> tuple[str, ...]:
-    """The protocols asked for under which the ceiling is measured: those with hard labels."""
-    asked = options.protocol or (scale_named(options.scale).protocol,)
-    return tuple(name for name in asked if protocol_named(name).regime == "hard")
+def protocols_of(method: str, options: Options) -> tuple[str, ...]:
+    """The protocols that a method's sets are asked under: those asked for, or the one that they call for.
+
+    What is run along is asked under all that the methods are, but the ceiling under hard labels alone and the
+    floor, whose labels are hard, not under stored soft ones.
+    """
+    if method not in companions(options):
+        return options.protocol or (called_for(method, scale_named(options.scale)),)
+    asked = _protocols_asked(options)
+    if method == CEILING:
+        return _hard(asked)
+    return tuple(name for name in asked if protocol_named(name).regime != "stored")
 
 
-def _for_method(method: str, options: Options) -> Options:
-    """The options of a method: the ceiling that is run along is asked under hard labels alone."""
-    if method == CEILING and method in companions(options):
-        return dataclasses.replace(options, protocol=hard_protocols(options))
-    return options
+def called_for(method: str, scale: Scale) -> str:
+    """The protocol of a scale that a method's sets call for; that for hard labels if it is no more."""
+    try:
+        return scale.protocols[methods.load(method).REGIME]
+    except UserError:
+        return scale.protocol
+
+
+def _protocols_asked(options: Options) -> tuple[str, ...]:
+    """Those of all methods that were asked for."""
+    scale = scale_named(options.scale)
+    return options.protocol or tuple(dict.fromkeys(called_for(method, scale) for method in options.methods))
+
+
+def _hard(protocols: Iterable[str]) -> tuple[str, ...]:
+    """Those under which the ceiling is measured."""
+    return tuple(name for name in protocols if protocol_named(name).regime == "hard")
 
 
 def _ipcs(method: str, options: Options) -> tuple[int, ...]:
@@ -341,12 +361,12 @@ def _trials(
     return [
         trial_of(msgspec.structs.replace(made, seed=seed), **asked)
         for seed in seeds
-        for asked in asked_of(options, scale)
+        for asked in asked_of(options, scale, protocols_of(method, options))
     ]
 
 
-def asked_of(options: Options, scale: Scale) -> list[dict[str, Any]]:
-    """What is to be asked of each set: each network under each protocol, as facts of a trial."""
+def asked_of(options: Options, scale: Scale, protocols: Iterable[str]) -> list[dict[str, Any]]:
+    """What is to be asked of a method's sets: each network under each protocol, as facts of a trial."""
     networks = dict.fromkeys(map(canonical, options.eval_arch)) or {"": None}
     return [
         {
@@ -356,7 +376,7 @@ def asked_of(options: Options, scale: Scale) -> list[dict[str, Any]]:
             "evals": options.evals or scale.evals,
         }
         for network in networks
-        for protocol in options.protocol or (scale.protocol,)
+        for protocol in protocols
     ]
 
 

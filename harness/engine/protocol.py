@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from harness.core.errors import DivergedError, UnknownNameError
+from harness.core.regime import Regime
 from harness.engine import schedules
 from harness.engine.parts import (
     KL,
@@ -35,7 +36,6 @@ from harness.engine.parts import (
     Mixing,
     Mixup,
     Optimiser,
-    Regime,
     SetSize,
     SquaredError,
     StepsByImages,

@@ -75,6 +75,8 @@ REGISTRIES = (
     "harness.core.augment.DIGIT_DATASETS",
 )
 COMPOSE = "methods.shared.composition.compose"
+SOFTEN = "methods.shared.soft_labels.soften"
+SOFT = "@soft"  # the variant that is a rule for all methods, with code of its own
 # Where older code has what now lies in these rooms.
 MOVED = (
     *(("harness.core.augment.", "methods.augment."), ("methods.shared.", "methods.")),
@@ -107,13 +109,14 @@ class Subject(NamedTuple):
 
     @classmethod
     def of(cls, trial: Trial, part: Part = "whole") -> Subject:
-        """That of a trial; variants of a method are one, since they differ in settings alone.
+        """That of a trial; variants of a method are one, since they differ in settings alone, but for SOFT.
 
         What a half of a trial does not use is left out: all evaluations by one network and protocol reach the
         same code, whatever made the sets.
         """
         submitted = trial.method.endswith(SUBMITTED) or part == "evaluate"
         method = "" if submitted else "+".join(name.partition("@")[0] for name in trial.method.split("+"))
+        method += SOFT if method and trial.method.endswith(SOFT) else ""
         watched = trial.curve > 0 and part != "evaluate"
         asked = trial.protocol.partition("@")[0] if part != "distill" or watched else ""
         arch = trial.network if part == "evaluate" else trial.arch
@@ -168,9 +171,11 @@ class Code:
         return self._digests[subject]
 
     def _start(self, subject: Subject) -> Start:
-        parts = [f"methods.{part}" for part in subject.method.split("+")] if subject.method else []
+        named, soft = subject.method.removesuffix(SOFT), subject.method.endswith(SOFT)
+        parts = [f"methods.{part}" for part in named.split("+")] if named else []
         set_up = [path for path in self._places(SET_UP) if self._sources.has(path)][:1]
         entries = [*self._places(ENTRIES[subject.part]), *set_up]
+        entries += self._places([SOFTEN]) if soft else []
         entries += [self._places([CURVE])[0]] if subject.curve and subject.part == "distill" else []
         fields = [f"{part}.Config" for part in parts]
         if len(parts) == 1:

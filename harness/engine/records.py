@@ -18,6 +18,7 @@ from typing import Any, Literal
 import msgspec
 
 from harness.core.clock import Cost
+from harness.core.regime import Regime
 from harness.core.text import one_line, plural
 from harness.engine.scales import SCALES
 from methods.source import SettingsSource, read_sentence
@@ -31,7 +32,6 @@ UNIDENTIFIED = ("settings_source", "settings_from")  # what does not tell a tria
 LATER = {"curve": 0, "eval_arch": ""}  # facts that came later; where they say nothing, ids are what they were
 
 Status = Literal["done", "failed", "timeout", "oom"]
-Regime = Literal["hard", "stored", "teacher"]  # what networks are told of an image's class, and by whom
 LabelKind = Literal["hard", "soft"]
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from harness.core.errors import UnknownNameError
+from harness.core.regime import Regime
 
 
 @dataclass(frozen=True)
@@ -14,18 +16,27 @@ class Scale:
     name: str
     summary: str
     arch: str  # network that distils and that is trained for evaluation
-    protocol: str  # name in harness.engine.protocol
+    protocols: Mapping[Regime, str]  # names in harness.engine.protocol, for sets that call for a regime
     evals: int  # fresh networks trained on each distilled set
     seeds: int  # distillation seeds 0..seeds-1
     leaderboard: bool  # whether its results may stand in BENCHMARKS.md
 
+    @property
+    def protocol(self) -> str:
+        """The protocol for hard labels, which every set can be asked under."""
+        return self.protocols["hard"]
+
+
+PAPER: Mapping[Regime, str] = {"hard": "dc-1000", "stored": "sl-1000", "teacher": "kd-300"}
+CPU: Mapping[Regime, str] = {"hard": "dc-cpu", "stored": "sl-cpu", "teacher": "kd-cpu"}
+SMOKE: Mapping[Regime, str] = {"hard": "dc-smoke", "stored": "sl-smoke", "teacher": "kd-smoke"}
 
 SCALES = {
     scale.name: scale
     for scale in (
-        Scale("paper", "the papers' own settings: GPU days", "ConvNet", "dc-1000", 5, 5, True),
-        Scale("cpu", "a laptop's track: smaller network, fewer steps", "ConvNetW32", "dc-cpu", 3, 2, True),
-        Scale("smoke", "first contact and tests: seconds", "ConvNetW16", "dc-smoke", 2, 1, False),
+        Scale("paper", "the papers' own settings: GPU days", "ConvNet", PAPER, 5, 5, True),
+        Scale("cpu", "a laptop's track: smaller network, fewer steps", "ConvNetW32", CPU, 3, 2, True),
+        Scale("smoke", "first contact and tests: seconds", "ConvNetW16", SMOKE, 2, 1, False),
     )
 }
 

@@ -43,6 +43,7 @@ ROUNDING = 1e-3  # by which a row of probabilities may miss one
 class TrainingSet:
     """Images (n, C, H, W) and labels (n,) or (n, classes), and what to train under.
 
+    classes: (n,) what each image is, where soft labels do not tell; None: their largest entries tell.
     strategy: augmentation, of `harness.core.augment` or, with the prefix "dc:", of `harness.core.dc_augment`.
     lr: learning rate that was distilled along; None: the protocol's. ipc, stored: images per class and in
     all, as they are kept; None: those that are here.
@@ -54,6 +55,12 @@ class TrainingSet:
     lr: float | None = None
     ipc: int | None = None
     stored: int | None = None
+    classes: Tensor | None = None
+
+    @property
+    def hard_labels(self) -> Tensor:
+        """The class (n,) of each image."""
+        return hard(self.labels) if self.classes is None else self.classes
 
     @property
     def augmented(self) -> bool:
@@ -81,7 +88,7 @@ def training_set_of(distilled: Distilled, protocol: Protocol, device: torch.devi
 
     UserError if the protocol trains on stored soft labels and the set has none.
     """
-    images, labels = (tensor.to(device) for tensor in distilled.decoded())
+    images, labels, classes = (part.to(device) for part in (*distilled.decoded(), distilled.hard_labels()))
     strategy, recipe = distilled.augmentation, protocol.recipe
     if recipe.augmentation is not None:
         strategy = recipe.augmentation
@@ -89,11 +96,12 @@ def training_set_of(distilled: Distilled, protocol: Protocol, device: torch.devi
             strategy = STAGE.join(stage for stage in strategy.split(STAGE) if stage != "flip")
     return TrainingSet(
         images,
-        _labels(labels, protocol),
+        _labels(labels, classes, protocol),
         strategy,
         distilled.learned_lr,
         ipc=distilled.ipc,
         stored=len(distilled.images),
+        classes=classes,
     )
 
 
@@ -154,8 +162,8 @@ def _piece_loss(loss_of: SummedLoss, targets: Targets, logits: Tensor, piece: sl
     return loss_of(logits, targets.of(piece))
 
 
-def _labels(labels: Tensor, protocol: Protocol) -> Tensor:
-    """What of a set's labels (n,) or (n, classes) the protocol trains on; UserError if that is not there."""
+def _labels(labels: Tensor, classes: Tensor, protocol: Protocol) -> Tensor:
+    """What of labels (n,) or (n, classes) and classes (n,) is trained on; UserError if that is not there."""
     use = protocol.recipe.labels
     if use == "stored" and labels.ndim == 1:
         raise UserError(
@@ -163,11 +171,11 @@ def _labels(labels: Tensor, protocol: Protocol) -> Tensor:
             "ones alone; choose a protocol for hard labels or with a teacher, see `list protocols`"
         )
     if use in ("hard", "teacher"):
-        return hard(labels)
+        return classes
     if labels.ndim == 1 or isinstance(protocol.recipe.loss, SquaredError) or _are_probabilities(labels):
         return labels
     if use == "own":
-        return hard(labels)
+        return classes
     sums = labels.sum(dim=1)
     raise UserError(
         f"protocol {protocol.name} trains on probabilities, and the soft labels of this set are none (they "
@@ -190,7 +198,7 @@ def _lessons(
 ) -> Callable[[Tensor], tuple[Tensor, Targets]]:
     """What an index batch becomes: augmented, mixed images, and the labels of the set or of the teacher."""
     recipe, classes = protocol.recipe, net.classifier.out_features
-    hard_labels = hard(training_set.labels)
+    hard_labels = training_set.hard_labels
     asked = teacher if recipe.labels == "teacher" else None
     labels_too = recipe.mixing is not None and recipe.mixing.mixes_labels and asked is None
 

@@ -270,10 +270,13 @@ def _made(run: _Run, dataset: Dataset, held_out: HeldOut | None, earlier: FoundS
 
 def show_set(distilled: Distilled, distillation: Distillation, results: Path) -> None:
     """Write a small picture of the set beside where its record will lie."""
-    from harness.core.passes import hard
     from harness.core.preview import write_preview
 
-    write_preview(distilled.pixels(), hard(distilled.labels), distillation.preview_path(results))
+    write_preview(
+        distilled.pixels(),
+        distilled.hard_labels()[: len(distilled.images)],
+        distillation.preview_path(results),
+    )
 
 
 def _evaluated(run: _Run, dataset: Dataset, found: FoundSet) -> Record:

@@ -129,13 +129,15 @@ def _sheet(about: SetHeader, tensors: Mapping[str, NDArray[Any]]) -> SetImages:
     import numpy as np
 
     images, labels = tensors["images"], tensors["labels"]
+    if about.factor > 1 and len(labels) == len(images) * about.factor**2:
+        labels = labels[: len(images)]  # of the first tile of each image
     if about.format != FORMAT:
         raise ValueError(f"format {about.format!r}, expected {FORMAT!r}")
     if images.ndim != 4 or images.shape[1] not in (1, 3) or len(images) != len(labels):
         raise ValueError(
             f"images {images.shape} with labels {labels.shape} are not (n, 1 or 3, H, W) with (n, ...)"
         )
-    classes = labels if labels.ndim == 1 else labels.argmax(1)
+    classes = tensors.get("classes", labels if labels.ndim == 1 else labels.argmax(1))
     if len(classes) and not 0 <= classes.min() <= classes.max() < len(about.class_names):
         raise ValueError(f"labels do not fit {len(about.class_names)} class names")
     unit = np.clip(_inverse(images, tensors), 0, 1)

@@ -178,7 +178,7 @@ def test_soft_labels_are_not_lost_unasked(
     learned: Distilled, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert export(saved(learned, tmp_path), "imagefolder", tmp_path / "set") == 2
-    assert "--labels hard writes the highest of each row" in capsys.readouterr().err
+    assert "--labels hard writes classes" in capsys.readouterr().err
     assert not (tmp_path / "set").exists()
 
 
