@@ -55,8 +55,8 @@ RECIPES: Mapping[str, TeacherRecipe] = {
 class Teacher:
     """A trained network, which answers in evaluation mode and without gradients.
 
-    accuracy: in [0, 1], on the tenth of the train split that it was not trained on. digest: of its weights.
-    cost: of its training, whoever did it.
+    accuracy: in [0, 1], on the tenth of the train split that it was not trained on; chance: what the largest
+    class is of that. digest: of its weights. cost: of its training, whoever did it.
     """
 
     net: Network
@@ -64,6 +64,7 @@ class Teacher:
     arch: str
     recipe: TeacherRecipe
     accuracy: float
+    chance: float
     digest: str
     cost: Cost
 
@@ -91,7 +92,7 @@ def teacher_network(arch: str) -> str:
 def train_teacher(context: Context, data: Dataset, arch: str, recipe: TeacherRecipe) -> Teacher:
     """The teacher of this dataset and network, from the context's cache or trained now; see `train_experts`.
 
-    Its cost is charged to the context. UserError for one that is no better than chance.
+    Its cost is charged to the context. It may be no better than chance, see `check_worth`.
     """
     learned, held_out = data.hold_out(HELD_OUT_SHARE)
     spent = context.apart(0, None)
@@ -100,16 +101,19 @@ def train_teacher(context: Context, data: Dataset, arch: str, recipe: TeacherRec
         experts = train_experts(context, learned, settings)
         net = spent.network(data, arch=settings.arch)
         experts.load_into(net, 0, recipe.epochs)
-        teacher = Teacher(net, spent, str(settings.arch), recipe, 0.0, _digest(net), experts.costs[0])
-        accuracy = _accuracy(teacher, held_out)
-    chance = float(torch.bincount(held_out.labels).max()) / len(held_out)
-    if accuracy <= chance and not context.rehearsing:
+        chance = float(torch.bincount(held_out.labels).max()) / len(held_out)
+        teacher = Teacher(net, spent, str(settings.arch), recipe, 0.0, chance, _digest(net), experts.costs[0])
+        return replace(teacher, accuracy=_accuracy(teacher, held_out))
+
+
+def check_worth(teacher: Teacher, dataset: str) -> None:
+    """UserError for a teacher that is no better than chance."""
+    if teacher.accuracy <= teacher.chance and not teacher.context.rehearsing:
         raise UserError(
-            f"the teacher of {data.name} ({settings.arch}, {recipe.name}) is right on {100 * accuracy:.1f} % "
-            f"of the train images left out, no better than chance ({100 * chance:.1f} %): it has nothing to "
-            "teach; choose a protocol for hard labels"
+            f"the teacher of {dataset} ({teacher.arch}, {teacher.recipe.name}) is right on "
+            f"{100 * teacher.accuracy:.1f} % of the train images left out, no better than chance "
+            f"({100 * teacher.chance:.1f} %): it has nothing to teach; choose a protocol for hard labels"
         )
-    return replace(teacher, accuracy=accuracy)
 
 
 def _settings(data: Dataset, arch: str, recipe: TeacherRecipe) -> ExpertSettings:

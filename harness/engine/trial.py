@@ -318,10 +318,12 @@ def ask(
 
 
 def _teacher(trial: Trial, dataset: Dataset, context: Context) -> Teacher:
-    """The teacher of all evaluations of sets that this network distils, at this scale."""
-    from harness.core.teachers import RECIPES, teacher_network, train_teacher
+    """The teacher of all evaluations of sets by this network at this scale; UserError if it is no good."""
+    from harness.core.teachers import RECIPES, check_worth, teacher_network, train_teacher
 
-    return train_teacher(context, dataset, teacher_network(trial.arch), RECIPES[trial.scale])
+    teacher = train_teacher(context, dataset, teacher_network(trial.arch), RECIPES[trial.scale])
+    check_worth(teacher, dataset.name)
+    return teacher
 
 
 def _taught_by(teacher: Teacher) -> Teaching:

@@ -109,8 +109,9 @@ def test_a_teacher_that_knows_nothing_is_refused(data: Dataset, monkeypatch: pyt
     from harness.core import teachers
 
     monkeypatch.setattr(teachers, "_accuracy", lambda *_: 0.1)
+    teacher = taught(data)
     with pytest.raises(UserError, match="no better than chance") as found:
-        taught(data)
+        teachers.check_worth(teacher, data.name)
     assert "\n" not in str(found.value)
 
 
