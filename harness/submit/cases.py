@@ -63,8 +63,10 @@ def prepare(request: SubmitRequest) -> Iterator[Case]:
 def _case(one: Imported, source: Source, data: Dataset, request: SubmitRequest) -> Case:
     from harness.submit import inspect
 
-    images, labels = _channels_first(one.images, data.shape), _labels(one.labels, request.labels)
-    findings = inspect.structure(images, labels, data, request.ipc)
+    images = _channels_first(one.images, data.shape)
+    classed = request.labels == "hard" and one.classes is not None
+    labels = one.classes if classed else _labels(one.labels, request.labels)
+    findings = inspect.structure(images, _first_tiles(labels, one, request), data, request.ipc, one.classes)
     inspect.refuse_fatal(findings)
     findings += [inspect.Finding("warning", "format", note, "") for note in one.notes]
     findings += inspect.class_names(one.class_names, data.class_names)
@@ -73,7 +75,7 @@ def _case(one: Imported, source: Source, data: Dataset, request: SubmitRequest) 
     reading, oddities = inspect.read_pixels(images, data, transform, _stated_space(one, request))
     findings += oddities
     distilled = _distilled(_converted(images, reading.space, transform, data), labels, one, data, request)
-    like = inspect.likeness(*distilled.decoded(), data, distilled.factor)
+    like = inspect.likeness(distilled.decoded()[0], distilled.hard_labels(), data, distilled.factor)
     findings += inspect.classes(like, data.class_names)
     findings += inspect.channel_order(distilled.decoded()[0], data, distilled.factor)
     claimed = request.claimed / 100 if request.claimed is not None else _claim(one, request)
@@ -136,6 +138,12 @@ def _labels(labels: Any, how: str) -> Any:
     return torch.softmax(labels.float(), dim=1) if how == "logits" else labels.float()
 
 
+def _first_tiles(labels: Any, one: Imported, request: SubmitRequest) -> Any:
+    """One label for each stored image, of labels that may be of all tiles: those of the first ones."""
+    stored, factor = len(one.images), request.factor or one.factor or 1
+    return labels[:stored] if len(labels) == stored * factor**2 else labels
+
+
 def _stated_space(one: Imported, request: SubmitRequest) -> Space | None:
     """The reading of the pixels that was stated, by the user or the file itself."""
     if request.normalised is not None or request.mean is not None or one.transform is not None:
@@ -196,7 +204,8 @@ def _distilled(images: Any, labels: Any, one: Imported, data: Dataset, request: 
     from harness.core.distilled import Distilled
     from harness.submit.inspect import hard, images_per_class
 
-    order = hard(labels).argsort(stable=True)
+    classes = hard(_first_tiles(labels, one, request)) if one.classes is None else one.classes
+    order = classes.argsort(stable=True)
     asked = request.augmentation if request.augmentation is not None else one.augmentation
     augmentation = usual_strategy(data.name) if asked is None else "" if asked == "none" else asked
     if not augmentation.startswith("dc:"):
@@ -204,8 +213,8 @@ def _distilled(images: Any, labels: Any, one: Imported, data: Dataset, request: 
     factor = request.factor or one.factor or 1
     return Distilled(
         images=images[order],
-        labels=labels[order],
-        ipc=request.ipc or images_per_class(labels, data.num_classes),
+        labels=labels.unflatten(0, (-1, len(images)))[:, order].flatten(0, 1),
+        ipc=request.ipc or images_per_class(classes, data.num_classes),
         dataset=data.name,
         class_names=data.class_names,
         transform=data.transform,
@@ -214,4 +223,5 @@ def _distilled(images: Any, labels: Any, one: Imported, data: Dataset, request: 
         factor=factor,
         augmentation=augmentation,
         learned_lr=request.lr if request.lr is not None else one.learned_lr,
+        classes=None if one.classes is None or labels.ndim == 1 else classes[order],
     )

@@ -79,8 +79,13 @@ class Finding:
         return RecordedFinding(self.level, self.check, self.seen, self.expected)
 
 
-def structure(images: Tensor, labels: Tensor, data: Dataset, ipc: int | None) -> list[Finding]:
-    """Findings on shapes, numbers and labels of a set; `ipc` is the one stated, None if none is."""
+def structure(
+    images: Tensor, labels: Tensor, data: Dataset, ipc: int | None, classes: Tensor | None = None
+) -> list[Finding]:
+    """Findings on shapes, numbers and labels of a set; `ipc` is the one stated, None if none is.
+
+    `classes` (n,) says what the images are where soft labels do not.
+    """
     shape = tuple(images.shape[1:])
     if images.ndim != 4 or shape != data.shape:
         expected = f"(n, {', '.join(map(str, data.shape))}) as {data.name} has, or channels last"
@@ -92,7 +97,14 @@ def structure(images: Tensor, labels: Tensor, data: Dataset, ipc: int | None) ->
     if bad:
         return [Finding("error", "numbers", f"{bad} values that are NaN or infinite", "none", fatal=True)]
     found = _labels(labels, data.num_classes)
-    return found if any(finding.fatal for finding in found) else [*found, *_counts(labels, data, ipc)]
+    return (
+        found
+        if any(finding.fatal for finding in found)
+        else [
+            *found,
+            *_counts(labels if classes is None else classes, data, ipc),
+        ]
+    )
 
 
 def hard(labels: Tensor) -> Tensor:

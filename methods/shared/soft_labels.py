@@ -68,7 +68,7 @@ PAPER: Mapping[tuple[str, int], Mapping[str, Any]] = {
 # Rates are ours: networks make fewer and larger steps.
 SCALED: Mapping[str, Mapping[str, Any]] = {
     "cpu": {"label_epochs": 12, "label_steps": 20, "label_lr": 0.1},
-    "smoke": {"label_epochs": 4, "label_steps": 5, "label_batch": 32, "label_lr": 0.05},
+    "smoke": {"label_epochs": 4, "label_steps": 20, "label_batch": 64, "label_lr": 0.1},
 }
 
 

@@ -24,6 +24,7 @@ from harness.core.errors import UnknownNameError, UserError
 from harness.submit import importers
 from harness.submit.importers.common import Imported
 from harness.submit.importers.restricted import load_pickle
+from harness.submit.importers.sniff import container_of
 
 IPC = 2
 LIMIT = 2**20
@@ -624,3 +625,10 @@ def test_torch_file_cannot_ask_for_an_array_of_any_size(
         archive.writestr("archive/version", "3\n")
     with pytest.raises(UserError, match="an array is asked for without its data"):
         read(path, digits)
+
+
+@pytest.mark.parametrize("length", [0x280, 0x480, 0x4B50])  # as pickles of protocol 2 and 4 begin, and zips
+def test_a_header_as_long_as_another_forms_mark_is_still_a_header(length: int, tmp_path: Path) -> None:
+    path = tmp_path / "own.safetensors"
+    path.write_bytes(struct.pack("<Q", length) + b"{}".ljust(length))
+    assert container_of(path) == "safetensors"

@@ -251,6 +251,26 @@ def test_soft_labels_and_factor_reach_the_evaluation(distilled: Distilled, tmp_p
     assert record.decoded_images == 4 * len(kept.images)
 
 
+def test_classes_of_soft_labels_come_along_and_each_tile_keeps_its_own(tmp_path: Path) -> None:
+    tiles = random.distill("digits", 2 * IPC, context=Context(seed=4))
+    firsts = torch.arange(len(tiles.labels)).view(10, 2, IPC)[:, 0].flatten()
+    rows = torch.nn.functional.one_hot(tiles.labels[firsts].roll(IPC), 10).float()  # wrong, were they read
+    own = dataclasses.replace(
+        tiles,
+        images=tiles.images[firsts],
+        labels=torch.cat([rows] * 4),
+        classes=tiles.labels[firsts],
+        ipc=IPC,
+        factor=2,
+    )
+    path = save_own(own, tmp_path)
+    assert submit(path, tmp_path / "results", "--protocol", "sl-smoke,dc-steps-smoke", "--force") == 0
+    for record in read_records(tmp_path / "results"):
+        assert (record.label_kind, record.trial.ipc) == ("soft", IPC)
+        assert record.submission is not None
+        assert {finding.check for finding in record.submission.found} <= {"classes", "chance"}
+
+
 def test_json_holds_findings_and_records(
     distilled: Distilled, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -29,7 +29,8 @@ class Imported:
     labels: class numbers, or a row of numbers for each image.
     experiment: which of the file's sets it is, from 0; authors repeat their distillation in one file.
     claims: mean accuracy in [0, 1] that the file itself gives, by the name of the network that it is of.
-    transform, class_names, factor, augmentation: known for sets of this harness only.
+    transform, class_names, factor, augmentation, classes: known for sets of this harness only; `classes` (n,)
+        of images whose soft labels do not tell.
     notes: what a reader of the result should know about this format or file.
     """
 
@@ -43,6 +44,7 @@ class Imported:
     class_names: tuple[str, ...] | None = None
     factor: int | None = None
     augmentation: str | None = None
+    classes: Tensor | None = None
     notes: tuple[str, ...] = ()
 
 

@@ -30,6 +30,7 @@ def _own(path: Path) -> Imported:
         "safetensors",
         distilled.images,
         distilled.labels,
+        classes=distilled.classes,
         learned_lr=distilled.learned_lr,
         transform=distilled.transform,
         class_names=distilled.class_names,

@@ -54,6 +54,9 @@ def container_of(path: Path) -> Container:
         head = stream.read(HEAD)
     if not head:
         raise UserError(f"{path} is empty; copy or download it again")
+    # First of all: its bytes are the length of its header, which may look like the mark of any other form.
+    if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= LONGEST_HEADER:
+        return "safetensors"
     if head.startswith(LEGACY_TORCH):
         return "torch"
     if head.startswith(b"PK"):
@@ -62,8 +65,6 @@ def container_of(path: Path) -> Container:
         return "npy"
     if head[0] == 0x80 and len(head) > 1 and 2 <= head[1] <= pickle.HIGHEST_PROTOCOL:
         return "pickle"
-    if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= LONGEST_HEADER:
-        return "safetensors"
     if _is_old_pickle(path, head):
         return "pickle"
     raise _unread(path, head)
