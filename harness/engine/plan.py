@@ -93,7 +93,15 @@ def expand(options: Options, facts: Sequence[DatasetFacts]) -> Plan:
         for trial in _trials(_for_method(method, options), fact, method, ipc, settings[method])
     }
     sizes = {fact.spec.name: fact.size for fact in facts}
-    ordered = sorted(trials.values(), key=lambda trial: _cost_order(trial, sizes[trial.dataset]))
+    # Asked of one trial of a cell: whatever the seed and the question, its settings are the same.
+    cells = {(trial.dataset, trial.method, trial.ipc): trial for trial in trials.values()}
+    steps = {key: methods.steps_of(trial.method, trial.config).count for key, trial in cells.items()}
+    ordered = sorted(
+        trials.values(),
+        key=lambda trial: _cost_order(
+            trial, sizes[trial.dataset], steps[trial.dataset, trial.method, trial.ipc]
+        ),
+    )
     return Plan(
         tuple(ordered),
         {fact.spec.name: worker_text(fact.spec) for fact in facts},
@@ -380,9 +388,8 @@ def _refuse_uneven_tiles(method: str, factor: int, facts: DatasetFacts) -> None:
         )
 
 
-def _cost_order(trial: Trial, dataset_size: int) -> tuple[Any, ...]:
+def _cost_order(trial: Trial, dataset_size: int, steps: int) -> tuple[Any, ...]:
     """Sorting key: datasets by size, then methods without steps, then few steps, then small sets."""
-    steps = methods.steps_of(trial.method, trial.config).count
     asked = trial.eval_arch, trial.protocol
     return dataset_size, trial.dataset, steps, trial.ipc, trial.method, trial.seed, *asked, trial.id
 
