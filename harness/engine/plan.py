@@ -83,14 +83,15 @@ def make_plan(options: Options) -> Plan:
 
 def expand(options: Options, facts: Sequence[DatasetFacts]) -> Plan:
     """All trials that the options ask for on these datasets, in canonical order."""
-    selected = (*options.methods, *companions(options))
-    settings = settings_by_method(selected, options.set)
+    along = companions(options)
+    asked = dict.fromkeys(options.methods, options) | along
+    settings = settings_by_method(tuple(asked), options.set)
     trials = {
         trial.id: trial
         for fact in facts
-        for method in selected
-        for ipc in _ipcs(method, options)
-        for trial in _trials(_for_method(method, options), fact, method, ipc, settings[method])
+        for method, wishes in asked.items()
+        for ipc in _ipcs(method, wishes.ipc)
+        for trial in _trials(wishes, fact, method, ipc, settings[method])
     }
     sizes = {fact.spec.name: fact.size for fact in facts}
     # Asked of one trial of a cell: whatever the seed and the question, its settings are the same.
@@ -106,35 +107,27 @@ def expand(options: Options, facts: Sequence[DatasetFacts]) -> Plan:
         tuple(ordered),
         {fact.spec.name: worker_text(fact.spec) for fact in facts},
         tuple(remark for fact in facts for remark in fact.remarks),
-        companions(options),
+        tuple(along),
         {fact.spec.name: fact.fingerprints for fact in facts if fact.fingerprints is not None},
     )
 
 
-def companions(options: Options) -> tuple[str, ...]:
-    """Methods that are run along, for the columns that compare with them, see `Options.gains`."""
+def companions(options: Options) -> dict[str, Options]:
+    """Methods that are run along, for the columns that compare with them (`Options.gains`): what is asked.
+
+    That is as for the others, but of the ceiling under hard labels alone.
+    """
     if not options.gains:
-        return ()
-    wanted = (FLOOR, CEILING) if hard_protocols(options) else (FLOOR,)
-    return tuple(name for name in wanted if name not in options.methods)
+        return {}
+    protocols = options.protocol or (scale_named(options.scale).protocol,)
+    hard = tuple(name for name in protocols if protocol_named(name).regime == "hard")
+    found = {FLOOR: options} | ({CEILING: dataclasses.replace(options, protocol=hard)} if hard else {})
+    return {name: wishes for name, wishes in found.items() if name not in options.methods}
 
 
-def hard_protocols(options: Options) -> tuple[str, ...]:
-    """The protocols asked for under which the ceiling is measured: those with hard labels."""
-    asked = options.protocol or (scale_named(options.scale).protocol,)
-    return tuple(name for name in asked if protocol_named(name).regime == "hard")
-
-
-def _for_method(method: str, options: Options) -> Options:
-    """The options of a method: the ceiling that is run along is asked under hard labels alone."""
-    if method == CEILING and method in companions(options):
-        return dataclasses.replace(options, protocol=hard_protocols(options))
-    return options
-
-
-def _ipcs(method: str, options: Options) -> tuple[int, ...]:
+def _ipcs(method: str, asked: tuple[int, ...]) -> tuple[int, ...]:
     """Images per class to run a method at: one that ignores them makes the same set each time."""
-    return (1,) if methods.load(method).IGNORES_IPC else options.ipc
+    return (1,) if methods.load(method).IGNORES_IPC else asked
 
 
 def finished(trials: Iterable[Trial], results: Path, known: Iterable[Record] = ()) -> dict[str, Record]:
