@@ -48,9 +48,9 @@ class Stamp(NamedTuple):
 
 
 class CacheFile:
-    """A file that holds one value, which `load` gives back while the code is that which saved it.
+    """A file in a folder of a results folder that holds one value.
 
-    The code is that of when this object is made.
+    `load` gives it back while the code is that which saved it: that of when this object is made.
     """
 
     def __init__(self, path: Path, root: Path = ROOT) -> None:
@@ -74,8 +74,8 @@ class CacheFile:
             return None
 
     def save(self, value: object) -> None:
-        """Write it, if it can be written."""
-        if self._code is None:
+        """Write it, if it can be written; no results folder is made for it."""
+        if self._code is None or not self._path.parent.parent.is_dir():
             return
         with suppress(OSError, OverflowError):  # the second for whole numbers of more than 64 bits
             body = msgspec.msgpack.encode(value)

@@ -193,6 +193,12 @@ def test_where_no_cache_can_be_written_none_is(results: Path, monkeypatch: pytes
     assert (results / WORK_FOLDER).is_file()
 
 
+def test_no_results_folder_is_made_for_a_cache(tmp_path: Path) -> None:
+    assert collect(tmp_path / "results") == Collection([], [])
+    cache_file.CacheFile(cache_of(tmp_path / "results")).save(1)
+    assert not (tmp_path / "results").exists()
+
+
 def test_settings_beyond_64_bits_are_read_without_a_cache(tmp_path: Path) -> None:
     trial = digits_trial(config={"seed": 2**70})
     put_first(Record(id=trial.id, status="done", trial=trial, accuracies=[0.5]), tmp_path)
