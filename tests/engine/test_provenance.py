@@ -379,7 +379,9 @@ def test_digests_of_the_code_that_is_here_are_worked_out_once(
     checkout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache_file, "SETTLED_NS", 0)
+    monkeypatch.setattr(provenance, "CacheFile", cache_file.CacheFile)
     results = checkout / "results"
+    results.mkdir()
     dm = trial()
     record = Record(id=dm.id, status="failed", trial=dm, provenance=made_by(digest() or ""))
     assert Lineage(results).states([record]) == {dm.id: CURRENT}
