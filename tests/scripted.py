@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from support import tensor
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from harness.core.context import Context
 from harness.core.data import ClassBatch, Normalization
@@ -46,12 +48,39 @@ class ScriptedData:
         return self
 
 
-class ScriptedContext(Context):
-    """A context whose fresh networks are the golden ones, in order."""
+class ScriptedGenerator(torch.Generator):
+    """A generator that gives, within `ScriptedDraws`, what it is told to."""
 
-    def __init__(self, networks: list[Any]) -> None:
+    draws: Iterator[Tensor]
+
+    def __new__(cls, draws: Iterable[Tensor]) -> ScriptedGenerator:
+        made = super().__new__(cls)
+        made.draws = iter(draws)
+        return made
+
+
+class ScriptedDraws(TorchFunctionMode):
+    """Whatever torch is to draw by a scripted generator is the next of its draws."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, arguments: tuple[Any, ...] = (), named: Any = None
+    ) -> Any:
+        generator = (named or {}).get("generator")
+        if isinstance(generator, ScriptedGenerator):
+            return next(generator.draws)
+        return function(*arguments, **(named or {}))
+
+
+class ScriptedContext(Context):
+    """A context whose fresh networks are the golden ones, in order, and draws by role those of the script."""
+
+    def __init__(self, networks: list[Any], draws: Mapping[str, Iterable[Tensor]] | None = None) -> None:
         super().__init__()
         self.waiting = deque(networks)
+        self.scripts = {role: ScriptedGenerator(given) for role, given in (draws or {}).items()}
 
     def network(self, data: object, role: str = "net") -> Any:
         return self.waiting.popleft()
+
+    def generator(self, role: str, *, on_cpu: bool = False) -> torch.Generator:
+        return self.scripts.get(role) or super().generator(role, on_cpu=on_cpu)

@@ -117,14 +117,6 @@ def measure(trials: Sequence[Trial], settings: RunSettings) -> dict[str, TimeEst
     return estimates
 
 
-def roughly(seconds: float) -> str:
-    """Two significant parts: `45 s`, `12 min`, `3.5 h`, `2.1 days`."""
-    for unit, size in (("days", 86_400.0), ("h", 3600.0)):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds / 60:.0f} min" if seconds >= 100 else f"{seconds:.3g} s"
-
-
 @dataclass(frozen=True)
 class _Phase:
     """One loop of a trial to be estimated, made `repeats` times; `run` enters it in a context.

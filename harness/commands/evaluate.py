@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -78,7 +79,8 @@ def command(options: Options, wanted: SetFilter, files: Sequence[Path], again: s
 def _asked(made: Distillation, options: Options) -> list[dict[str, Any]]:
     """What is to be asked of a set, as facts of a trial."""
     scale = scale_named(made.scale)
-    return asked_of(options, scale, options.protocol or (called_for(made.method, scale),))
+    protocols = options.protocol or (called_for(made.method, scale),)
+    return asked_of(dataclasses.replace(options, protocol=protocols), scale)
 
 
 def _chosen(options: Options, wanted: SetFilter, files: Sequence[Path]) -> Iterator[Distillation]:

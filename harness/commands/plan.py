@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 
 from harness.commands.arguments import add_run_arguments, options_from
-from harness.commands.estimate import TimeEstimate, from_records, measure, roughly
-from harness.core.text import MISSING, plural, table
+from harness.commands.estimate import TimeEstimate, from_records, measure
+from harness.core.text import MISSING, plural, roughly, table
 from harness.engine import provenance
 from harness.engine.devices import Device
 from harness.engine.options import Options

@@ -16,9 +16,8 @@ from pathlib import Path
 import msgspec
 
 from harness.commands.arguments import add_json, add_results
-from harness.commands.estimate import roughly
 from harness.core.errors import UserError
-from harness.core.text import plural, table
+from harness.core.text import plural, roughly, table
 from harness.engine.provenance import CODE_WORDS, CURRENT, CodeState, Lineage, renewal
 from harness.engine.record_files import collect
 from harness.engine.records import WORK_FOLDER, Record

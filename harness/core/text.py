@@ -40,6 +40,14 @@ def seconds(duration: float | None) -> str:
     return MISSING if duration is None else f"{duration:,.1f}"
 
 
+def roughly(seconds: float) -> str:
+    """Two significant parts: `45 s`, `12 min`, `3.5 h`, `2.1 days`."""
+    for unit, size in (("days", 86_400.0), ("h", 3600.0)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds / 60:.0f} min" if seconds >= 100 else f"{seconds:.3g} s"
+
+
 def percent(fraction: float) -> str:
     """A fraction as percent to a tenth, `41.3`."""
     return f"{100 * fraction:.1f}"

@@ -20,6 +20,7 @@ import methods
 from harness.core.data.catalog import FOLDER_PREFIX, KNOWN, DatasetSpec, parse
 from harness.core.errors import DataError, UnknownNameError, UserError
 from harness.core.nets.names import canonical, convnet_spec
+from harness.core.regime import Regime
 from harness.core.settings import lengths, values_of
 from harness.engine.options import Options, Setting
 from harness.engine.protocol import protocol_named
@@ -28,6 +29,12 @@ from harness.engine.records import Distillation, Record, Trial, trial_of
 from harness.engine.scales import Scale, scale_named
 
 FLOOR, CEILING = "random", "whole"  # what every method is compared with
+# What every method is compared with, by the regimes in which it is run along.
+COMPANIONS: Mapping[str, tuple[Regime, ...]] = {
+    FLOOR: ("hard", "teacher"),
+    f"{FLOOR}@{methods.SOFT}": ("stored",),
+    CEILING: ("hard",),
+}
 
 
 @dataclass(frozen=True)
@@ -83,46 +90,48 @@ def make_plan(options: Options) -> Plan:
 
 def expand(options: Options, facts: Sequence[DatasetFacts]) -> Plan:
     """All trials that the options ask for on these datasets, in canonical order."""
-    selected = (*options.methods, *companions(options))
-    settings = settings_by_method(selected, options.set)
+    asked = asked_of_each(options)
+    settings = settings_by_method(tuple(asked), options.set)
     trials = {
         trial.id: trial
         for fact in facts
-        for method in selected
-        for ipc in _ipcs(method, options)
-        for trial in _trials(options, fact, method, ipc, settings[method])
+        for method, wishes in asked.items()
+        for ipc in _ipcs(method, wishes.ipc)
+        for trial in _trials(wishes, fact, method, ipc, settings[method])
     }
     sizes = {fact.spec.name: fact.size for fact in facts}
-    ordered = sorted(trials.values(), key=lambda trial: _cost_order(trial, sizes[trial.dataset]))
+    # Asked of one trial of a cell: whatever the seed and the question, its settings are the same.
+    cells = {(trial.dataset, trial.method, trial.ipc): trial for trial in trials.values()}
+    steps = {key: methods.steps_of(trial.method, trial.config).count for key, trial in cells.items()}
+    ordered = sorted(
+        trials.values(),
+        key=lambda trial: _cost_order(
+            trial, sizes[trial.dataset], steps[trial.dataset, trial.method, trial.ipc]
+        ),
+    )
     return Plan(
         tuple(ordered),
         {fact.spec.name: worker_text(fact.spec) for fact in facts},
         tuple(remark for fact in facts for remark in fact.remarks),
-        companions(options),
+        tuple(method for method in asked if method not in options.methods),
         {fact.spec.name: fact.fingerprints for fact in facts if fact.fingerprints is not None},
     )
 
 
-def companions(options: Options) -> tuple[str, ...]:
-    """Methods that are run along, for the columns that compare with them, see `Options.gains`."""
-    if not options.gains:
-        return ()
-    wanted = (FLOOR, CEILING) if _hard(_protocols_asked(options)) else (FLOOR,)
-    return tuple(name for name in wanted if name not in options.methods)
+def asked_of_each(options: Options) -> dict[str, Options]:
+    """What is asked of each method: under the protocols that are named, or else the one that it calls for.
 
-
-def protocols_of(method: str, options: Options) -> tuple[str, ...]:
-    """The protocols that a method's sets are asked under: those asked for, or the one that they call for.
-
-    What is run along is asked under all that the methods are, but the ceiling under hard labels alone and the
-    floor, whose labels are hard, not under stored soft ones.
+    With `Options.gains` the methods that others are compared with are asked all that they are needed for.
     """
-    if method not in companions(options):
-        return options.protocol or (called_for(method, scale_named(options.scale)),)
-    asked = _protocols_asked(options)
-    if method == CEILING:
-        return _hard(asked)
-    return tuple(name for name in asked if protocol_named(name).regime != "stored")
+    scale = scale_named(options.scale)
+    under = {method: options.protocol or (called_for(method, scale),) for method in options.methods}
+    if options.gains:
+        everything = tuple(dict.fromkeys(name for names in under.values() for name in names))
+        for method, regimes in COMPANIONS.items():
+            needed = [name for name in everything if protocol_named(name).regime in regimes]
+            if needed:
+                under[method] = tuple(dict.fromkeys((*under.get(method, ()), *needed)))
+    return {method: dataclasses.replace(options, protocol=protocols) for method, protocols in under.items()}
 
 
 def called_for(method: str, scale: Scale) -> str:
@@ -133,20 +142,9 @@ def called_for(method: str, scale: Scale) -> str:
         return scale.protocol
 
 
-def _protocols_asked(options: Options) -> tuple[str, ...]:
-    """Those of all methods that were asked for."""
-    scale = scale_named(options.scale)
-    return options.protocol or tuple(dict.fromkeys(called_for(method, scale) for method in options.methods))
-
-
-def _hard(protocols: Iterable[str]) -> tuple[str, ...]:
-    """Those under which the ceiling is measured."""
-    return tuple(name for name in protocols if protocol_named(name).regime == "hard")
-
-
-def _ipcs(method: str, options: Options) -> tuple[int, ...]:
+def _ipcs(method: str, asked: tuple[int, ...]) -> tuple[int, ...]:
     """Images per class to run a method at: one that ignores them makes the same set each time."""
-    return (1,) if methods.load(method).IGNORES_IPC else options.ipc
+    return (1,) if methods.load(method).IGNORES_IPC else asked
 
 
 def finished(trials: Iterable[Trial], results: Path, known: Iterable[Record] = ()) -> dict[str, Record]:
@@ -361,12 +359,12 @@ def _trials(
     return [
         trial_of(msgspec.structs.replace(made, seed=seed), **asked)
         for seed in seeds
-        for asked in asked_of(options, scale, protocols_of(method, options))
+        for asked in asked_of(options, scale)
     ]
 
 
-def asked_of(options: Options, scale: Scale, protocols: Iterable[str]) -> list[dict[str, Any]]:
-    """What is to be asked of a method's sets: each network under each protocol, as facts of a trial."""
+def asked_of(options: Options, scale: Scale) -> list[dict[str, Any]]:
+    """What is to be asked of each set: each network under each named protocol, as facts of a trial."""
     networks = dict.fromkeys(map(canonical, options.eval_arch)) or {"": None}
     return [
         {
@@ -376,7 +374,7 @@ def asked_of(options: Options, scale: Scale, protocols: Iterable[str]) -> list[d
             "evals": options.evals or scale.evals,
         }
         for network in networks
-        for protocol in protocols
+        for protocol in options.protocol or (scale.protocol,)
     ]
 
 
@@ -400,9 +398,8 @@ def _refuse_uneven_tiles(method: str, factor: int, facts: DatasetFacts) -> None:
         )
 
 
-def _cost_order(trial: Trial, dataset_size: int) -> tuple[Any, ...]:
+def _cost_order(trial: Trial, dataset_size: int, steps: int) -> tuple[Any, ...]:
     """Sorting key: datasets by size, then methods without steps, then few steps, then small sets."""
-    steps = methods.steps_of(trial.method, trial.config).count
     asked = trial.eval_arch, trial.protocol
     return dataset_size, trial.dataset, steps, trial.ipc, trial.method, trial.seed, *asked, trial.id
 

@@ -23,11 +23,11 @@ from harness import __version__
 from harness.core import clock
 from harness.core.errors import UserError
 from harness.core.nets.names import base_and_width, convnet_spec
+from harness.engine.cache_file import FOLDERS, CacheFile
 from harness.engine.reach import Module, Sources, Start
-from harness.engine.records import FIRST_SCHEMA, Provenance, Record, Trial
+from harness.engine.records import FIRST_SCHEMA, WORK_FOLDER, Provenance, Record, Trial
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("harness", "methods")
 
 # Begins the digests of today's rule; those without it were of whole files and cannot be compared with them.
 SCHEME = "2:"
@@ -94,6 +94,7 @@ CODE_WORDS: Mapping[CodeState, str] = {
     UNKNOWN: "the record names no commit, or one that is not in this history",
 }
 KEPT_NAME = "digests.json"
+CACHE_NAME = "digests.cache"
 
 
 class Subject(NamedTuple):
@@ -128,7 +129,7 @@ class Code:
 
     def __init__(self, sources: Sources) -> None:
         self._sources = sources
-        self._digests: dict[Subject, str | None] = {}
+        self.digests: dict[Subject, str | None] = {}  # so far as they were asked for
 
     @classmethod
     def here(cls, parsed: dict[bytes, Module] | None = None) -> Code:
@@ -165,10 +166,10 @@ class Code:
 
     def digest_of(self, subject: Subject) -> str | None:
         """The same for all trials that reach the same code."""
-        if subject not in self._digests:
+        if subject not in self.digests:
             found = self._sources.digest(self._start(subject))
-            self._digests[subject] = None if found is None else f"{SCHEME}{found}"
-        return self._digests[subject]
+            self.digests[subject] = None if found is None else f"{SCHEME}{found}"
+        return self.digests[subject]
 
     def _start(self, subject: Subject) -> Start:
         named, soft = subject.method.removesuffix(SOFT), subject.method.endswith(SOFT)
@@ -236,12 +237,16 @@ class Lineage:
     """Of which code records are, compared with the code that is here.
 
     For records whose digests are of an earlier scheme that is read from the history of this checkout, or from
-    the file of `kept_digests` under `results`, which a checkout without history has as well.
+    the file of `kept_digests` under `results`, which a checkout without history has as well. What is worked
+    out of the code that is here is cached there too.
     """
 
     def __init__(self, results: Path | None = None) -> None:
         self._parsed: dict[bytes, Module] = {}
+        self._cache = CacheFile(results / WORK_FOLDER / CACHE_NAME, ROOT) if results is not None else None
         self._here = Code.here(self._parsed)
+        if self._cache is not None:
+            self._here.digests.update(self._cache.load(list[tuple[Subject, str | None]]) or ())
         self._commits: dict[str, Code | None] = {}
         self._kept = _read_kept(results) if results is not None else {}
 
@@ -286,7 +291,11 @@ class Lineage:
 
     def states(self, records: Iterable[Record]) -> dict[str, CodeState]:
         """States by the ids of the records."""
-        return {record.id: self.state(record) for record in records}
+        known = len(self._here.digests)
+        found = {record.id: self.state(record) for record in records}
+        if self._cache is not None and len(self._here.digests) > known:
+            self._cache.save(list(self._here.digests.items()))
+        return found
 
     def digest(self, record: Record) -> str | None:
         """Digest of a record's code by today's scheme; None if that code is not known."""

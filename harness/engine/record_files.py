@@ -13,8 +13,11 @@ trial's own id. They stay where they are and are read like the others.
 
 from __future__ import annotations
 
+import fnmatch
 import gc
-from collections.abc import Iterator
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -23,10 +26,12 @@ import msgspec
 
 from harness.core.errors import UserError
 from harness.core.files import replacing
+from harness.engine.cache_file import CacheFile, Stamp
 from harness.engine.records import (
     DISTILLED_SUFFIX,
     FIRST_SCHEMA,
     SCHEMA,
+    WORK_FOLDER,
     Distillation,
     DistillationRecord,
     EvaluationRecord,
@@ -39,6 +44,9 @@ from harness.engine.records import (
 
 FileRecord: TypeAlias = DistillationRecord | EvaluationRecord | FirstRecord
 KINDS = {"distillation": DistillationRecord, "evaluation": EvaluationRecord}
+PLACES = ("*", "*", "*", "ipc*", "*.json")  # where records lie in a results folder
+CACHE_NAME = "records.cache"
+REWRITTEN_SHARE = 0.02  # of the records, which may be new before their cache is written again
 
 
 class _Head(msgspec.Struct):
@@ -165,7 +173,24 @@ def found_sets(results: Path) -> list[tuple[Distillation, FoundSet]]:
 
 def record_files(results: Path) -> Iterator[Path]:
     """Paths of all records under a results folder, sorted."""
-    yield from sorted(path for path in results.glob("*/*/*/ipc*/*.json") if not path.name.startswith("."))
+    return (Path(entry.path) for entry in _entries(results, PLACES))
+
+
+def _entries(folder: Path | str, patterns: Sequence[str]) -> Iterator[os.DirEntry[str]]:
+    """What lies where the patterns say, one for each level; sorted by the parts of the paths."""
+    try:
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return
+    first, *others = patterns
+    for entry in entries:
+        if not fnmatch.fnmatchcase(entry.name, first):
+            continue
+        if others:
+            yield from _entries(entry.path, others)
+        elif not entry.name.startswith("."):
+            yield entry
 
 
 class Collection(NamedTuple):
@@ -175,33 +200,95 @@ class Collection(NamedTuple):
     problems: list[str]
 
 
-def collect(results: Path) -> Collection:
-    """Read every record under `results`; a file that is no record costs its own line only."""
-    found: dict[str, FileRecord] = {}
-    problems: list[str] = []
+class Cached(msgspec.Struct, frozen=True, array_like=True):
+    """What a file was found to be: the record of a trial with all that is known of its set, or that of a set.
+
+    own, made: stamps of the file and of that of its set, if it has one of its own.
+    """
+
+    own: Stamp
+    made: Stamp | None
+    record: Record | None
+
+    def holds(self, place: str, stamps: Mapping[str, Stamp | None]) -> bool:
+        """Whether its files are the same still."""
+        if stamps[place] != self.own:
+            return False
+        return self.made is None or self.record is None or stamps.get(self.record.set_place) == self.made
+
+
+def collect(results: Path, *, cached: bool = True) -> Collection:
+    """Read every record under `results`; a file that is no record costs its own line only.
+
+    Files that are the same as when they were last read are not read again, unless `cached` is False; files
+    with problems always are.
+    """
     with _no_collector():
-        for path in record_files(results):
+        above = len(os.path.join(results, ""))
+        stamps = {
+            entry.path[above:].removesuffix(".json"): _stamp(entry) for entry in _entries(results, PLACES)
+        }
+        file = CacheFile(results / WORK_FOLDER / CACHE_NAME) if cached else None
+        kept = (file.load(dict[str, Cached]) if file is not None else None) or {}
+        known = {place: kept[place] for place in stamps if place in kept and kept[place].holds(place, stamps)}
+        collection, fresh = _collected(results, stamps, known)
+        if file is not None and len(fresh) > REWRITTEN_SHARE * len(stamps):
+            file.save(known | fresh)
+    return collection
+
+
+def _collected(
+    results: Path, stamps: Mapping[str, Stamp | None], known: Mapping[str, Cached]
+) -> tuple[Collection, dict[str, Cached]]:
+    """All records, and those that were not `known` and may be the next time."""
+    now = time.time_ns()
+    found, problems = _read_all((place for place in stamps if place not in known), results)
+    records, fresh = list[Record](), dict[str, Cached]()
+    for place, own in stamps.items():
+        record = known[place].record if place in known else None
+        if place in found:
+            read = found[place]
             try:
-                found[_place_of(path, results)] = _read(path)
-            except UserError as error:
-                problems.append(str(error))
-            except OSError as error:
-                problems.append(f"cannot read {path}: {error.strerror}")
-        records = []
-        for place, record in found.items():
-            if isinstance(record, DistillationRecord):
-                continue
-            try:
-                records.append(_completed(record, results, found))
+                record = None if isinstance(read, DistillationRecord) else _completed(read, results, found)
             except UserError as error:
                 problems.append(f"{results / place}.json: {error}")
-    return Collection(records, problems)
+                continue
+            needed = [place]
+            if isinstance(read, EvaluationRecord) and read.set_place:
+                needed.append(read.set_place)
+            used = [stamps.get(one) for one in needed]
+            if own is not None and all(stamp is not None and stamp.is_settled(now) for stamp in used):
+                fresh[place] = Cached(own, used[1] if used[1:] else None, record)
+        if record is not None:
+            records.append(record)
+    return Collection(records, problems), fresh
+
+
+def _read_all(places: Iterable[str], results: Path) -> tuple[dict[str, FileRecord], list[str]]:
+    """The records at these places, and a line for each that cannot be read."""
+    found: dict[str, FileRecord] = {}
+    problems: list[str] = []
+    for place in places:
+        path = results / f"{place}.json"
+        try:
+            found[place] = _read(path)
+        except UserError as error:
+            problems.append(str(error))
+        except OSError as error:
+            problems.append(f"cannot read {path}: {error.strerror}")
+    return found, problems
+
+
+def _stamp(entry: os.DirEntry[str]) -> Stamp | None:
+    try:
+        return Stamp.of(entry.stat())
+    except OSError:
+        return None  # whoever reads it will say what is wrong
 
 
 def read_records(results: Path) -> list[Record]:
     """All trials' records under a results folder, in the order of their paths; UserError for what is none."""
-    paths = record_files(results)
-    found = {_place_of(path, results): _read(path) for path in paths}
+    found = {_place_of(path, results): _read(path) for path in record_files(results)}
     return [
         _completed(record, results, found)
         for record in found.values()

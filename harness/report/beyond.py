@@ -31,7 +31,8 @@ LEGEND = (
 
 def beyond_blocks(found: Scored) -> list[Block]:
     """The table of a track and what its columns mean; nothing where no random images were measured."""
-    rows = [_row(key, found) for key in found.rankings]
+    hard = protocol_regime(found) == "hard"
+    rows = [_row(key, found, hard=hard) for key in found.rankings]
     shown = [k for k, _ in enumerate(HEADERS) if k < 2 or any(row[k] != MISSING for row in rows)]
     if len(shown) == 2:
         return []
@@ -39,11 +40,10 @@ def beyond_blocks(found: Scored) -> list[Block]:
     return [table, Paragraph(LEGEND)]
 
 
-def _row(key: Key, found: Scored) -> list[str]:
+def _row(key: Key, found: Scored, *, hard: bool) -> list[str]:
     row, ipc = key
     cell = found.grid[key]
     own, random = cell.groups, found.grid.get((FLOOR, ipc), EMPTY).groups
-    hard = protocol_regime(found) == "hard"
     steps = _one({record.optimizer_steps for record in cell.done})
     figures = gains(
         Accuracies(

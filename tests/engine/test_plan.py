@@ -142,6 +142,19 @@ def test_cheap_trials_come_first_and_datasets_stand_together() -> None:
     ]
 
 
+def test_many_seeds_need_no_more_looks_at_the_methods_than_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[str] = []
+    load = methods.load
+    monkeypatch.setattr(methods, "load", lambda name: looks.append(name) or load(name))  # type: ignore[func-returns-value]
+    counts = []
+    for seeds in (1, 20):
+        looks.clear()
+        trials = expand(Options(methods=("dm", "random"), seeds=tuple(range(seeds))), [SMALL]).trials
+        assert len(trials) == 6 * seeds
+        counts.append(len(looks))
+    assert counts[0] == counts[1] > 0
+
+
 def test_the_scale_gives_what_is_not_asked_for() -> None:
     (first, *_), wished = (
         expand(Options(scale="cpu"), [SMALL]).trials,

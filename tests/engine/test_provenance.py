@@ -13,7 +13,7 @@ import torch
 from trials import digits_trial, made_by
 
 from harness.core import clock
-from harness.engine import provenance
+from harness.engine import cache_file, provenance
 from harness.engine.provenance import (
     CURRENT,
     OLDER,
@@ -24,8 +24,8 @@ from harness.engine.provenance import (
     Lineage,
     code_digest,
 )
-from harness.engine.reach import Module
-from harness.engine.records import FIRST_SCHEMA, Provenance, Record, Trial
+from harness.engine.reach import Module, Sources
+from harness.engine.records import FIRST_SCHEMA, WORK_FOLDER, Provenance, Record, Trial
 
 
 @pytest.fixture
@@ -373,3 +373,23 @@ def test_of_which_code_a_record_is(checkout: Path) -> None:
     assert later.state(record("0123456789ab", first, False)) == OLDER
     assert later.state(record("0123456789ab", first, False, method="random")) == CURRENT
     assert later.state(record(present, first, False)) == OLDER
+
+
+def test_digests_of_the_code_that_is_here_are_worked_out_once(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_file, "SETTLED_NS", 0)
+    monkeypatch.setattr(provenance, "CacheFile", cache_file.CacheFile)
+    results = checkout / "results"
+    results.mkdir()
+    dm = trial()
+    record = Record(id=dm.id, status="failed", trial=dm, provenance=made_by(digest() or ""))
+    assert Lineage(results).states([record]) == {dm.id: CURRENT}
+    with monkeypatch.context() as patched:
+        patched.setattr(Sources, "digest", lambda *_: pytest.fail("worked out again"))
+        assert Lineage(results).states([record]) == {dm.id: CURRENT}
+    change(checkout / "methods" / "dm.py", "context.steps(", "context.steps(0 + ")
+    assert Lineage(results).states([record]) == {dm.id: OLDER}
+    cache = results / WORK_FOLDER / provenance.CACHE_NAME
+    cache.write_bytes(cache.read_bytes()[:-1] + b"x")
+    assert Lineage(results).states([record]) == {dm.id: OLDER}

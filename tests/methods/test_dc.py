@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Any
 
 import pytest
 import torch
-from scripted import ScriptedContext, ScriptedData
+from scripted import ScriptedContext, ScriptedData, ScriptedDraws
 from support import assert_close, golden, golden_network, tensor
 from torch import Tensor
 
@@ -39,7 +38,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor]]:
 @pytest.mark.golden("trace_dc", "dc")
 def test_three_updates_of_the_authors(watch: list, monkeypatch: pytest.MonkeyPatch) -> None:
     arrays = golden("trace_dc")
-    orders = deque(tensor(order) for order in arrays["shuffle"].reshape(-1, 6))
+    orders = [tensor(order) for order in arrays["shuffle"].reshape(-1, 6)]
     train_losses: list[Tensor] = []
     train_step = students.train_step
 
@@ -49,7 +48,6 @@ def test_three_updates_of_the_authors(watch: list, monkeypatch: pytest.MonkeyPat
         return loss, hits
 
     monkeypatch.setattr(students, "train_step", spy)
-    monkeypatch.setattr(students.torch, "randperm", lambda *size, **named: orders.popleft())
     config = dc.Config(
         iterations=1,
         outer=3,
@@ -60,8 +58,9 @@ def test_three_updates_of_the_authors(watch: list, monkeypatch: pytest.MonkeyPat
         batch_train=4,
     )
     net = golden_network(arrays, "w", "wnames", "ConvNet")
-    context = ScriptedContext([net])
-    final = dc.distill(ScriptedData(arrays), 2, config=config, context=context).images  # type: ignore[arg-type]
+    context = ScriptedContext([net], {"train": orders})
+    with ScriptedDraws():
+        final = dc.distill(ScriptedData(arrays), 2, config=config, context=context).images  # type: ignore[arg-type]
     for update, (losses, gradient) in enumerate(watch):
         torch.testing.assert_close(float(losses.sum()), float(arrays["loss"][update]), rtol=2e-5, atol=0)
         assert_close(gradient, arrays[f"grad{update}"])

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from scripted import ScriptedContext, ScriptedData
+from scripted import ScriptedContext, ScriptedData, ScriptedDraws
 from support import assert_close, golden, golden_network, tensor
 from torch import Tensor
 from trials import digits_trial
@@ -67,11 +66,8 @@ def replay(
     method: Any, arrays: dict[str, Any], iterations: int, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Distilled, list[Match]]:
     """Some iterations of `distill` with the golden trajectory, starts and permutations."""
-    permutations = deque(tensor(rows) for rows in arrays["perm"].reshape(-1, arrays["perm"].shape[-1]))
-    starts = deque(torch.tensor(value) for start in arrays["start"] for value in (0, int(start)))
-    own = torch.randperm, torch.randint
-    monkeypatch.setattr(torch, "randperm", lambda n, generator: permutations.popleft())
-    monkeypatch.setattr(torch, "randint", lambda high, size, generator: starts.popleft())
+    permutations = [tensor(rows) for rows in arrays["perm"].reshape(-1, arrays["perm"].shape[-1])]
+    starts = [torch.tensor(value) for start in arrays["start"] for value in (0, int(start))]
     experts = GoldenExperts(arrays)
     monkeypatch.setattr(trajectories, "train_experts", lambda context, data, settings: experts)
     matches: list[Match] = []
@@ -92,11 +88,11 @@ def replay(
         batch_syn=int(arrays["batch_syn"]),
         strategy="",
     )
-    context = ScriptedContext([golden_network(arrays, "t0_", "names", "ConvNet")])
-    distilled = method.distill(ScriptedData(arrays | {"real_idx": []}), 2, config=config, context=context)
+    student = golden_network(arrays, "t0_", "names", "ConvNet")
+    context = ScriptedContext([student], {"segment": starts, "order": permutations})
+    with ScriptedDraws():
+        distilled = method.distill(ScriptedData(arrays | {"real_idx": []}), 2, config=config, context=context)
     monkeypatch.setattr(method, original.__name__, original)
-    monkeypatch.setattr(torch, "randperm", own[0])
-    monkeypatch.setattr(torch, "randint", own[1])
     target = int(arrays["expert_epochs"])
     assert experts.asked == [e for start in arrays["start"][:iterations] for e in (start, start + target)]
     return distilled, matches

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from scripted import ScriptedContext, ScriptedData
+from scripted import ScriptedContext, ScriptedData, ScriptedDraws
 from support import assert_close, golden, golden_network, tensor
 from torch import Tensor
 
@@ -45,31 +45,28 @@ def test_dm(item: str, arch: str, watch: list, monkeypatch: pytest.MonkeyPatch) 
         torch.testing.assert_close(float(losses.sum()), float(arrays["loss"][k]), rtol=2e-5, atol=0)
 
 
-def run_pooled(
-    method: Any, arrays: dict[str, Any], iterations: int, monkeypatch: pytest.MonkeyPatch
-) -> Tensor:
+def run_pooled(method: Any, arrays: dict[str, Any], iterations: int) -> Tensor:
     """IDM or BACON for some iterations with all draws scripted; the images as the authors leave them."""
     full = "match_net" in arrays
     if full:
         networks = [golden_network(arrays, f"w{k}_", f"w{k}_names", "ConvNet") for k in range(5)]
-        picks = deque(
+        picks = [
             torch.tensor(choice)
             for k in range(3)
             for choice in ([int(arrays["match_net"][k])], arrays["train_nets"][k])
-        )
-        train = deque(tensor(rows) for rows in arrays["train_idx"].reshape(-1, arrays["train_idx"].shape[-1]))
-        monkeypatch.setattr(pool, "draw_uniform", lambda total, batch, generator: train.popleft())
+        ]
+        train = [tensor(rows) for rows in arrays["train_idx"].reshape(-1, arrays["train_idx"].shape[-1])]
         settings = {"ce_weight": float(arrays["ce_weight"]), "factor": 2, "push_every": 2, "train_steps": 2}
     else:
         networks = [golden_network(arrays, "w0_", "w0_names", "ConvNet") for _ in range(6)]
-        picks = deque([torch.tensor([0]), torch.tensor([], dtype=torch.int64)] * 3)
+        picks, train = [torch.tensor([0]), torch.tensor([], dtype=torch.int64)] * 3, []
         settings = {"ce_weight": 0.0, "factor": 1, "train_steps": 0}
-    monkeypatch.setattr(pool.NetworkPool, "_draw", lambda self, n: picks.popleft())
     config = method.Config(
         iterations=iterations, lr_img=float(arrays["lr_img"]), meter_reset_every=0, strategy="", **settings
     )
-    context = ScriptedContext(networks)
-    return method.distill(ScriptedData(arrays), 2, config=config, context=context).images
+    context = ScriptedContext(networks, {"pool": picks, "train": train})
+    with ScriptedDraws():
+        return method.distill(ScriptedData(arrays), 2, config=config, context=context).images
 
 
 @pytest.mark.parametrize(
@@ -81,11 +78,11 @@ def run_pooled(
         pytest.param("trace_bacon_full", bacon, marks=pytest.mark.golden("trace_bacon_full", "bacon")),
     ],
 )
-def test_idm_and_bacon(item: str, method: Any, watch: list, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_idm_and_bacon(item: str, method: Any, watch: list) -> None:
     arrays = golden(item)
     for iterations in (1, 2, 3):
         watch.clear()
-        final = run_pooled(method, arrays, iterations, monkeypatch)
+        final = run_pooled(method, arrays, iterations)
         assert_close(final, arrays[f"x{iterations}"])
     for k, (losses, _) in enumerate(watch):
         torch.testing.assert_close(losses, tensor(arrays["loss_c"][k]), rtol=2e-5, atol=0)
@@ -117,7 +114,7 @@ def test_trained_networks_and_meters(item: str, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(pool.NetworkPool, "pick", spy_pick)
     monkeypatch.setattr(pool.NetworkPool, "train_member", spy_train)
-    run_pooled(bacon if "bacon" in item else idm, arrays, 3, monkeypatch)
+    run_pooled(bacon if "bacon" in item else idm, arrays, 3)
     torch.testing.assert_close(torch.tensor(accuracies), tensor(arrays["acc_percent"][:, 0]).float())
     torch.testing.assert_close(torch.stack(losses), tensor(arrays["train_loss"]).flatten(), rtol=2e-5, atol=0)
     trained = {name[2] for name in arrays if name.startswith("wf")}

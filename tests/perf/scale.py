@@ -76,6 +76,7 @@ def made_up(trial: Trial, code_digest: str, numbers: random.Random) -> Record:
         id=trial.id,
         status=status,
         trial=trial,
+        set_place=trial.distillation.place,
         accuracies=[numbers.uniform(0.2, 0.9) for _ in range(trial.evals)],
         train_losses=[numbers.uniform(0.01, 0.5) for _ in range(trial.evals)],
         test_looks=1,

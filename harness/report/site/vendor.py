@@ -7,6 +7,7 @@ from a page that was opened from disk.
 from __future__ import annotations
 
 import re
+from functools import cache
 from importlib import resources
 
 from harness.core.errors import UserError
@@ -31,8 +32,12 @@ def datatables_script() -> str:
     return f"(()=>{{{source[:start]}window.DataTable={name[1]};{source[end:]}\n}})();\n"
 
 
+@cache
 def vega_script() -> str:
-    """Vega, Vega-Lite and Vega-Embed as a script that sets `window.vegaEmbed`; UserError where absent."""
+    """Vega, Vega-Lite and Vega-Embed as a script that sets `window.vegaEmbed`; UserError where absent.
+
+    Bundling them takes seconds, and always gives the same.
+    """
     try:
         from vl_convert import javascript_bundle
     except ModuleNotFoundError:
