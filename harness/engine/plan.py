@@ -24,10 +24,11 @@ from harness.core.settings import lengths, values_of
 from harness.engine.options import Options, Setting
 from harness.engine.protocol import protocol_named
 from harness.engine.record_files import existing_record
-from harness.engine.records import Distillation, Record, Trial, trial_of
+from harness.engine.records import CEILING, FLOOR, Distillation, Record, Trial, trial_of
 from harness.engine.scales import Scale, scale_named
 
-FLOOR, CEILING = "random", "whole"  # what every method is compared with
+# What every method is compared with, by the regimes in which it is run along.
+COMPANIONS: Mapping[str, tuple[str, ...]] = {FLOOR: ("hard", "teacher"), CEILING: ("hard",)}
 
 
 @dataclass(frozen=True)
@@ -107,20 +108,20 @@ def companions(options: Options) -> tuple[str, ...]:
     """Methods that are run along, for the columns that compare with them, see `Options.gains`."""
     if not options.gains:
         return ()
-    wanted = (FLOOR, CEILING) if hard_protocols(options) else (FLOOR,)
+    wanted = [name for name in COMPANIONS if protocols_for(name, options)]
     return tuple(name for name in wanted if name not in options.methods)
 
 
-def hard_protocols(options: Options) -> tuple[str, ...]:
-    """The protocols asked for under which the ceiling is measured: those with hard labels."""
+def protocols_for(companion: str, options: Options) -> tuple[str, ...]:
+    """The protocols asked for under which a method that is run along is measured; none has soft labels."""
     asked = options.protocol or (scale_named(options.scale).protocol,)
-    return tuple(name for name in asked if protocol_named(name).regime == "hard")
+    return tuple(name for name in asked if protocol_named(name).regime in COMPANIONS[companion])
 
 
 def _for_method(method: str, options: Options) -> Options:
-    """The options of a method: the ceiling that is run along is asked under hard labels alone."""
-    if method == CEILING and method in companions(options):
-        return dataclasses.replace(options, protocol=hard_protocols(options))
+    """The options of a method: one that is run along is asked under its own protocols alone."""
+    if method in companions(options):
+        return dataclasses.replace(options, protocol=protocols_for(method, options))
     return options
 
 
@@ -319,8 +320,10 @@ def _trials(
     config = msgspec.to_builtins(values_of(resolved.config))
     zca = _whitened(method, config, spec, settings)
     config = config | {"zca": zca} if "zca" in config else config
-    _refuse_uneven_tiles(method, methods.steps_of(method, config).factor, facts)
+    steps = methods.steps_of(method, config)
+    _refuse_uneven_tiles(method, steps.factor, facts)
     seeds = range(scale.seeds) if options.seeds is None else options.seeds
+    refuse_hard_labels(f"{method} makes", steps.labels, options.protocol or (scale.protocol,))
     made = Distillation(
         method=method,
         dataset=spec.name,
@@ -369,6 +372,20 @@ def _whitened(method: str, config: Mapping[str, Any], spec: DatasetSpec, setting
     if spec.zca and "zca" in settings and not own:
         raise UserError(f"--zca whitens the images of every method, --set {method}.zca refuses it; drop one")
     return spec.zca or own
+
+
+def refuse_hard_labels(whose: str, kind: str | None, protocols: Iterable[str]) -> None:
+    """UserError if sets are to be asked under a protocol of stored soft labels and have hard ones.
+
+    `whose` begins the sentence: "dm makes". A kind that is not known, None, may be soft.
+    """
+    stored = [name for name in protocols if protocol_named(name).regime == "stored"]
+    if stored and kind == "hard":
+        raise UserError(
+            f"protocol {stored[0]} trains on soft labels that lie with the set, and {whose} hard ones alone; "
+            "choose a protocol for hard labels or with a teacher (`python -m harness list protocols`), or a "
+            "method that makes soft labels, such as tesla@soft"
+        )
 
 
 def _refuse_uneven_tiles(method: str, factor: int, facts: DatasetFacts) -> None:

@@ -8,10 +8,10 @@ import io
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from harness.engine.records import hardware
+from harness.engine.records import CEILING, hardware
 from harness.report.across import drops_from_home
 from harness.report.reported import ReportedFigures
-from harness.report.standing import CEILING, Costs, Ranking, Scored, costs_of, settings_of
+from harness.report.standing import Costs, Ranking, Scored, costs_of, settings_of
 from harness.report.stats import Difference, Estimate, estimate
 from harness.report.tables import reported_for
 from harness.report.tracks import Cell, Row, Track
