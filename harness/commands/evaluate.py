@@ -16,7 +16,7 @@ from harness.engine.options import Options, parse_options
 from harness.engine.plan import asked_of, refuse_hard_labels
 from harness.engine.provenance import SUBMITTED
 from harness.engine.record_files import found_sets
-from harness.engine.records import Distillation, trial_of
+from harness.engine.records import Distillation, LabelKind, trial_of
 from harness.engine.scales import scale_named
 
 MADE_WITH = (
@@ -81,8 +81,11 @@ def command(options: Options, wanted: SetFilter, files: Sequence[Path], again: s
 
 def _chosen(
     options: Options, wanted: SetFilter, files: Sequence[Path]
-) -> Iterator[tuple[Distillation, str | None]]:
-    """The sets that are meant, each once, with the kind of their labels if that was recorded; says which of them have to be handed in again instead."""
+) -> Iterator[tuple[Distillation, LabelKind | None]]:
+    """The sets that are meant, each once, and the kind of their labels if that was recorded.
+
+    Says which of them have to be handed in again instead.
+    """
     results = options.results
     there = found_sets(results)
     asked_for = {path.resolve() for path in files}

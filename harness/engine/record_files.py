@@ -31,6 +31,7 @@ from harness.engine.records import (
     DistillationRecord,
     EvaluationRecord,
     FirstRecord,
+    LabelKind,
     Record,
     Trial,
     first_joined,

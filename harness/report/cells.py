@@ -34,8 +34,8 @@ def cells_csv(tracks: Iterable[Scored], reported: ReportedFigures) -> str:
     """A row for each cell; accuracies and differences are fractions, unknown is nothing.
 
     The ceiling has a row of its own with an empty ipc. `behind` and `gap` say how far below the best of the
-    column and below the ceiling a cell lies, `drop` how far below the accuracy of the same sets on the network
-    that distilled them, `code` of which code its records are.
+    column and below the ceiling a cell lies, `drop` how far below the same sets on the network that distilled
+    them, `code` of which code its records are.
     """
     tracks = list(tracks)
     drops = drops_from_home(tracks)
