@@ -15,10 +15,10 @@ from harness.commands.run import carry_out, deadline_in, finish
 from harness.core.errors import UserError
 from harness.core.text import plural
 from harness.engine.options import Options, parse_options
-from harness.engine.plan import asked_of, called_for
+from harness.engine.plan import asked_of, called_for, refuse_hard_labels
 from harness.engine.provenance import SUBMITTED
 from harness.engine.record_files import found_sets
-from harness.engine.records import Distillation, trial_of
+from harness.engine.records import Distillation, LabelKind, trial_of
 from harness.engine.scales import scale_named
 
 MADE_WITH = (
@@ -70,21 +70,32 @@ def command(options: Options, wanted: SetFilter, files: Sequence[Path], again: s
     if not results.is_dir():
         raise UserError(f"no results folder {results}; --results names another")
     chosen = list(_chosen(options, wanted, files))
-    trials = [trial_of(made, **asked) for made in chosen for asked in _asked(made, options)]
+    for made, kind in chosen:
+        refuse_hard_labels(f"the set of {made.label} has", kind, _protocols(made, options))
+    trials = [trial_of(made, **asked) for made, _ in chosen for asked in _asked(made, options)]
     print(f"{plural(len(chosen), 'set')} to ask", file=sys.stderr)
     plan = plan_of(trials, options, wanted.folders, repeated=False)
     return finish(carry_out(options, deadline_in(options.for_), plan), options, again)
 
 
+def _protocols(made: Distillation, options: Options) -> tuple[str, ...]:
+    """Those named, or else the one that the set calls for."""
+    return options.protocol or (called_for(made.method, scale_named(made.scale)),)
+
+
 def _asked(made: Distillation, options: Options) -> list[dict[str, Any]]:
     """What is to be asked of a set, as facts of a trial."""
-    scale = scale_named(made.scale)
-    protocols = options.protocol or (called_for(made.method, scale),)
-    return asked_of(dataclasses.replace(options, protocol=protocols), scale)
+    named = dataclasses.replace(options, protocol=_protocols(made, options))
+    return asked_of(named, scale_named(made.scale))
 
 
-def _chosen(options: Options, wanted: SetFilter, files: Sequence[Path]) -> Iterator[Distillation]:
-    """The sets that are meant, each once; says which of them have to be handed in again instead."""
+def _chosen(
+    options: Options, wanted: SetFilter, files: Sequence[Path]
+) -> Iterator[tuple[Distillation, LabelKind | None]]:
+    """The sets that are meant, each once, and the kind of their labels if that was recorded.
+
+    Says which of them have to be handed in again instead.
+    """
     results = options.results
     there = found_sets(results)
     asked_for = {path.resolve() for path in files}
@@ -96,7 +107,7 @@ def _chosen(options: Options, wanted: SetFilter, files: Sequence[Path]) -> Itera
             f"`submit {strange} --dataset NAME --method NAME`, which takes --eval-arch and --protocol as well"
         )
     chosen = [
-        made
+        (made, found.label_kind)
         for made, found in there
         if wanted.takes(made)
         and (options.seeds is None or made.seed in options.seeds)
@@ -104,8 +115,8 @@ def _chosen(options: Options, wanted: SetFilter, files: Sequence[Path]) -> Itera
     ]
     if not chosen:
         raise UserError(f"no distilled set under {results} fits; `status` lists what is there")
-    for made in chosen:
+    for made, kind in chosen:
         if made.method.endswith(SUBMITTED):
             leave_out([made], "it came from elsewhere; submit it again with --eval-arch and --protocol")
         else:
-            yield made
+            yield made, kind

@@ -25,14 +25,13 @@ from harness.core.settings import lengths, values_of
 from harness.engine.options import Options, Setting
 from harness.engine.protocol import protocol_named
 from harness.engine.record_files import existing_record
-from harness.engine.records import Distillation, Record, Trial, trial_of
+from harness.engine.records import CEILING, FLOOR, SOFT_FLOOR, Distillation, Record, Trial, trial_of
 from harness.engine.scales import Scale, scale_named
 
-FLOOR, CEILING = "random", "whole"  # what every method is compared with
 # What every method is compared with, by the regimes in which it is run along.
 COMPANIONS: Mapping[str, tuple[Regime, ...]] = {
     FLOOR: ("hard", "teacher"),
-    f"{FLOOR}@{methods.SOFT}": ("stored",),
+    SOFT_FLOOR: ("stored",),
     CEILING: ("hard",),
 }
 
@@ -337,8 +336,10 @@ def _trials(
     config = msgspec.to_builtins(values_of(resolved.config))
     zca = _whitened(method, config, spec, settings)
     config = config | {"zca": zca} if "zca" in config else config
-    _refuse_uneven_tiles(method, methods.steps_of(method, config).factor, facts)
+    steps = methods.steps_of(method, config)
+    _refuse_uneven_tiles(method, steps.factor, facts)
     seeds = range(scale.seeds) if options.seeds is None else options.seeds
+    refuse_hard_labels(f"{method} makes", steps.labels, options.protocol or (scale.protocol,))
     made = Distillation(
         method=method,
         dataset=spec.name,
@@ -387,6 +388,20 @@ def _whitened(method: str, config: Mapping[str, Any], spec: DatasetSpec, setting
     if spec.zca and "zca" in settings and not own:
         raise UserError(f"--zca whitens the images of every method, --set {method}.zca refuses it; drop one")
     return spec.zca or own
+
+
+def refuse_hard_labels(whose: str, kind: str | None, protocols: Iterable[str]) -> None:
+    """UserError if sets are to be asked under a protocol of stored soft labels and have hard ones.
+
+    `whose` begins the sentence: "dm makes". A kind that is not known, None, may be soft.
+    """
+    stored = [name for name in protocols if protocol_named(name).regime == "stored"]
+    if stored and kind == "hard":
+        raise UserError(
+            f"protocol {stored[0]} trains on soft labels that lie with the set, and {whose} hard ones alone; "
+            "choose a protocol for hard labels or with a teacher (`python -m harness list protocols`), or a "
+            "method that makes soft labels, such as random@soft"
+        )
 
 
 def _refuse_uneven_tiles(method: str, factor: int, facts: DatasetFacts) -> None:

@@ -24,6 +24,8 @@ from harness.engine.scales import SCALES
 from methods.source import SettingsSource, read_sentence
 
 FIRST_SCHEMA, SCHEMA = 1, 2
+# Methods that all others are compared with: random images, the same with soft labels, and all images.
+FLOOR, SOFT_FLOOR, CEILING = "random", "random@soft", "whole"
 WORK_FOLDER = ".work"
 DISTILLED_SUFFIX = ".safetensors"
 PREDICTIONS_SUFFIX = ".npz"

@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 from harness.core.text import MISSING
 from harness.engine.provenance import CodeState
-from harness.engine.records import Record
+from harness.engine.records import CEILING, Record
 from harness.report.formats import Block, Heading, Items, Paragraph, Table, plain, strong
-from harness.report.standing import CEILING, Scored
+from harness.report.standing import Scored
 from harness.report.stats import CONFIDENCE, Difference, Estimate, differences, estimates
 from harness.report.tables import NOT_RUN, counts_text, difference_text, marks_text, misses
 from harness.report.tracks import Cell, Row, Track, cell_of, rows_of
@@ -109,6 +109,18 @@ def across_networks(tracks: Iterable[Scored]) -> list[AcrossNetworks]:
             if len(networks) > 1 and any(question.row.method != CEILING for question in foreign):
                 found.append(AcrossNetworks(family, ipc, _answers(foreign)))
     return found
+
+
+def drops_from_home(tracks: Iterable[Scored]) -> dict[str, Difference]:
+    """The drops of the tables of `across_networks`, by the ids of the records on the other network."""
+    return {
+        record.id: answer.drop
+        for table in across_networks(tracks)
+        for answers in table.answers.values()
+        for answer in answers.values()
+        if answer.drop is not None
+        for record in answer.cell.done
+    }
 
 
 def beside_home(tracks: Iterable[Scored]) -> list[Scored]:

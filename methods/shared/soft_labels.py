@@ -34,7 +34,7 @@ from harness.core.distilled import Distilled
 from harness.core.experts import Experts, ExpertSettings, train_experts
 from harness.core.nets import Network
 from harness.core.passes import logits_forward, pieces, rows_per_piece
-from harness.core.settings import setting, values_of
+from harness.core.settings import Steps, setting, values_of
 from methods import SOFT, contract, resolve
 
 _HELD_OUT = 0.1
@@ -86,6 +86,9 @@ def soften(name: str, base: ModuleType) -> ModuleType:
         made = method.distill(data, ipc, config=config, context=context)
         return relabelled(made, data, config, context)
 
+    def steps_of(config: Any) -> Steps:
+        return dataclasses.replace(method.steps_of(config), labels="soft")
+
     made = ModuleType(f"methods.{name}", f"{name}: the images of {name.partition('@')[0]}, with soft labels.")
     vars(made).update(
         distill=distill,
@@ -103,7 +106,7 @@ def soften(name: str, base: ModuleType) -> ModuleType:
         SCALED={scale: {**method.SCALED.get(scale, {}), **row} for scale, row in SCALED.items()},
         IGNORES_IPC=method.IGNORES_IPC,
         REGIME="stored",
-        steps_of=method.steps_of,
+        steps_of=steps_of,
     )
     return made
 

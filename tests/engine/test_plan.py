@@ -550,6 +550,27 @@ def test_what_the_gains_need_is_planned_along() -> None:
     assert expand(dataclasses.replace(asked, gains=False), [SMALL]).along == ()
 
 
+def test_the_gains_of_evaluations_without_augmentation_are_planned_along() -> None:
+    protocols = "dc-smoke", "dc-plain-smoke"
+    asked = Options(scale="smoke", methods=("dm",), ipc=(1,), protocol=protocols, gains=True)
+    cells = {(trial.method, trial.protocol) for trial in expand(asked, [SMALL]).trials}
+    assert cells == {(method, protocol) for method in ("dm", "random", "whole") for protocol in protocols}
+
+
+def test_soft_labels_that_a_method_does_not_make_are_refused_at_once() -> None:
+    asked = Options(scale="smoke", methods=("tesla@soft", "dm"), ipc=(1,), protocol=("dc-smoke", "sl-smoke"))
+    with pytest.raises(UserError, match=r"sl-smoke trains on soft labels .* dm makes hard ones") as refusal:
+        expand(asked, [SMALL])
+    assert "random@soft" in str(refusal.value)
+    with pytest.raises(UserError, match="tesla makes hard ones"):
+        expand(dataclasses.replace(asked, methods=("tesla",)), [SMALL])
+    soft = dataclasses.replace(asked, methods=("tesla@soft",), gains=True)
+    planned = {(trial.method, trial.protocol) for trial in expand(soft, [SMALL]).trials}
+    made = {("tesla@soft", "dc-smoke"), ("tesla@soft", "sl-smoke")}
+    along = {("random", "dc-smoke"), ("random@soft", "sl-smoke"), ("whole", "dc-smoke")}
+    assert planned == made | along, "each under what it has labels for"
+
+
 def test_each_set_is_asked_by_each_network_under_each_protocol() -> None:
     asked = Options(
         scale="smoke",
