@@ -20,23 +20,24 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import msgspec
 
+import methods
 from harness.core.imports import OWN, ROOT
 from harness.engine.worker import PR_SET_PDEATHSIG, Job, work
 
-# What every trial imports, and with it torch, NumPy and Pillow; but no method.
+# What every trial imports, and with it torch, NumPy and safetensors; but no method.
 IMPORTED = (
-    "methods",
     "harness.core.context",
     "harness.core.data",
-    "harness.core.data.embedded",
+    "harness.core.distilled",
     "harness.core.preview",
     "harness.engine.evaluate",
     "harness.engine.predictions",
+    "PIL.PngImagePlugin",
 )
 READY, CHANGED = b"ready", b"changed"  # what it tells its launcher beside process ids
 FILES_OF_A_PROCESS = 2  # its stdin and its stderr
@@ -63,13 +64,20 @@ class ThreadsError(Exception):
     """Something is under way in this process that its children would miss."""
 
 
-def main(do: Callable[[Job], int] = work, imported: Sequence[str] = IMPORTED) -> int:
+def prepare() -> None:
+    """Do what every trial would do before it has begun to differ from others."""
+    for name in IMPORTED:
+        importlib.import_module(name)
+    methods.discover()  # keeps what it found, by the files' times
+
+
+def main(do: Callable[[Job], int] = work, prepare: Callable[[], None] = prepare) -> int:
     """Fork until the launcher is gone; the forked processes return as well, each with its job done."""
-    job = serve(socket.socket(fileno=int(sys.argv[1])), imported)
+    job = serve(socket.socket(fileno=int(sys.argv[1])), prepare)
     return 0 if job is None else do(job)
 
 
-def serve(channel: socket.socket, imported: Sequence[str]) -> Job | None:
+def serve(channel: socket.socket, prepare: Callable[[], None]) -> Job | None:
     """None once no process is asked for any more; in each forked process the job that it is to do."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -78,8 +86,7 @@ def serve(channel: socket.socket, imported: Sequence[str]) -> Job | None:
         signal.signal(warning, signal.SIG_IGN)
     _be_called("harness forks")
     before = _versions(path for name in OWN for path in (ROOT / name).rglob("*.py"))
-    for name in imported:
-        importlib.import_module(name)
+    prepare()
     used = {path: before.get(path) for path in _own_files()}
     _check_nothing_is_under_way()
     gc.collect()
