@@ -79,6 +79,8 @@ def main(do: Callable[[Job], int] = work, prepare: Callable[[], None] = prepare)
 
 def serve(channel: socket.socket, prepare: Callable[[], None]) -> Job | None:
     """None once no process is asked for any more; in each forked process the job that it is to do."""
+    from harness.launch.residency import bring_in, file_pages  # with NumPy, which launchers do without
+
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     for warning in (signal.SIGUSR1, signal.SIGUSR2):
@@ -91,6 +93,7 @@ def serve(channel: socket.socket, prepare: Callable[[], None]) -> Job | None:
     _check_nothing_is_under_way()
     gc.collect()
     gc.freeze()  # collections in the children leave the pages alone that they share
+    pages = file_pages()
     channel.send(READY)
     while True:
         message, files, _, _ = socket.recv_fds(channel, 1, FILES_OF_A_PROCESS)
@@ -102,6 +105,7 @@ def serve(channel: socket.socket, prepare: Callable[[], None]) -> Job | None:
         pid = _fork()
         if pid == 0:
             channel.close()
+            bring_in(pages)
             return _begin(*files)
         for file in files:
             os.close(file)

@@ -23,8 +23,12 @@ from harness.engine.worker import STOPPED, Job
 
 
 def main() -> int:
+    """Do the job on stdin."""
+    return work(Job.decode(sys.stdin.buffer.read()))
+
+
+def work(job: Job) -> int:
     """Tell of the start in `starts.jsonl` under the results, then act."""
-    job = Job.decode(sys.stdin.buffer.read())
     results = job.settings.results
     earlier = [start for start in starts(results) if start["trial"] == job.trial.id]
     acts = job.trial.config["acts"]
@@ -71,6 +75,8 @@ def tell(job: Job) -> None:
     start = {
         "trial": job.trial.id,
         "pid": os.getpid(),
+        "parent": os.getppid(),
+        "session": os.getsid(0),
         "attempt": job.attempt,
         "log": str(job.log_path),
         "code_digest": job.settings.code_digest_of(job.trial),
