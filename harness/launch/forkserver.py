@@ -84,7 +84,7 @@ def serve(channel: socket.socket, prepare: Callable[[], None]) -> Job | None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     for warning in (signal.SIGUSR1, signal.SIGUSR2):
-        # As in a worker; what is forked is deaf to them from its first moment.
+        # As in a worker: schedulers may send these to a whole job before its end.
         signal.signal(warning, signal.SIG_IGN)
     _be_called("harness forks")
     before = _versions(path for name in OWN for path in (ROOT / name).rglob("*.py"))
@@ -141,6 +141,8 @@ def _begin(stdin: int, stderr: int) -> Job:
     """Make a forked process one of its own: its session, its stderr, its environment; returns its job."""
     os.setsid()
     _be_called(WORKER_NAME)
+    for warning in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(warning, signal.SIG_DFL)
     os.dup2(stderr, 2)
     os.close(stderr)
     with os.fdopen(stdin, "rb") as pipe:

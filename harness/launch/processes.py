@@ -172,8 +172,8 @@ class _ForkServer:
 
     def ready(self) -> bool:
         """Whether it has imported all and can fork."""
-        if not self._ready and select.select([self._channel], [], [], 0)[0]:
-            self._ready = self._answer() == READY
+        if select.select([self._channel], [], [], 0)[0]:
+            self._ready = self._answer() == READY  # it says it once, then there is but its end to be seen
         return self._ready
 
     def start(self, environment: Mapping[str, str], job: bytes) -> ForkedProcess:
@@ -208,6 +208,8 @@ class _ForkServer:
             with _taking_in_orphans():
                 socket.send_fds(self._channel, [b"1"], [stdin, stderr])
                 answer = self._answer()
+        except ConnectionError:
+            raise ServerGoneError(self._end()) from None
         except OSError as error:
             raise ServerGoneError(f"does not answer: {error}") from error
         if answer == CHANGED:

@@ -21,7 +21,7 @@ PRESENT, OF_A_FILE = np.uint64(1 << 63), np.uint64(1 << 61)
 
 
 def file_pages() -> list[tuple[int, int]]:
-    """Address and bytes of each run of pages of mapped files in memory; none where the kernel tells nothing."""
+    """Address and bytes of each run of pages of mapped files in memory; none if the kernel does not tell."""
     try:
         with Path("/proc/self/pagemap").open("rb", buffering=0) as pagemap:
             maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
