@@ -150,7 +150,7 @@ class _ForkServer:
     """A process that runs `harness.launch.forkserver`. Its methods raise ServerGoneError."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        if sys.platform != "linux":
+        if not can_fork():
             raise ServerGoneError(f"needs Linux, this is {sys.platform}")
         self._ready = False
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -291,6 +291,11 @@ def _taking_in_orphans() -> Iterator[None]:
         yield
     finally:
         library.prctl(PR_SET_CHILD_SUBREAPER, before.value, 0, 0, 0)
+
+
+def can_fork() -> bool:
+    """Whether another process's fork can become this one's child: by orphans that are taken in."""
+    return sys.platform == "linux"
 
 
 def heard(process: Process | subprocess.Popen[bytes]) -> str:

@@ -71,7 +71,7 @@ def other_is_gone(job: Job) -> bool:
 
 def tell(job: Job) -> None:
     """Add this start to the list of them."""
-    names = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    names = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY")
     start = {
         "trial": job.trial.id,
         "pid": os.getpid(),

@@ -274,6 +274,17 @@ def test_trials_on_the_cpu_see_no_gpu(options: RunSettings, monkeypatch: pytest.
     assert starts(options.results)[0]["environment"]["CUDA_VISIBLE_DEVICES"] == ""
 
 
+@pytest.mark.parametrize(("wish", "policy"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_do_not_spin_unless_the_user_says_so(
+    options: RunSettings, monkeypatch: pytest.MonkeyPatch, wish: str | None, policy: str
+) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if wish is not None:
+        monkeypatch.setenv("OMP_WAIT_POLICY", wish)
+    run(options, [acting("done")])
+    assert starts(options.results)[0]["environment"]["OMP_WAIT_POLICY"] == policy
+
+
 def test_one_named_gpu_is_found_in_the_environment_as_it_is(
     options: RunSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

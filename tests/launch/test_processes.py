@@ -1,4 +1,4 @@
-"""How worker processes begin: forked, also when the fork server dies or its code changes, or by themselves."""
+"""How worker processes begin: forked, also when the fork server dies or its code changes, or alone."""
 
 from __future__ import annotations
 
@@ -120,12 +120,13 @@ def test_without_a_fork_server_each_trial_starts_by_itself_and_one_line_says_so(
 def test_on_other_systems_each_trial_starts_by_itself(
     settings: RunSettings, servers: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes.sys, "platform", "darwin")
+    monkeypatch.setattr(processes, "can_fork", lambda: False)
     diary = Diary()
     assert run(settings, [acting("done")], diary) == ["done"]
     assert begun(servers) == []
     assert diary.notes == [
-        "each trial imports torch anew, which takes seconds: the fork server needs Linux, this is darwin"
+        "each trial imports torch anew, which takes seconds: "
+        f"the fork server needs Linux, this is {sys.platform}"
     ]
 
 
