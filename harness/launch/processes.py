@@ -94,7 +94,7 @@ class Forked:
         self._environment = environment
         self._note = note
         self._server: _ForkServer | None = None
-        self._has_forked = True
+        self._has_forked = False
         self._instead: EachByItself | None = None
 
     def ready(self) -> bool:
@@ -103,7 +103,8 @@ class Forked:
             return True
         try:
             if self._server is None:
-                self._server, self._has_forked = _ForkServer(self._environment), False
+                self._has_forked = False
+                self._server = _ForkServer(self._environment)
             return self._server.ready()
         except ServerGoneError as error:
             self._replace(error)
