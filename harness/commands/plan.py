@@ -24,7 +24,7 @@ from harness.engine.plan import Plan, check_data, finished, make_plan
 from harness.engine.record_files import collect
 from harness.engine.records import Record, Trial
 from harness.engine.settings import RunSettings
-from harness.launch.base import Launcher, Layout, PlannedArray, set_is_there
+from harness.launch.base import Launcher, Layout, Load, PlannedArray, load, set_is_there
 from harness.launch.launchers import launcher_of, run_settings
 
 STATES = ("done", "failed", "to run")
@@ -35,7 +35,8 @@ class Preview:
     """A plan against what lies under the results folder; estimates are by `cell`, slots trials at a time.
 
     `settings` are those that its trials would run with; `making` are the ids of the waiting trials that make
-    the sets they ask about, which others that wait share with them.
+    the sets they ask about, which others that wait share with them. `load` is what this machine had to do
+    before anything was timed; None if trials run elsewhere.
     """
 
     plan: Plan
@@ -46,6 +47,7 @@ class Preview:
     slots: int = 1
     measuring_seconds: float = 0.0
     making: frozenset[str] = frozenset()
+    load: Load | None = None
 
     @property
     def waiting(self) -> list[Trial]:
@@ -81,13 +83,13 @@ def preview(plan: Plan, options: Options, launcher: Launcher, *, timing: bool) -
     estimates = from_records(known, device.name)
     unknown = [trial for trial in waiting if trial.cell not in estimates]
     shared = launcher.layout(settings, plan.trials) if waiting else Layout(1, None)
-    took = 0.0
+    took, busy = 0.0, load(shared) if waiting and launcher.here else None
     if timing and unknown and launcher.here:
         started = time.perf_counter()
         estimates |= measure(unknown, dataclasses.replace(settings, threads=shared.threads))
         took = time.perf_counter() - started
     making = _making(waiting, options.results)
-    return Preview(plan, states, estimates, device, settings, shared.slots, took, making)
+    return Preview(plan, states, estimates, device, settings, shared.slots, took, making, busy)
 
 
 def _making(waiting: Sequence[Trial], results: Path) -> frozenset[str]:
@@ -159,6 +161,7 @@ def as_json(view: Preview, jobs: Sequence[PlannedArray] = ()) -> str:
         "device": view.device.name,
         "slots": view.slots,
         "measuring_seconds": view.measuring_seconds,
+        "slowdown": None if view.load is None else view.load.slowdown,
     }
     return msgspec.json.encode(content).decode()
 
@@ -248,6 +251,8 @@ def _about_times(view: Preview) -> list[str]:
         lines.append(f"{plural(len(missing), 'cell')} without a time: the minute for estimating was over")
     if shown:
         lines.append("times leave out the start of each process and the one look at the test split")
+    if view.load is not None:
+        lines += view.load.as_lines()
     return lines
 
 

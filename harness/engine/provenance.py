@@ -23,6 +23,7 @@ from harness import __version__
 from harness.core import clock
 from harness.core.errors import UserError
 from harness.core.nets.names import base_and_width, convnet_spec
+from harness.engine import digest_cache
 from harness.engine.cache_file import FOLDERS, CacheFile
 from harness.engine.reach import Module, Sources, Start
 from harness.engine.records import FIRST_SCHEMA, WORK_FOLDER, Provenance, Record, Trial
@@ -136,6 +137,8 @@ class Code:
         """That of this package, as its files are now; `parsed` may hold what other trees have in common."""
 
         def read(path: str) -> bytes | None:
+            if path.partition("/")[0] not in FOLDERS:
+                return None  # an installed package has all others beside it
             try:
                 return (ROOT / path).read_bytes()
             except OSError:
@@ -226,8 +229,19 @@ def code_digest(trial: Trial, part: Part = "whole") -> str:
 
 
 @cache
-def _digest_of(subject: Subject, _root: Path) -> str:
+def _text_of(root: Path) -> str:
+    return digest_cache.text_digest(root, FOLDERS)
+
+
+@cache
+def _digest_of(subject: Subject, root: Path) -> str:
+    text, name = _text_of(root), " ".join(map(str, subject))
+    known = digest_cache.look_up(text, name)
+    if known is not None:
+        return known
     digest = Code.here().digest_of(subject) or f"{SCHEME}none"
+    if digest_cache.text_digest(root, FOLDERS) == text:  # else files changed, and it is of which?
+        digest_cache.keep(text, name, digest)
     # Syntax trees take tens of megabytes, which are no part of what a trial needs.
     clock.release_freed_memory()
     return digest

@@ -1,5 +1,6 @@
 """`python -m harness.engine.worker`: run the one trial that is described on stdin, in a process of its own.
 
+`harness.launch.forkserver` forks processes that do the same, which have torch imported when they begin.
 Everything it prints goes to the job's log, else to `log.txt` in the trial's work folder; how far it is, to
 `progress.json` there. On SIGTERM it stops after the step it is at and leaves a checkpoint of that. It dies
 with the process that started it.
@@ -102,8 +103,12 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 def main() -> int:
-    """Run the job on stdin; the exit status tells whether its record is done."""
-    job = Job.decode(sys.stdin.buffer.read())
+    """Run the job on stdin; see `work`."""
+    return work(Job.decode(sys.stdin.buffer.read()))
+
+
+def work(job: Job) -> int:
+    """Run a job, as all that this process does; the exit status tells whether its record is done."""
     _die_with(job.parent)
     wish = _StopRequest()
     signal.signal(signal.SIGTERM, wish.on_signal)

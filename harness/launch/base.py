@@ -24,6 +24,11 @@ from harness.engine.worker import Snapshot
 # sysexits.h), or when it was interrupted, as shells have it.
 TIME_UP, INTERRUPTED = 75, 130
 ENDED_EARLY = (TIME_UP, INTERRUPTED)
+# Threads that spin while they wait for one another take cores from those that they wait for, once there are
+# fewer cores than threads, or another process is busy: steps took three times their CPU time. Only libgomp's
+# variable matters to PyTorch's builds; what the user has set stays.
+NO_SPINNING = {"OMP_WAIT_POLICY": "PASSIVE"}
+BUSY_FROM = 1.25  # times as many busy threads as cores, from which a machine is called busy
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,44 @@ class Layout:
     slots: int
     threads: int | None
     gpus: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Load:
+    """What other processes leave of a machine.
+
+    average: threads that were running or about to, over the last minute. cores: what this process may use,
+    used: how many of them a run would keep busy.
+    """
+
+    average: float
+    cores: int
+    used: int
+
+    @property
+    def slowdown(self) -> float:
+        """How many times longer trials take than alone, if all that runs goes on and shares evenly."""
+        return max(1.0, (self.average + self.used) / self.cores)
+
+    def as_lines(self) -> list[str]:
+        """One line if the machine is busy, for people who see how long trials may take."""
+        if self.slowdown < BUSY_FROM:
+            return []
+        return [
+            f"this machine is busy: load {self.average:.1f} on {plural(self.cores, 'core')}, of which this "
+            f"run would use {self.used}; times from records may become {self.slowdown:.1f} times as long, "
+            "those measured now have it in them"
+        ]
+
+
+def load(shared: Layout) -> Load:
+    """The load of this machine at present; 0 where the system tells none."""
+    cores = _cores()
+    try:
+        average = os.getloadavg()[0]
+    except (AttributeError, OSError):
+        average = 0.0
+    return Load(average, cores, min(cores, shared.slots * (shared.threads or cores)))
 
 
 class Launcher(Protocol):

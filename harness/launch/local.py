@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -16,14 +13,14 @@ from pathlib import Path
 from harness.core import clock
 from harness.core.errors import UserError
 from harness.core.faults import passing_line
-from harness.engine.provenance import ROOT
 from harness.engine.record_files import existing_path, existing_record, write_record
 from harness.engine.records import Record, Trial
 from harness.engine.settings import RunSettings
 from harness.engine.trial import BusyError, claimed
 from harness.engine.worker import BUSY, STOPPED, Job, Snapshot, last_words
-from harness.launch.base import Layout, Watcher, failed_record, give_up, set_is_there, unwritten
+from harness.launch.base import NO_SPINNING, Layout, Watcher, failed_record, give_up, set_is_there, unwritten
 from harness.launch.deaths import KILLED_BY_KERNEL, Death, death_record, deaths, note_death, oom_kills
+from harness.launch.processes import Forked, Process, Starter, heard
 
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 10.0  # between SIGTERM and SIGKILL
@@ -47,7 +44,7 @@ class _Worker:
 
     trial: Trial
     slot: int
-    process: subprocess.Popen[bytes]
+    process: Process
     kills_before: int | None
     makes_set: bool = False
     patience_ends: float | None = None
@@ -76,11 +73,12 @@ class LocalRunner:
         Returned as well are the trials that `stop` left undone, or the time that was up.
         """
         waiting, free = deque(trials), deque(range(self._layout.slots))
+        starter = starter_of(self._environment(), watcher)
         left: list[Trial] = []
         try:
             while self._running or (waiting and not self._stopping):
                 self._heed_time(watcher)
-                self._fill(waiting, free, watcher)
+                self._fill(waiting, free, starter, watcher)
                 time.sleep(POLL_SECONDS)
                 for worker in self._gone(watcher):
                     self._running.remove(worker)
@@ -89,6 +87,7 @@ class LocalRunner:
         finally:
             _end(self._running, GRACE_SECONDS)
             self._running.clear()
+            starter.close()
         return [*left, *waiting]
 
     def stop(self, grace_seconds: float = GRACE_SECONDS) -> None:
@@ -107,15 +106,15 @@ class LocalRunner:
                 watcher.note("the time is up: stopping after the present step")
             self.stop(PATIENT_SECONDS)
 
-    def _fill(self, waiting: deque[Trial], free: deque[int], watcher: Watcher) -> None:
+    def _fill(self, waiting: deque[Trial], free: deque[int], starter: Starter, watcher: Watcher) -> None:
         """Start workers in the free slots, but none while it is open whether all is being ended."""
         patient = any(worker.patience_ends is not None for worker in self._running)
         while waiting and free and not patient and not self._stopping:
             trial = self._next(waiting)
-            if trial is None:
-                break  # the sets of all that wait are being made
+            if trial is None or not starter.ready():
+                break  # the sets of all that wait are being made, or torch is being imported
             waiting.remove(trial)
-            self._running.append(self._start(trial, free.popleft()))
+            self._running.append(self._start(trial, free.popleft(), starter))
             watcher.started(self._running[-1].trial)
         if self._stopping:
             # `stop` may have been called in the middle of a start.
@@ -131,22 +130,9 @@ class LocalRunner:
         }
         return next((trial for trial in waiting if trial.distillation.id not in made_now), None)
 
-    def _start(self, trial: Trial, slot: int) -> _Worker:
+    def _start(self, trial: Trial, slot: int, starter: Starter) -> _Worker:
         kills_before, makes_set = oom_kills(), not set_is_there(trial, self._settings.results)
-        process = subprocess.Popen(
-            worker_command(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            # Heard until the worker has its log; and what it could not write there.
-            stderr=subprocess.PIPE,
-            env=self._environment(slot),
-            # A Ctrl-C in the terminal is for the launcher, which stops the workers in its own way.
-            start_new_session=True,
-        )
-        if process.stdin is not None:
-            # A worker that died at once shows in its exit status.
-            with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
-                pipe.write(self._job(trial).encode())
+        process = starter.start(self._environment(slot), self._job(trial).encode())
         return _Worker(trial, slot, process, kills_before, makes_set)
 
     def _job(self, trial: Trial) -> Job:
@@ -154,14 +140,15 @@ class LocalRunner:
         attempt = len(deaths(trial.work_folder(settings.results))) + 1
         return Job(trial, settings, parent=os.getpid(), attempt=attempt)
 
-    def _environment(self, slot: int) -> dict[str, str]:
+    def _environment(self, slot: int | None = None) -> dict[str, str]:
+        """What a worker in a slot finds; without one, what is the same in all of them."""
         variables = dict.fromkeys(THREAD_VARIABLES, str(self._layout.threads))
         if self._settings.device == "cpu":
             # torch.compile saves the state of every visible GPU's generator, which takes up memory on each.
             variables["CUDA_VISIBLE_DEVICES"] = ""
-        elif self._layout.gpus:
+        elif self._layout.gpus and slot is not None:
             variables["CUDA_VISIBLE_DEVICES"] = self._layout.gpus[slot % len(self._layout.gpus)]
-        return os.environ | variables
+        return NO_SPINNING | os.environ | variables
 
     def _gone(self, watcher: Watcher) -> list[_Worker]:
         """The workers that ended and are to be dealt with now."""
@@ -215,7 +202,7 @@ class LocalRunner:
         if self._stopping:
             return None
         returncode = worker.process.returncode
-        reason = cause_of_death(returncode, self._settings.log_of(worker.trial), _heard(worker.process))
+        reason = cause_of_death(returncode, self._settings.log_of(worker.trial), heard(worker.process))
         if returncode == -signal.SIGKILL and self._killed_for_memory(worker):
             reason = KILLED_BY_KERNEL
         return Death(reason, clock.now())
@@ -232,14 +219,9 @@ class LocalRunner:
         return True
 
 
-def own_python() -> list[str]:
-    """Python for `-m MODULE` with the code of this process, whatever lies in the current folder."""
-    return [sys.executable, "-u", str(ROOT / "harness" / "__main__.py")]
-
-
-def worker_command() -> list[str]:
-    """What is started for each trial."""
-    return [*own_python(), "-m", "harness.engine.worker"]
+def starter_of(environment: dict[str, str], watcher: Watcher) -> Starter:
+    """How workers begin; the environment is what they have in common."""
+    return Forked(environment, watcher.note)
 
 
 def outcome(trial: Trial, settings: RunSettings, death: Death | None) -> Record | int | None:
@@ -272,17 +254,6 @@ def outcome(trial: Trial, settings: RunSettings, death: Death | None) -> Record 
         return unwritten(trial, error)
 
 
-def _heard(process: subprocess.Popen[bytes]) -> str:
-    """The last line that a process which is over said on stderr."""
-    if process.stderr is None:
-        return ""
-    with process.stderr as pipe:
-        # What it left running may still hold the other end.
-        os.set_blocking(pipe.fileno(), False)
-        lines = (pipe.read() or b"").decode(errors="replace").split("\n")
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
-
-
 def cause_of_death(returncode: int, log: Path, said: str = "") -> str:
     """Why a worker ended without a record, in one line; `said` is what it told its launcher alone."""
     if returncode == -signal.SIGKILL:
@@ -313,7 +284,7 @@ def _end(workers: Sequence[_Worker], grace_seconds: float) -> None:
         _await(processes, REAP_SECONDS)
 
 
-def _await(processes: Sequence[subprocess.Popen[bytes]], seconds: float) -> None:
+def _await(processes: Sequence[Process], seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)

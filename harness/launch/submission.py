@@ -17,7 +17,7 @@ from harness.engine.options import Options
 from harness.launch import queue
 from harness.launch.array_job import SIGNAL_SECONDS
 from harness.launch.base import PlannedArray
-from harness.launch.local import own_python
+from harness.launch.processes import own_python
 from harness.launch.resources import Array, Resources, as_words
 from harness.launch.sweep import Sweep
 

@@ -58,7 +58,7 @@ class Run:
         return self.process.wait(PATIENCE)
 
     def workers(self) -> list[psutil.Process]:
-        """The worker processes that live now."""
+        """The worker processes that live now, and the process that they are forked from."""
         with contextlib.suppress(psutil.NoSuchProcess):
             return psutil.Process(self.process.pid).children(recursive=True)
         return []
@@ -244,7 +244,8 @@ def test_workers_die_with_the_driver(tmp_path: Path, start: Start) -> None:
     run = start(tmp_path / "results", [trial])
     wait_until(lambda: checkpoint(trial, tmp_path / "results").exists())
     workers = run.workers()
-    assert len(workers) == 1
+    assert sum(works_on(worker, trial) for worker in workers) == 1
+    assert len(workers) == 2
     run.process.kill()
     _, alive = psutil.wait_procs(workers, timeout=PATIENCE)
     assert alive == []

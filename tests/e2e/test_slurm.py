@@ -25,6 +25,7 @@ from slurm_cluster import PATIENCE, Bench, Cluster, labels, missing_programs, wa
 from harness.engine.provenance import ROOT
 from harness.engine.record_files import read_records
 from harness.engine.records import Record
+from harness.launch.forkserver import WORKER_NAME
 
 pytestmark = [
     pytest.mark.slow,
@@ -165,7 +166,7 @@ def worker_shot(bench: Bench, undisturbed: Record) -> None:
     """A worker that gets SIGKILL is replaced within its job."""
     driver = bench.begin("run", *LONG, "--seeds", "1", *JOBS)
     bench.under_way()
-    process_of(bench, "harness.engine.worker").kill()
+    worker_of(bench).kill()
     output, _ = driver.communicate(timeout=PATIENCE)
     assert driver.returncode == 0, output
     assert_as_undisturbed(bench.records(), undisturbed)
@@ -178,7 +179,7 @@ def job_shot(bench: Bench, undisturbed: Record) -> None:
     for submissions in (1, 2):
         wait(lambda n=submissions: len(bench.submissions()) == n, "another submission")  # type: ignore[misc]
         bench.under_way()
-        killed = [process_of(bench, "submitit.core._submit"), process_of(bench, "harness.engine.worker")]
+        killed = [process_of(bench, "submitit.core._submit"), worker_of(bench)]
         killed[0].kill()
         psutil.wait_procs(killed, timeout=PATIENCE)
         for path in bench.results.glob(".work/*/progress.json"):
@@ -196,7 +197,7 @@ def driver_killed(bench: Bench, undisturbed: Record) -> None:
     """A driver that dies, even before it noted its job's id: the same command finds the job."""
     driver = bench.begin("run", *LONG, "--seeds", "1", *JOBS)
     bench.under_way()
-    worker = process_of(bench, "harness.engine.worker")
+    worker = worker_of(bench)
     worker.suspend()
     driver.kill()
     driver.communicate()
@@ -235,7 +236,7 @@ def out_of_time(bench: Bench, undisturbed: Record) -> None:
     # Slurm tells a job of one minute at once that its time is nearly up, at the next of its looks each 30 s.
     driver = bench.begin("run", *LONG, "--seeds", "1", *JOBS, "--time", "1m")
     bench.under_way()
-    slow_down(process_of(bench, "harness.engine.worker"))
+    slow_down(worker_of(bench))
     output, _ = driver.communicate(timeout=PATIENCE)
     assert driver.returncode == 0, output
     assert_as_undisturbed(bench.records(), undisturbed)
@@ -252,15 +253,21 @@ def slow_down(process: psutil.Process) -> None:
             time.sleep(0.05)
 
 
-def process_of(bench: Bench, module: str) -> psutil.Process:
-    """The process that runs a module in the one job of a bench."""
+def process_of(bench: Bench, module: str, name: str | None = None) -> psutil.Process:
+    """The process that runs a module in the one job of a bench, and is called so."""
     return next(
         process
-        for process in psutil.process_iter(["cmdline", "environ"])
+        for process in psutil.process_iter(["cmdline", "environ", "name"])
         if module in (process.info["cmdline"] or [])
+        and name in (None, process.info["name"])
         and (process.info["environ"] or {}).get("SLURM_JOB_ID") == bench.job_id
         and process.info["environ"].get("SLURM_CONF") == bench.cluster.environment["SLURM_CONF"]
     )
+
+
+def worker_of(bench: Bench) -> psutil.Process:
+    """The worker of the one job of a bench: it and what it was forked from run the same module."""
+    return process_of(bench, "harness.launch.forkserver", WORKER_NAME)
 
 
 HARMS = (requeued, cancelled, worker_shot, job_shot, driver_killed, code_changed, out_of_time)

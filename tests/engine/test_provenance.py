@@ -150,7 +150,7 @@ UNRELATED = {
     "docstring": ("harness/engine/training.py", "Train `net` in place", "Train the network `net` in place"),
     "words of an error": ("harness/engine/evaluate.py", "distil it again", "do distil it once more"),
     "report": ("harness/report/tables.py", "NOT_RUN =", "IDLE = 1\nNOT_RUN ="),
-    "launcher": ("harness/launch/local.py", "def own_python", "def idle(): ...\n\n\ndef own_python"),
+    "launcher": ("harness/launch/processes.py", "def own_python", "def idle(): ...\n\n\ndef own_python"),
     "record": ("harness/engine/records.py", "SCHEMA = 1", "SCHEMA = 2"),
     "option": ("harness/engine/options.py", "LAUNCHERS =", "IDLE = 1\nLAUNCHERS ="),
     "looks during distillation": ("harness/engine/curve.py", "HELD_OUT_SHARE", "IDLE = 1\nHELD_OUT_SHARE"),

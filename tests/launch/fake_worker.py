@@ -23,8 +23,12 @@ from harness.engine.worker import STOPPED, Job
 
 
 def main() -> int:
+    """Do the job on stdin."""
+    return work(Job.decode(sys.stdin.buffer.read()))
+
+
+def work(job: Job) -> int:
     """Tell of the start in `starts.jsonl` under the results, then act."""
-    job = Job.decode(sys.stdin.buffer.read())
     results = job.settings.results
     earlier = [start for start in starts(results) if start["trial"] == job.trial.id]
     acts = job.trial.config["acts"]
@@ -67,10 +71,12 @@ def other_is_gone(job: Job) -> bool:
 
 def tell(job: Job) -> None:
     """Add this start to the list of them."""
-    names = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    names = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY")
     start = {
         "trial": job.trial.id,
         "pid": os.getpid(),
+        "parent": os.getppid(),
+        "session": os.getsid(0),
         "attempt": job.attempt,
         "log": str(job.log_path),
         "code_digest": job.settings.code_digest_of(job.trial),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 import signal
 import sys
 import threading
@@ -28,7 +29,7 @@ from harness.engine.provenance import ROOT
 from harness.engine.records import Record, Trial
 from harness.engine.settings import RunSettings, log_name
 from harness.engine.worker import Snapshot
-from harness.launch import local
+from harness.launch import local, processes
 from harness.launch.base import Layout, Summary, layout
 from harness.launch.deaths import KILLED_BY_KERNEL, deaths
 from harness.launch.display import SilentDisplay
@@ -37,7 +38,7 @@ from harness.launch.launchers import Local
 from harness.launch.local import LocalRunner
 
 LAUNCHER = Local(Options())
-FAKE_WORKER = Path(__file__).with_name("fake_worker.py")
+FAKE_WORKER, FAKE_SERVER = (Path(__file__).with_name(f"fake_{what}.py") for what in ("worker", "server"))
 BY_SIGKILL = "killed by SIGKILL, perhaps by the kernel for want of memory"
 
 
@@ -49,10 +50,18 @@ def options(tmp_path: Path) -> RunSettings:
     )
 
 
-@pytest.fixture(autouse=True)
-def _fake_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # the stand-in finds no code of ours by itself
-    monkeypatch.setattr(local, "worker_command", lambda: [sys.executable, str(FAKE_WORKER)])
+@pytest.fixture(autouse=True, params=["forked", "by itself"])
+def _fake_workers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Whether workers are forked or each starts by itself, nobody can tell."""
+    if request.param == "forked" and sys.platform != "linux":
+        pytest.skip("needs Linux")
+    if request.param == "by itself":
+        monkeypatch.setattr(local, "starter_of", lambda *_: processes.EachByItself())
+    # The stand-ins find no code of ours by themselves.
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(ROOT), str(ROOT / "tests"))))
+    monkeypatch.setenv("FAKE_SERVERS", str(tmp_path / "servers"))
+    monkeypatch.setattr(processes, "worker_command", lambda: [sys.executable, str(FAKE_WORKER)])
+    monkeypatch.setattr(processes, "server_command", lambda: [sys.executable, str(FAKE_SERVER)])
     monkeypatch.setattr(local, "POLL_SECONDS", 0.02)
     monkeypatch.setattr(local, "oom_kills", lambda: None)
 
@@ -263,6 +272,17 @@ def test_trials_on_the_cpu_see_no_gpu(options: RunSettings, monkeypatch: pytest.
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     run(options, [acting("done")])
     assert starts(options.results)[0]["environment"]["CUDA_VISIBLE_DEVICES"] == ""
+
+
+@pytest.mark.parametrize(("wish", "policy"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_do_not_spin_unless_the_user_says_so(
+    options: RunSettings, monkeypatch: pytest.MonkeyPatch, wish: str | None, policy: str
+) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if wish is not None:
+        monkeypatch.setenv("OMP_WAIT_POLICY", wish)
+    run(options, [acting("done")])
+    assert starts(options.results)[0]["environment"]["OMP_WAIT_POLICY"] == policy
 
 
 def test_one_named_gpu_is_found_in_the_environment_as_it_is(
