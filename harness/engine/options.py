@@ -322,7 +322,7 @@ class Options:
         metadata=_info(
             _switch,
             "true or false",
-            "run what the columns IOR, HLR and LRS need as well: random, and whole under hard labels",
+            "run what the columns IOR, HLR, LRS and ARS need as well: random, and whole under hard labels",
         ),
     )
     curve: int = field(

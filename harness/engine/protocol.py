@@ -151,6 +151,12 @@ class Protocol:
 DC = Recipe(
     source="VICO-UoE/DatasetCondensation `utils.evaluate_synset`; DC, DSA, DM, IDM, BACON, MTT share it",
 )
+PLAIN = dataclasses.replace(
+    DC,
+    source="dc-1000 without augmentation, DD-Ranking's for its augmentation-robust score, with as many steps "
+    "as dc-1000 makes with augmentation",
+    augmentation="none",
+)
 MATCHED = dataclasses.replace(
     DC,
     source="this benchmark: dc-1000 with as many steps for every set as for undecoded images",
@@ -230,6 +236,9 @@ PROTOCOLS = {
         Protocol("dc-1000", "the field's: SGD 0.01, 1001 epochs, DSA", DC, Epochs(1000, plain=300)),
         Protocol("dc-cpu", "dc-1000 cut to 151 epochs for the cpu scale", DC, Epochs(150, plain=45)),
         Protocol("dc-smoke", "dc-1000 cut to 21 epochs for smoke runs", DC, Epochs(20, plain=6)),
+        Protocol("dc-plain", "dc-1000 without augmentation, and as long", PLAIN, Epochs(1000)),
+        Protocol("dc-plain-cpu", "dc-plain cut to 151 epochs for the cpu scale", PLAIN, Epochs(150)),
+        Protocol("dc-plain-smoke", "dc-plain cut to 21 epochs for smoke runs", PLAIN, Epochs(20)),
         Protocol(
             "dc-steps", "dc-1000 at equal steps, whatever a set decodes to", MATCHED, MatchedSteps(1000)
         ),
@@ -292,6 +301,14 @@ PROTOCOLS = {
         ),
     )
 }
+# What the protocols without augmentation are compared with, for the augmentation-robust score.
+WITHOUT_AUGMENTATION = {"dc-1000": "dc-plain", "dc-cpu": "dc-plain-cpu", "dc-smoke": "dc-plain-smoke"}
+
+
+def without_augmentation(name: str) -> str | None:
+    """The protocol that is the one of that name without augmentation, asked for in the same way, if any."""
+    base, at, way = name.partition("@")
+    return f"{WITHOUT_AUGMENTATION[base]}{at}{way}" if base in WITHOUT_AUGMENTATION else None
 
 
 def protocol_named(name: str) -> Protocol:

@@ -14,17 +14,19 @@ from harness.core.text import MISSING
 from harness.engine.protocol import protocol_named
 from harness.engine.records import Record
 from harness.report.formats import Block, Paragraph, Table, plain
-from harness.report.gains import Accuracies, Gain, gains
+from harness.report.gains import Accuracies, Gain, gains, score
 from harness.report.standing import Key, Scored
-from harness.report.tracks import EMPTY, Row
+from harness.report.stats import Groups
+from harness.report.tracks import EMPTY, Cell, Row
 
 FLOOR = Row("random", "")
 STEPS = 1000  # for which the gain is given
-HEADERS = ("method", "ipc", "IOR", "HLR", "LRS", f"gain per {STEPS} steps", "calibration error")
+HEADERS = ("method", "ipc", "IOR", "HLR", "LRS", "ARS", f"gain per {STEPS} steps", "calibration error")
 LEGEND = (
     "IOR: points above as many random images under the same evaluation, in the same seeds. HLR: points"
     " below training on all images under hard labels; fewer are better. LRS joins both, from 0 to 1"
-    f" (DD-Ranking). The gain is IOR for each {STEPS} steps of the optimiser. Calibration error: how far"
+    " (DD-Ranking). ARS joins IOR with IOR of the same sets without augmentation alike; random images have"
+    f" {score(0):.3f}. The gain is IOR for each {STEPS} steps of the optimiser. Calibration error: how far"
     " the networks' certainty is from their accuracy, in points. In brackets 95 % intervals over the seeds."
 )
 
@@ -43,7 +45,8 @@ def beyond_blocks(found: Scored) -> list[Block]:
 def _row(key: Key, found: Scored, *, hard: bool) -> list[str]:
     row, ipc = key
     cell = found.grid[key]
-    own, random = cell.groups, found.grid.get((FLOOR, ipc), EMPTY).groups
+    floor = found.grid.get((FLOOR, ipc), EMPTY)
+    own, random = cell.groups, floor.groups
     steps = _one({record.optimizer_steps for record in cell.done})
     figures = gains(
         Accuracies(
@@ -51,6 +54,8 @@ def _row(key: Key, found: Scored, *, hard: bool) -> list[str]:
             random=random,
             hard=own if hard else {},
             whole=found.ceiling.groups if hard else {},
+            plain=_without_augmentation(cell, found),
+            random_plain=_without_augmentation(floor, found),
             steps=steps,
         )
     )
@@ -60,6 +65,7 @@ def _row(key: Key, found: Scored, *, hard: bool) -> list[str]:
         _in(figures.ior, 100, 1),
         _in(figures.hlr, 100, 1),
         _in(figures.lrs, 1, 3),
+        _in(figures.ars, 1, 3),
         _in(figures.per_step, 100 * STEPS, 1),
         _calibration(cell.done),
     ]
@@ -74,6 +80,12 @@ def protocol_regime(found: Scored) -> str:
         return protocol_named(found.track.protocol).regime
     except UserError:
         return ""
+
+
+def _without_augmentation(cell: Cell, found: Scored) -> Groups:
+    """Accuracies by seed of networks trained on the sets of a cell without augmentation, see `Scored.plain`."""
+    sets = [(record.trial.seed, record.trial.distillation.id) for record in cell.done]
+    return {seed: found.plain[made].accuracies for seed, made in sets if made in found.plain}
 
 
 def _one(values: Iterable[int | None]) -> int | None:

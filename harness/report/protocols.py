@@ -141,6 +141,8 @@ def _loss(recipe: Recipe) -> str:
 
 
 def _augmentation(recipe: Recipe) -> str:
+    if recipe.augmentation == "none":
+        return "Training images are not augmented, whatever the set calls for."
     if recipe.augmentation is None:
         return (
             "Training images get the augmentation that the distilled set calls for: DSA's, one operation a"

@@ -5,12 +5,14 @@ The ceiling is the method `whole`, which trains on all images: one set whatever 
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias, TypeVar
 
+from harness.engine.protocol import protocol_named, without_augmentation
 from harness.engine.provenance import CodeState
 from harness.engine.records import Record
 from harness.report.stats import Difference, Estimate, Groups, differences, estimates, rank_intervals
@@ -48,7 +50,8 @@ class Ranking:
 class Scored:
     """All that the tables of a track are made of; the ceiling is in no `grid`.
 
-    code: of which code the records are, by their ids; nothing where nobody asked.
+    code: of which code the records are, by their ids; nothing where nobody asked. plain: the records of the
+    same sets under the same evaluation without augmentation, by the ids of the sets.
     """
 
     track: Track
@@ -57,6 +60,7 @@ class Scored:
     ceiling: Cell
     rankings: Mapping[Key, Ranking]
     code: Mapping[str, CodeState] = field(default_factory=dict)
+    plain: Mapping[str, Record] = field(default_factory=dict)
 
     def code_of(self, cell: Cell) -> list[CodeState]:
         """Of which code the finished records of a cell are."""
@@ -87,7 +91,10 @@ class Costs(NamedTuple):
 
 def scored(records: Iterable[Record], code: Mapping[str, CodeState] | None = None) -> list[Scored]:
     """The tracks of these records, in the order in which they are shown; `code` as in `Scored`."""
-    return [_score(track, members, code or {}) for track, members in by_track(records).items()]
+    tracks = by_track(records)
+    return [
+        _score(track, members, code or {}, _plain(track, tracks)) for track, members in tracks.items()
+    ]
 
 
 def costs_of(records: Sequence[Record]) -> Costs:
@@ -111,11 +118,24 @@ def settings_of(records: Iterable[Record]) -> str:
     return " / ".join(sorted({record.trial.source_sentence for record in records}))
 
 
-def _score(track: Track, records: Sequence[Record], code: Mapping[str, CodeState]) -> Scored:
+def _plain(track: Track, tracks: Mapping[Track, Sequence[Record]]) -> Mapping[str, Record]:
+    """What `Scored.plain` holds for a track among these."""
+    name = without_augmentation(track.protocol)
+    if name is None:
+        return {}
+    other = dataclasses.replace(track, protocol=name, protocol_version=protocol_named(name).version)
+    return {
+        record.trial.distillation.id: record for record in tracks.get(other, ()) if record.status == "done"
+    }
+
+
+def _score(
+    track: Track, records: Sequence[Record], code: Mapping[str, CodeState], plain: Mapping[str, Record]
+) -> Scored:
     grid = grid_of([record for record in records if record.trial.method != CEILING])
     whole = [record for record in records if record.trial.method == CEILING]
     ceiling = cell_of(whole) if whole else EMPTY
-    return Scored(track, records, grid, ceiling, _rankings(grid, ceiling.groups), code)
+    return Scored(track, records, grid, ceiling, _rankings(grid, ceiling.groups), code, plain)
 
 
 def _rankings(grid: Grid, ceiling: Groups) -> Mapping[Key, Ranking]:

@@ -550,6 +550,13 @@ def test_what_the_gains_need_is_planned_along() -> None:
     assert expand(dataclasses.replace(asked, gains=False), [SMALL]).along == ()
 
 
+def test_the_gains_of_evaluations_without_augmentation_are_planned_along() -> None:
+    protocols = "dc-smoke", "dc-plain-smoke"
+    asked = Options(scale="smoke", methods=("dm",), ipc=(1,), protocol=protocols, gains=True)
+    cells = {(trial.method, trial.protocol) for trial in expand(asked, [SMALL]).trials}
+    assert cells == {(method, protocol) for method in ("dm", "random", "whole") for protocol in protocols}
+
+
 def test_each_set_is_asked_by_each_network_under_each_protocol() -> None:
     asked = Options(
         scale="smoke",

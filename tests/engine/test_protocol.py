@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 
 import pytest
 
 from harness.commands.cli import main
+from harness.core.augment import operations
 from harness.core.data.catalog import DatasetSpec
 from harness.core.errors import UnknownNameError
 from harness.engine.options import Options, parse_options
 from harness.engine.parts import SGD, Accumulation, CrossEntropy, CutMix, Epochs, SetSize
 from harness.engine.plan import DatasetFacts, expand
-from harness.engine.protocol import GRID, PROTOCOLS, Course, Protocol, Recipe, protocol_named
+from harness.engine.protocol import GRID, PROTOCOLS, Course, Protocol, Recipe, protocol_named, without_augmentation
 from harness.engine.schedules import COSINE
 from harness.report.protocols import in_words
 
@@ -33,6 +35,20 @@ def test_dc_1000_is_the_fields_protocol() -> None:
     assert recipe.optimiser == SGD(0.01, 0.9, 5e-4)
     assert (recipe.loss, recipe.mixing, recipe.batch, recipe.labels) == (CrossEntropy(), None, 256, "own")
     assert (augmented.schedule.rule.decay, augmented.schedule.rule.restarts) == (0.1, True)
+
+
+@pytest.mark.parametrize("name", ["dc-1000", "dc-cpu", "dc-smoke@tuned"])
+def test_without_augmentation_all_else_is_equal(name: str) -> None:
+    usual, plain = protocol_named(name), protocol_named(str(without_augmentation(name)))
+    assert operations(plain.recipe.augmentation or "color") == ()
+    recipe = dataclasses.replace(plain.recipe, augmentation=None, source=usual.recipe.source)
+    assert (recipe, plain.grid) == (usual.recipe, usual.grid)
+    assert plain.course(SetSize.of(10, 10, augmented=False)) == usual.course(SetSize.of(10, 10))
+    assert "are not augmented" in in_words(plain)
+
+
+def test_what_has_no_form_without_augmentation() -> None:
+    assert [without_augmentation(name) for name in ("idc-1000", "dc-plain", "no-more")] == [None] * 3
 
 
 def test_idc_1000_is_idcs_protocol() -> None:

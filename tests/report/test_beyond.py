@@ -6,11 +6,16 @@ from typing import Any
 
 from harness.report.beyond import beyond_blocks, protocol_regime
 from harness.report.formats import Paragraph, Table
-from harness.report.standing import scored
+from harness.report.gains import score
+from harness.report.standing import Scored, scored
 
 
 def table(records: list[Any]) -> list[dict[str, str]]:
     (found,) = scored(records)
+    return rows(found)
+
+
+def rows(found: Scored) -> list[dict[str, str]]:
     blocks = beyond_blocks(found)
     if not blocks:
         return []
@@ -50,6 +55,30 @@ def test_steps_and_calibration_are_shown_where_they_were_recorded(make_record: A
     dm = make_record("dm", accuracies=[0.40], optimizer_steps=500, calibration_errors=[0.1, 0.3])
     first, _ = table([random, dm])
     assert (first["gain per 1000 steps"], first["calibration error"]) == ("20.0", "20.0")
+
+
+def test_the_augmentation_robust_score_needs_both_kinds_of_evaluation(make_record: Any) -> None:
+    """Of the same sets under the protocol of that name without augmentation; paired over the seeds."""
+    accuracies = {
+        ("dm", "dc-cpu"): (0.50, 0.60),
+        ("random", "dc-cpu"): (0.40, 0.40),
+        ("dm", "dc-plain-cpu"): (0.30, 0.40),
+        ("random", "dc-plain-cpu"): (0.30, 0.20),
+    }
+    records = [
+        make_record(method, protocol=protocol, seed=seed, accuracies=[accuracy])
+        for (method, protocol), both in accuracies.items()
+        for seed, accuracy in enumerate(both)
+    ]
+    augmented, plain = sorted(scored(records), key=lambda found: found.track.protocol)
+    dm, random = rows(augmented)
+    assert dm["ARS"].startswith(f"{(score(0.05) + score(0.20)) / 2:.3f} ["), "IOR .1, .2 with, 0, .2 without"
+    assert random["ARS"] == f"{score(0):.3f} [{score(0):.3f}, {score(0):.3f}]"
+    assert "ARS" not in rows(plain)[0], "of the protocol with augmentation alone"
+    assert "ARS" not in table(records[:4]), "nothing was asked without augmentation"
+    fixed = [make_record(r.trial.method, protocol="dc-plain-cpu@tuned", accuracies=[0.1]) for r in records[4:]]
+    (tuned, _) = scored([*records[:4], *fixed])
+    assert "ARS" not in rows(tuned)[0], "a rate that was chosen for one of them alone"
 
 
 def test_without_random_images_there_is_no_table(make_record: Any) -> None:
