@@ -275,12 +275,13 @@ def test_names_are_spread_no_farther_than_needed() -> None:
     assert crowded[4] == 8.0
 
 
-def test_names_beside_points_do_not_overlap() -> None:
+@pytest.mark.parametrize("wide", ["method", "mmm@www"])
+def test_names_beside_points_do_not_overlap(wide: str) -> None:
     with style.settings():
         figure, (panel,) = style.figure_of(style.FigureLayout("title", "track", "note"))
         panel.set_xlim(0, 1)
         panel.set_ylim(0, 1)
-        names = [labels.Name(f"method{k}", 0.5, 0.5 + 0.001 * k, "black") for k in range(8)]
+        names = [labels.Name(f"{wide}{k}", 0.5, 0.5 + 0.001 * k, "black", k < 4) for k in range(8)]
         labels.beside_points(panel, names)
         figure.draw_without_rendering()
         boxes = [text.get_window_extent() for text in panel.texts]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 DIRECTIONS = tuple(math.radians(angle) for angle in (0, 30, -30, 180, 150, -150, 90, -90, 60, -60, 120, -120))
 DISTANCES = (7.0, 12.0, 18.0, 26.0, 36.0, 48.0, 62.0, 78.0)  # points from the mark to the edge of its name
 LEADER_FROM = 9.5  # a name farther away than this gets a line to its mark
-LETTER, LINE = 0.60, 1.28  # width of a letter and height of a line, in units of the font size
+LINE = 1.28  # height of a line, in units of the font size
 MARK = 4.0  # half the side of what a mark covers, in points
 
 
@@ -27,6 +27,11 @@ class Name:
     y: float
     colour: str
     bold: bool = False
+
+    @property
+    def weight(self) -> str:
+        """Weight of the font."""
+        return "bold" if self.bold else "normal"
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ def beside_lines(axes: Axes, names: Sequence[Name], size: float = 7.0) -> None:
             textcoords=("axes fraction", "data"),
             size=size,
             color=name.colour,
-            weight="bold" if name.bold else "normal",
+            weight=name.weight,
             va="center",
             annotation_clip=False,
             arrowprops=_leader(name.colour, shrink=4.0),
@@ -105,13 +110,22 @@ def beside_points(
         taken += [Box(x, y - 1, next_x, y + 1), Box(next_x - 1, y, next_x + 1, next_y)]
     for index in sorted(range(len(names)), key=lambda place: (not names[place].bold, -names[place].y, place)):
         name, point = names[index], points[index]
-        box = _best(name, point, size, frame, taken)
+        box = _best(point, _width(axes, name, size), LINE * size, frame, taken)
         taken.append(box)
         _write(axes, name, point, box, size)
 
 
-def _best(name: Name, point: tuple[float, float], size: float, frame: Box, taken: Sequence[Box]) -> Box:
-    width, height = LETTER * size * len(name.text) * (1.08 if name.bold else 1.0), LINE * size
+def _width(axes: Axes, name: Name, size: float) -> float:
+    """How wide a name is, in points; letters differ too much to be counted."""
+    probe = axes.annotate(name.text, (0, 0), xycoords="figure points", size=size, weight=name.weight)
+    width = probe.get_window_extent().width * 72 / axes.figure.dpi
+    probe.remove()
+    return float(width)
+
+
+def _best(
+    point: tuple[float, float], width: float, height: float, frame: Box, taken: Sequence[Box]
+) -> Box:
     candidates = [
         _at(point, width, height, direction, distance)
         for distance, direction in itertools.product(DISTANCES, DIRECTIONS)
@@ -144,7 +158,7 @@ def _write(axes: Axes, name: Name, point: tuple[float, float], box: Box, size: f
         textcoords="offset points",
         size=size,
         color=name.colour,
-        weight="bold" if name.bold else "normal",
+        weight=name.weight,
         ha="center",
         va="center",
         arrowprops=_leader(name.colour, shrink=3.0) if far else None,
