@@ -111,6 +111,18 @@ def across_networks(tracks: Iterable[Scored]) -> list[AcrossNetworks]:
     return found
 
 
+def drops_from_home(tracks: Iterable[Scored]) -> dict[str, Difference]:
+    """The drops of the tables of `across_networks`, by the ids of the records on the other network."""
+    return {
+        record.id: answer.drop
+        for table in across_networks(tracks)
+        for answers in table.answers.values()
+        for answer in answers.values()
+        if answer.drop is not None
+        for record in answer.cell.done
+    }
+
+
 def beside_home(tracks: Iterable[Scored]) -> list[Scored]:
     """Those tracks of other networks all of whose cells stand in the tables beside their home's."""
     tracks = list(tracks)

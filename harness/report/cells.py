@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from harness.engine.records import hardware
+from harness.report.across import drops_from_home
 from harness.report.reported import ReportedFigures
 from harness.report.standing import CEILING, Costs, Ranking, Scored, costs_of, settings_of
 from harness.report.stats import Difference, Estimate, estimate
@@ -23,7 +24,8 @@ COLUMNS = (
     *("method", "differing_settings", "ipc", "status", "seeds", "networks"),
     *("accuracy_mean", "accuracy_std", "accuracy_low", "accuracy_high", "best", "tied"),
     *("behind", "behind_low", "behind_high", "rank_first", "rank_last", "ranked"),
-    *("gap", "gap_low", "gap_high", "reported_percent", "settings_source", "hardware", "code"),
+    *("gap", "gap_low", "gap_high", "drop", "drop_low", "drop_high"),
+    *("reported_percent", "settings_source", "hardware", "code"),
     *Costs._fields,
 )
 
@@ -32,17 +34,22 @@ def cells_csv(tracks: Iterable[Scored], reported: ReportedFigures) -> str:
     """A row for each cell; accuracies and differences are fractions, unknown is nothing.
 
     The ceiling has a row of its own with an empty ipc. `behind` and `gap` say how far below the best of the
-    column and below the ceiling a cell lies, `code` of which code its records are.
+    column and below the ceiling a cell lies, `drop` how far below the accuracy of the same sets on the network
+    that distilled them, `code` of which code its records are.
     """
+    tracks = list(tracks)
+    drops = drops_from_home(tracks)
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     for found in tracks:
-        writer.writerows(_rows(found, reported))
+        writer.writerows(_rows(found, reported, drops))
     return text.getvalue()
 
 
-def _rows(found: Scored, reported: ReportedFigures) -> Iterator[dict[str, Any]]:
+def _rows(
+    found: Scored, reported: ReportedFigures, drops: Mapping[str, Difference]
+) -> Iterator[dict[str, Any]]:
     track = dataclasses.asdict(found.track)
     figures = reported_for(found.track, reported)
     for (row, ipc), cell in found.grid.items():
@@ -50,12 +57,13 @@ def _rows(found: Scored, reported: ReportedFigures) -> Iterator[dict[str, Any]]:
         printed = figure.text if figure else None
         ranking = found.rankings.get((row, ipc))
         facts = {"reported_percent": printed, "code": "; ".join(found.code_of(cell))}
-        yield track | _cell(row, ipc, cell) | _ranking(ranking) | facts
+        yield track | _cell(row, ipc, cell) | _ranking(ranking) | _drop(cell, drops) | facts
     if found.ceiling.done or found.ceiling.missed:
         groups = found.ceiling.groups
         accuracy = _accuracy(estimate(groups)) if groups else {}
         facts = {"code": "; ".join(found.code_of(found.ceiling))}
-        yield track | _cell(Row(CEILING, ""), None, found.ceiling) | accuracy | facts
+        drop = _drop(found.ceiling, drops)
+        yield track | _cell(Row(CEILING, ""), None, found.ceiling) | accuracy | drop | facts
 
 
 def _cell(row: Row, ipc: int | None, cell: Cell) -> dict[str, Any]:
@@ -69,6 +77,12 @@ def _cell(row: Row, ipc: int | None, cell: Cell) -> dict[str, Any]:
         "hardware": "; ".join(places),
         **(costs_of(cell.done)._asdict() if len(places) == 1 else {}),
     }
+
+
+def _drop(cell: Cell, drops: Mapping[str, Difference]) -> dict[str, Any]:
+    """The drop from home of a cell whose records have one, which then is the same for all of them."""
+    found = [drops[record.id] for record in cell.done if record.id in drops]
+    return _difference("drop", found[0]) if found else {}
 
 
 def _ranking(ranking: Ranking | None) -> dict[str, Any]:

@@ -92,9 +92,7 @@ class Costs(NamedTuple):
 def scored(records: Iterable[Record], code: Mapping[str, CodeState] | None = None) -> list[Scored]:
     """The tracks of these records, in the order in which they are shown; `code` as in `Scored`."""
     tracks = by_track(records)
-    return [
-        _score(track, members, code or {}, _plain(track, tracks)) for track, members in tracks.items()
-    ]
+    return [_score(track, members, code or {}, _plain(track, tracks)) for track, members in tracks.items()]
 
 
 def costs_of(records: Sequence[Record]) -> Costs:

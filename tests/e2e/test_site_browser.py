@@ -387,6 +387,34 @@ def test_the_legend_takes_methods_away_and_the_address_keeps_it(page: Page) -> N
     assert "hide" not in page.query()
 
 
+def test_names_stand_at_points_and_lines_and_cover_nothing(browser: Any, tmp_path: Path) -> None:
+    """More methods than colours: a crowd of points a hair apart, and two methods that compute nothing."""
+    costs = {f"m{k:02}{'x' * (k % 5)}": 1e12 * (1 + 0.1 * k) for k in range(14)}  # accuracy goes by length
+    costs |= {"random": 0.0, "random_packed": 0.0}
+    made = [record(method, 1, seed, flops) for method, flops in costs.items() for seed in (0, 1)]
+    records = [msgspec.structs.replace(one, curve=[]) for one in made]
+    build.write(build.files(build.site_of(records, tmp_path)), tmp_path)
+    opened = Page(browser, tmp_path)
+    for width in WIDTHS:
+        opened.resize(width)
+        opened.open("compute.html")
+        texts = "[...document.querySelectorAll('#plot .role-mark.mark-text text')]"
+        names = f"{texts}.filter((one) => one.textContent)"
+        opened.until(f"return {names}.length >= {len(costs) if width == max(WIDTHS) else 3}")
+        box = "one.getBoundingClientRect().toJSON()"
+        found = opened.run(f"return {names}.map((one) => [one.textContent, {box}])")
+        shown, boxes = zip(*found, strict=True)
+        assert {"random", "random_packed"} <= set(shown) <= set(costs)
+        overlapping = [
+            (shown[i], shown[k])
+            for i, a in enumerate(boxes)
+            for k, b in enumerate(boxes[:i])
+            if a["left"] < b["right"] - 1 and b["left"] < a["right"] - 1
+            if a["top"] < b["bottom"] - 3 and b["top"] < a["bottom"] - 3
+        ]
+        assert overlapping == []
+
+
 def test_hovering_says_what_a_point_is(page: Page) -> None:
     page.open("compute.html", "?ipc=1&hide=idm")
     page.until("return document.querySelectorAll('#plot .mark-symbol path').length === 2")

@@ -15,7 +15,15 @@ from harness.core.errors import UnknownNameError
 from harness.engine.options import Options, parse_options
 from harness.engine.parts import SGD, Accumulation, CrossEntropy, CutMix, Epochs, SetSize
 from harness.engine.plan import DatasetFacts, expand
-from harness.engine.protocol import GRID, PROTOCOLS, Course, Protocol, Recipe, protocol_named, without_augmentation
+from harness.engine.protocol import (
+    GRID,
+    PROTOCOLS,
+    Course,
+    Protocol,
+    Recipe,
+    protocol_named,
+    without_augmentation,
+)
 from harness.engine.schedules import COSINE
 from harness.report.protocols import in_words
 

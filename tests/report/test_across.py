@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from harness.engine.provenance import OLDER
 from harness.engine.records import Record
 from harness.report.across import LEGEND, TITLE, AcrossNetworks, across_networks, beside_home, section
 from harness.report.benchmarks import page
+from harness.report.cells import cells_csv
 from harness.report.fidelity import load_fidelity
 from harness.report.formats import Items, Table, markdown, strong
 from harness.report.standing import scored
@@ -65,6 +68,17 @@ def test_a_drop_is_paired_over_the_seeds_of_the_same_sets(make_record: Any) -> N
     assert row["LeNet drop"] == "11.0 [8.5, 13.5]"
     assert row["LeNet"] == "49.0 ± 8.1 (3×2)"
     assert f"{HOME} drop" not in row
+
+
+def test_the_spreadsheet_has_the_drop_and_its_interval(make_record: Any) -> None:
+    records = [*asked(make_record), *asked(make_record, method="whole", ipc=1)]
+    rows = list(csv.DictReader(io.StringIO(cells_csv(scored(records), {}))))
+    by_network = {(row["method"], row["eval_arch"]): row for row in rows}
+    for method in ("dm", "whole"):
+        there, home = by_network[method, "LeNet"], by_network[method, ""]
+        numbers = [float(there[name]) for name in ("drop", "drop_low", "drop_high")]
+        assert numbers == pytest.approx([0.11, 0.11 - 0.02484, 0.11 + 0.02484], abs=1e-5)
+        assert [home[name] for name in ("drop", "drop_low", "drop_high")] == ["", "", ""]
 
 
 def test_there_is_no_table_without_a_second_network(make_record: Any) -> None:

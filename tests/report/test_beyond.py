@@ -76,7 +76,9 @@ def test_the_augmentation_robust_score_needs_both_kinds_of_evaluation(make_recor
     assert random["ARS"] == f"{score(0):.3f} [{score(0):.3f}, {score(0):.3f}]"
     assert "ARS" not in rows(plain)[0], "of the protocol with augmentation alone"
     assert "ARS" not in table(records[:4]), "nothing was asked without augmentation"
-    fixed = [make_record(r.trial.method, protocol="dc-plain-cpu@tuned", accuracies=[0.1]) for r in records[4:]]
+    fixed = [
+        make_record(r.trial.method, protocol="dc-plain-cpu@tuned", accuracies=[0.1]) for r in records[4:]
+    ]
     (tuned, _) = scored([*records[:4], *fixed])
     assert "ARS" not in rows(tuned)[0], "a rate that was chosen for one of them alone"
 

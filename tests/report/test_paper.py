@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import time
@@ -26,7 +27,7 @@ from harness.perf.steps import MeasuredStep, StepSheet
 from harness.report.paper.cells import Completeness, PaperCell, RecordIndex, Spec, best_by_seed
 from harness.report.paper.commands import Missing, as_text, group, missing, words
 from harness.report.paper.hours import Evidence, TrialHours, image_pass, step_flops
-from harness.report.paper.tables import NAMES, CellFilter, Tables, make_tables, page, specs
+from harness.report.paper.tables import NAMES, CellFilter, Tables, make_tables, page, plain, specs
 from harness.report.reported import REPORTED_CSV, load_by_network, methods_of
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -109,6 +110,8 @@ def test_the_page_is_the_golden_one_byte_for_byte(records: list[Record]) -> None
         (MeasuredStep("bacon", "fp32", 0.1, 1.0, 2.0), MeasuredStep("dc", "fp32", 1, 1, 2)),
     )
     text = page(make_tables(records, FIGURES, CellFilter(), [sheet]))
+    if os.environ.get("UPDATE_GOLDEN"):
+        (GOLDEN / "paper.md").write_text(text, encoding="utf-8")
     assert text == (GOLDEN / "paper.md").read_text(encoding="utf-8")
 
 
@@ -190,6 +193,24 @@ def test_the_cross_table_is_of_sets_by_convnet_on_other_networks(records: list[R
     assert found["bacon", "cifar10", 10, "ConvNet"].text == "62.0 ± 0.9 (2×2)"
     assert found["dm", "cifar10", 50, "AlexNet"].gap_text == "+0.3 (z +0.5)", "printed: 61.3 ± 0.6"
     assert found["dm", "cifar10", 50, "VGG11"].state == "not run"
+
+
+def test_a_chosen_rate_stands_beside_the_fixed_one(records: list[Record], make_record: Any) -> None:
+    tuned = [
+        paper_record(make_record, "bacon", protocol="dc-1000@tuned", eval_arch="AlexNet", accuracies=[0.55]),
+        paper_record(make_record, "bacon", protocol="dc-cpu@tuned", eval_arch="VGG11", accuracies=[0.9]),
+        paper_record(make_record, "bacon", protocol="dc-1000@tuned", status="oom", reason="too much"),
+    ]
+    made = make_tables([*records, *tuned], FIGURES, CellFilter(methods=("bacon",), ipcs=(10,)))
+    lines = page(made).partition("## Cross")[2].partition("\n## ")[0].splitlines()
+    headers, row = ([cell.strip() for cell in line.strip("|").split("|")] for line in (lines[2], lines[4]))
+    found = dict(zip(headers, row, strict=True))
+    assert (found["AlexNet"], found["AlexNet @tuned"]) == ("41.0 ± 1.4 (1×2)", "55.0 (1×1)")
+    assert (found["ConvNet"], found["ConvNet @tuned"]) == ("62.0 ± 0.9 (2×2)", "*oom*")
+    assert found["VGG11 @tuned"] == "*not run*"
+    assert "ConvNet @tuned" not in page(made).partition("## Cross")[0], "papers' own rate alone"
+    alex = next(cell for cell in plain(made)["cross"] if cell["arch"] == "AlexNet")
+    assert (alex["measured"]["mean"], alex["tuned"]["mean"]) == (pytest.approx(0.41), pytest.approx(0.55))
 
 
 def test_another_scale_has_a_network_of_its_own_for_the_papers(make_record: Any) -> None:

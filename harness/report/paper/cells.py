@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from harness.core.text import MISSING
-from harness.engine.protocol import PROTOCOL_VERSION
+from harness.engine.protocol import PROTOCOL_VERSION, TUNED
 from harness.engine.records import Record, Trial
 from harness.engine.scales import SCALES
 from harness.report.reported import FiguresByNetwork, NetworkKey, ReportedFigure
@@ -67,7 +67,8 @@ class PaperCell:
     """A cell with what was measured and what is printed.
 
     done: finished records at paper scale, one for each seed. missed: statuses of the others. elsewhere:
-    `cpu scale`, and the dataset if it is a copy of another name, for what ran at another scale only.
+    `cpu scale`, and the dataset if it is a copy of another name, for what ran at another scale only. tuned:
+    the same with a learning rate that was chosen for the network.
     """
 
     spec: Spec
@@ -75,6 +76,7 @@ class PaperCell:
     done: tuple[Record, ...] = ()
     missed: tuple[str, ...] = ()
     elsewhere: tuple[str, ...] = ()
+    tuned: PaperCell | None = None
 
     @cached_property
     def measured(self) -> Estimate | None:
@@ -130,12 +132,13 @@ class RecordIndex:
     """Records by what the paper's cells ask for."""
 
     def __init__(self, records: Iterable[Record]) -> None:
-        self._found: dict[tuple[str, int, str | None], list[Record]] = defaultdict(list)
+        self._found: dict[tuple[str, int, str | None, bool], list[Record]] = defaultdict(list)
         prints: dict[str, Counter[str]] = defaultdict(Counter)
         for record in records:
-            if published(record.trial):
-                trial = record.trial
-                self._found[trial.method, trial.ipc, network_of(trial)].append(record)
+            trial = record.trial
+            tuned = trial.protocol.endswith(TUNED)
+            if published(trial, tuned=tuned):
+                self._found[trial.method, trial.ipc, network_of(trial), tuned].append(record)
                 if _at_paper_scale(trial, trial.dataset) and data_of(record):
                     prints[trial.dataset][data_of(record)] += 1
         # Of one dataset there is one set of images in all tables: that of most records.
@@ -143,7 +146,13 @@ class RecordIndex:
 
     def cell(self, spec: Spec, figures: FiguresByNetwork) -> PaperCell:
         """The cell of this spec."""
-        near = self._found.get((spec.method, spec.ipc, spec.arch), [])
+        figure = None if spec.settings else figures.get(spec.key)
+        tuned = self._measured(spec, tuned=True)
+        return dataclasses.replace(self._measured(spec, tuned=False), figure=figure, tuned=tuned)
+
+    def _measured(self, spec: Spec, *, tuned: bool) -> PaperCell:
+        """The cell under the fixed or the chosen rate, with nothing that is printed."""
+        near = self._found.get((spec.method, spec.ipc, spec.arch, tuned), [])
         here = [
             record
             for record in near
@@ -156,20 +165,24 @@ class RecordIndex:
         done = best_by_seed(record for record in at_scale if record.status == "done")
         return PaperCell(
             spec=spec,
-            figure=None if spec.settings else figures.get(spec.key),
+            figure=None,
             done=done,
             missed=tuple(sorted({record.status for record in at_scale if record.status != "done"})),
             elsewhere=(*([OTHER_DATA] if others else []), *_elsewhere(here, spec.dataset)),
         )
 
 
-def published(trial: Trial) -> bool:
-    """Whether a trial ran as papers' do: its scale's protocol in this version, fp32, no budget."""
+def published(trial: Trial, *, tuned: bool = False) -> bool:
+    """Whether a trial ran as papers' do: its scale's protocol in this version, fp32, no budget.
+
+    `tuned`: but with a learning rate that is chosen for the network.
+    """
     scale = SCALES.get(trial.scale)
     return (
         scale is not None
         and scale.leaderboard
-        and (trial.protocol, trial.protocol_version) == (scale.protocol, PROTOCOL_VERSION)
+        and trial.protocol == f"{scale.protocol}{TUNED if tuned else ''}"
+        and trial.protocol_version == PROTOCOL_VERSION
         and trial.precision == "fp32"
         and trial.budget_flops is None
         and trial.image_size is None

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 from harness.core.errors import UnknownNameError, UserError
 from harness.core.text import MISSING, count, memory, seconds, table
+from harness.engine.protocol import TUNED
 from harness.engine.records import Record, hardware
 from harness.perf.steps import PLAIN, StepSheet
 from harness.report.paper.cells import DATASETS, IPCS, SCALE, PaperCell, RecordIndex, Spec
@@ -32,6 +33,7 @@ TITLES = {
     "cost": "Cost",
 }
 COLUMNS = ("", " reported", " gap")  # of each cell
+CROSS_COLUMNS = ("", f" {TUNED}", *COLUMNS[1:])
 ABLATED = "cifar10"
 COMPARED = ("dm", "idm", "bacon")  # the methods of the authors' own table
 # What each row of the ablation leaves in: settings of methods/bacon.py and methods/idm.py.
@@ -71,7 +73,8 @@ NOTES = {
         f"Sets are distilled by {SCALE.arch}, here and in the papers; columns are the networks that are"
         " trained on them. Papers name no depth and not always the normalisation: VGG is taken for VGG11,"
         " ResNet for ResNet18, with instance norm. All networks have the protocol's learning rate, which was"
-        f" chosen for {SCALE.arch} and need not suit the others."
+        f" chosen for {SCALE.arch} and need not suit the others; under {TUNED} it is chosen for each network,"
+        f" on a part of train: `--protocol {SCALE.protocol}{TUNED}`. No paper prints figures of that."
     ),
     "terms": (
         f"Rows are commands of this harness. {NO_FIGURES} Methods of the main comparison show what is"
@@ -256,9 +259,9 @@ def _by_ipc(cells: Sequence[tuple[str, PaperCell]], corner: str) -> str:
 def _by_network(cells: Sequence[tuple[str, PaperCell]]) -> str:
     found = {(cell.spec.ipc, label, cell.spec.arch): cell for label, cell in cells}
     networks = list(dict.fromkeys(arch for _, _, arch in found))
-    headers = ["method", "ipc", *(f"{arch}{what}" for arch in networks for what in COLUMNS)]
+    headers = ["method", "ipc", *(f"{arch}{what}" for arch in networks for what in CROSS_COLUMNS)]
     rows = [
-        [label, str(ipc), *_texts(found[ipc, label, arch] for arch in networks)]
+        [label, str(ipc), *(text for arch in networks for text in _beside_tuned(found[ipc, label, arch]))]
         for ipc, label in dict.fromkeys((ipc, label) for ipc, label, _ in found)
     ]
     return table(headers, rows)
@@ -266,6 +269,11 @@ def _by_network(cells: Sequence[tuple[str, PaperCell]]) -> str:
 
 def _texts(cells: Iterable[PaperCell]) -> list[str]:
     return [text for cell in cells for text in (*_pair(cell), cell.gap_text)]
+
+
+def _beside_tuned(cell: PaperCell) -> list[str]:
+    measured, *rest = _texts([cell])
+    return [measured, cell.tuned.text if cell.tuned else MISSING, *rest]
 
 
 def _pair(cell: PaperCell) -> tuple[str, str]:
@@ -288,6 +296,7 @@ def _plain_cell(label: str, cell: PaperCell) -> dict[str, Any]:
         "settings": dict(cell.spec.settings),
         "state": cell.state,
         "measured": cell.measured and dataclasses.asdict(cell.measured),
+        "tuned": cell.tuned and cell.tuned.measured and dataclasses.asdict(cell.tuned.measured),
         "reported": printed,
         "gap": cell.gap,
         "z": cell.z,

@@ -123,9 +123,7 @@ def _width(axes: Axes, name: Name, size: float) -> float:
     return float(width)
 
 
-def _best(
-    point: tuple[float, float], width: float, height: float, frame: Box, taken: Sequence[Box]
-) -> Box:
+def _best(point: tuple[float, float], width: float, height: float, frame: Box, taken: Sequence[Box]) -> Box:
     candidates = [
         _at(point, width, height, direction, distance)
         for distance, direction in itertools.product(DISTANCES, DIRECTIONS)

@@ -11,6 +11,7 @@ from harness.report.site.vendor import EXTRA
 POINTS, CURVES, FLOORS = "points", "curves", "floors"
 ACCURACY = "test accuracy (%)"
 HEIGHT = 420
+NAME_SIZE = 11  # of the names in pixels, as static/plot.js reckons with
 HOVER = {
     "label": "method",
     "figure": "accuracy (%)",
@@ -25,13 +26,14 @@ def specification() -> dict[str, Any]:
     """Intervals, points and curves over FLOPs on a log axis; what took no FLOPs is a dashed line.
 
     Its data sets `points`, `curves` and `floors` are empty and named, for the page to fill: rows with
-    `label`, `flops`, percentages `accuracy`, `low` and `high`, texts for hovering, `color` and `shape`.
+    `label`, `flops`, percentages `accuracy`, `low` and `high`, texts for hovering, `color` and `shape`, and
+    in points and floors `name`, what is written `dx` and `dy` pixels from the mark or the line's beginning.
     """
     try:
         import altair as alt
     except ModuleNotFoundError:
         raise UserError(EXTRA) from None
-    chart = alt.layer(_floors(alt), _curves(alt), _bars(alt), _points(alt))
+    chart = alt.layer(_floors(alt), _curves(alt), _bars(alt), _points(alt), *_names(alt))
     made: dict[str, Any] = chart.properties(width="container", height=HEIGHT).to_dict()
     return made | {"datasets": {POINTS: [], CURVES: [], FLOORS: []}}
 
@@ -74,6 +76,19 @@ def _points(alt: ModuleType) -> Any:
     return base.encode(
         x=_x(alt), y=_y(alt), color=_color(alt), shape=shape, tooltip=_tooltip(alt), href="href:N"
     )
+
+
+def _names(alt: ModuleType) -> list[Any]:
+    """Names beside the points and on the lines: there are more methods than colours."""
+    places = {side: alt.ExprRef(f"datum.{side}") for side in ("dx", "dy")}
+    look = {"align": "left", "baseline": "middle", "fontSize": NAME_SIZE, **places}
+    x = {POINTS: _x(alt), FLOORS: alt.value(0)}
+    return [
+        alt.Chart(alt.NamedData(name=data))
+        .mark_text(**look)
+        .encode(x=x[data], y=_y(alt), text="name:N", color=_color(alt))
+        for data in (POINTS, FLOORS)
+    ]
 
 
 def _tooltip(alt: ModuleType) -> list[Any]:

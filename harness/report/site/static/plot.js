@@ -21,7 +21,12 @@
     const shape = SHAPES[Math.floor(index / COLORS.length) % SHAPES.length];
     looks.set(label, { color: COLORS[index % COLORS.length], shape });
   });
+  const NAME = { font: "11px", height: 13, mark: 7 };  // as the plot's specification writes names, in pixels
+  const DISTANCES = [10, 16, 24, 34, 46];  // of a name from its mark
+  const TURNS = [0, 0.5, -0.5, Math.PI, Math.PI - 0.5, 0.5 - Math.PI, Math.PI / 2, -Math.PI / 2];
+  const pen = document.createElement("canvas").getContext("2d");
   let view = null;
+  let drawn = 0;
 
   // Training on all images stands beside every number of images per class.
   function isHere(row) {
@@ -63,6 +68,9 @@
       low: given(row.low),
       high: given(row.high),
       href: seed ? `records/${seed.id}.html` : null,
+      name: "",
+      dx: 0,
+      dy: 0,
     };
   }
 
@@ -100,11 +108,61 @@
     notice.textContent = `${shown.length} of ${here().length} methods shown`;
   }
 
-  function update() {
+  function around(x, y, width, height) {
+    return { left: x - width / 2, right: x + width / 2, top: y - height / 2, bottom: y + height / 2 };
+  }
+
+  function meet(a, b) {
+    return a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+  }
+
+  // Middles of the places for a name, the best first: around a point, or along a line from its beginning.
+  function places(row, x, y, width) {
+    if (!(row.flops > 0)) {
+      const steps = Math.max(1, Math.floor((view.width() - width) / 20));
+      return [...Array(steps).keys()].flatMap((k) => [-1, 1].map((side) => [4 + 20 * k + width / 2, y + 10 * side]));
+    }
+    return DISTANCES.flatMap((far) => TURNS.map((turn) => [
+      x + (far + width / 2) * Math.cos(turn), y - (far + NAME.height / 4) * Math.sin(turn),
+    ]));
+  }
+
+  // The rows with names that cover neither one another nor a mark; a name without such a place is left out.
+  function named({ points, floors, curves: lines }) {
+    const [across, up] = [view.scale("x"), view.scale("y")];
+    const spot = (row) => [row.flops > 0 ? across(row.flops) : 0, up(row.accuracy)];
+    const taken = points.map((row) => around(...spot(row), 2 * NAME.mark, 2 * NAME.mark));
+    taken.push(...floors.map((row) => around(view.width() / 2, up(row.accuracy), view.width(), 3)));
+    const frame = { left: 0, right: view.width(), top: 0, bottom: view.height() };
+    pen.font = `${NAME.font} ${getComputedStyle(document.body).fontFamily}`;
+    const written = (row) => {
+      const width = pen.measureText(row.label).width + 4;
+      const [x, y] = spot(row);
+      const inside = (box) => box.left >= frame.left && box.right <= frame.right && box.top >= frame.top && box.bottom <= frame.bottom;
+      for (const [middle, level] of places(row, x, y, width)) {
+        const box = around(middle, level, width, NAME.height);
+        if (inside(box) && !taken.some((other) => meet(box, other))) {
+          taken.push(box);
+          return { ...row, name: row.label, dx: box.left + 2 - x, dy: level - y };
+        }
+      }
+      return row;
+    };
+    return { points: points.map(written), floors: floors.map(written), curves: lines };
+  }
+
+  function give(values) {
+    for (const [name, rows] of Object.entries(values)) view.data(name, rows);
+    return view.resize().runAsync();
+  }
+
+  // Twice: where names have room is known once the axes are drawn. Rows are made anew, since Vega marks its own.
+  async function update() {
     explain();
     if (!view) return;
-    for (const [name, values] of Object.entries(series())) view.data(name, values);
-    view.resize().runAsync();
+    const turn = ++drawn;
+    await give(series());
+    if (turn === drawn) await give(named(series()));
   }
 
   function swatch(look) {
@@ -164,6 +222,11 @@
     const made = await vegaEmbed("#plot", { ...spec, datasets: series() }, options);
     if (view) view.finalize();
     view = made.view;
+    let width = 0;
+    view.addSignalListener("width", (_, found) => {
+      if (found !== width) setTimeout(update);  // not amidst the drawing that tells of it
+      width = found;
+    });
     update();
     document.documentElement.dataset.ready = "plot";
   }
