@@ -23,6 +23,7 @@ images.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -36,7 +37,7 @@ from harness.core.distilled import Distilled
 from harness.core.experts import Experts
 from harness.core.nets import Network
 from harness.core.passes import pieces
-from harness.core.settings import setting
+from harness.core.settings import Steps, setting
 from methods import mtt, resolve
 from methods.shared import trajectories
 from methods.shared.trajectories import Match, Segment, StatelessStudent, Step, Weights, condense, dot, minus
@@ -65,7 +66,11 @@ PAPER = {
 BORROWED = {cell: "mtt" for cell in mtt.PAPER if cell not in {("cifar10", 1), ("cifar100", 50)}}
 
 SCALED = mtt.SCALED
-steps_of = mtt.steps_of
+
+
+def steps_of(config: Config) -> Steps:
+    """MTT's loop; its images are stored with hard labels unless an expert labels them."""
+    return dataclasses.replace(mtt.steps_of(config), labels="soft" if config.teacher_label else "hard")
 
 
 def distill(

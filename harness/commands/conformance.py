@@ -410,7 +410,7 @@ def _global_generators() -> dict[str, object]:
 
 
 def says_what_its_loop_does(subject: CheckedMethod) -> None:
-    """`steps_of` knows the loop's length, and the factor and augmentation of the set that it leaves."""
+    """`steps_of` knows the loop's length, and factor, augmentation and labels of the set that it leaves."""
     config = methods.resolve(subject.name, subject.data.name, subject.family.ipc, SCALE).config
     said, made = subject.module.steps_of(config), subject.first.distilled
     total = sum(subject.first.context.watch.totals.values())
@@ -423,6 +423,11 @@ def says_what_its_loop_does(subject: CheckedMethod) -> None:
         (said.factor, strategy) == (made.factor, made.augmentation),
         f"steps_of says factor {said.factor} and augmentation {strategy!r}, the set that it returns says "
         f"{made.factor} and {made.augmentation!r}",
+    )
+    kind = "hard" if made.labels.ndim == 1 else "soft"
+    require(
+        said.labels == kind,
+        f"steps_of says that labels are {said.labels}, the set that it returns has {kind} ones",
     )
 
 

@@ -13,10 +13,10 @@ from harness.commands.run import carry_out, deadline_in, finish
 from harness.core.errors import UserError
 from harness.core.text import plural
 from harness.engine.options import Options, parse_options
-from harness.engine.plan import asked_of
+from harness.engine.plan import asked_of, refuse_hard_labels
 from harness.engine.provenance import SUBMITTED
 from harness.engine.record_files import found_sets
-from harness.engine.records import Distillation, trial_of
+from harness.engine.records import Distillation, LabelKind, trial_of
 from harness.engine.scales import scale_named
 
 MADE_WITH = (
@@ -68,16 +68,24 @@ def command(options: Options, wanted: SetFilter, files: Sequence[Path], again: s
     if not results.is_dir():
         raise UserError(f"no results folder {results}; --results names another")
     chosen = list(_chosen(options, wanted, files))
+    for made, kind in chosen:
+        protocols = options.protocol or (scale_named(made.scale).protocol,)
+        refuse_hard_labels(f"the set of {made.label} has", kind, protocols)
     trials = [
-        trial_of(made, **asked) for made in chosen for asked in asked_of(options, scale_named(made.scale))
+        trial_of(made, **asked) for made, _ in chosen for asked in asked_of(options, scale_named(made.scale))
     ]
     print(f"{plural(len(chosen), 'set')} to ask", file=sys.stderr)
     plan = plan_of(trials, options, wanted.folders, repeated=False)
     return finish(carry_out(options, deadline_in(options.for_), plan), options, again)
 
 
-def _chosen(options: Options, wanted: SetFilter, files: Sequence[Path]) -> Iterator[Distillation]:
-    """The sets that are meant, each once; says which of them have to be handed in again instead."""
+def _chosen(
+    options: Options, wanted: SetFilter, files: Sequence[Path]
+) -> Iterator[tuple[Distillation, LabelKind | None]]:
+    """The sets that are meant, each once, and the kind of their labels if that was recorded.
+
+    Says which of them have to be handed in again instead.
+    """
     results = options.results
     there = found_sets(results)
     asked_for = {path.resolve() for path in files}
@@ -89,7 +97,7 @@ def _chosen(options: Options, wanted: SetFilter, files: Sequence[Path]) -> Itera
             f"`submit {strange} --dataset NAME --method NAME`, which takes --eval-arch and --protocol as well"
         )
     chosen = [
-        made
+        (made, found.label_kind)
         for made, found in there
         if wanted.takes(made)
         and (options.seeds is None or made.seed in options.seeds)
@@ -97,8 +105,8 @@ def _chosen(options: Options, wanted: SetFilter, files: Sequence[Path]) -> Itera
     ]
     if not chosen:
         raise UserError(f"no distilled set under {results} fits; `status` lists what is there")
-    for made in chosen:
+    for made, kind in chosen:
         if made.method.endswith(SUBMITTED):
             leave_out([made], "it came from elsewhere; submit it again with --eval-arch and --protocol")
         else:
-            yield made
+            yield made, kind

@@ -13,7 +13,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import msgspec
 
@@ -47,6 +47,7 @@ class Steps:
     factor: each stored image decodes to factor x factor training images; a method that can store images whole
         as well has a setting of this name.
     augmentation: strategy that training on the set calls for; None: the dataset's usual one.
+    labels: kind of those that are stored with the images, which protocols of stored labels need to be soft.
 
     That synthetic images pass the network forwards and backwards in each step is taken for granted. The
     account may be rough: hours are derived from it only for methods whose records counted the same FLOPs.
@@ -57,6 +58,7 @@ class Steps:
     trained: int = 0
     factor: int = 1
     augmentation: str | None = None
+    labels: Literal["hard", "soft"] = "hard"
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,11 @@ from harness.core.settings import lengths, values_of
 from harness.engine.options import Options, Setting
 from harness.engine.protocol import protocol_named
 from harness.engine.record_files import existing_record
-from harness.engine.records import Distillation, Record, Trial, trial_of
+from harness.engine.records import CEILING, FLOOR, Distillation, Record, Trial, trial_of
 from harness.engine.scales import Scale, scale_named
 
-FLOOR, CEILING = "random", "whole"  # what every method is compared with
+# What every method is compared with, by the regimes in which it is run along.
+COMPANIONS: Mapping[str, tuple[str, ...]] = {FLOOR: ("hard", "teacher"), CEILING: ("hard",)}
 
 
 @dataclass(frozen=True)
@@ -115,14 +116,17 @@ def expand(options: Options, facts: Sequence[DatasetFacts]) -> Plan:
 def companions(options: Options) -> dict[str, Options]:
     """Methods that are run along, for the columns that compare with them (`Options.gains`): what is asked.
 
-    That is as for the others, but of the ceiling under hard labels alone.
+    That is as for the others, but under the protocols alone for which they have labels.
     """
     if not options.gains:
         return {}
-    protocols = options.protocol or (scale_named(options.scale).protocol,)
-    hard = tuple(name for name in protocols if protocol_named(name).regime == "hard")
-    found = {FLOOR: options} | ({CEILING: dataclasses.replace(options, protocol=hard)} if hard else {})
-    return {name: wishes for name, wishes in found.items() if name not in options.methods}
+    asked = options.protocol or (scale_named(options.scale).protocol,)
+    found: dict[str, Options] = {}
+    for name, regimes in COMPANIONS.items():
+        protocols = tuple(protocol for protocol in asked if protocol_named(protocol).regime in regimes)
+        if protocols and name not in options.methods:
+            found[name] = dataclasses.replace(options, protocol=protocols)
+    return found
 
 
 def _ipcs(method: str, asked: tuple[int, ...]) -> tuple[int, ...]:
@@ -320,7 +324,9 @@ def _trials(
     config = msgspec.to_builtins(values_of(resolved.config))
     zca = _whitened(method, config, spec, settings)
     config = config | {"zca": zca} if "zca" in config else config
-    _refuse_uneven_tiles(method, methods.steps_of(method, config).factor, facts)
+    steps = methods.steps_of(method, config)
+    _refuse_uneven_tiles(method, steps.factor, facts)
+    refuse_hard_labels(f"{method} makes", steps.labels, options.protocol or (scale.protocol,))
     seeds = range(scale.seeds) if options.seeds is None else options.seeds
     made = Distillation(
         method=method,
@@ -370,6 +376,20 @@ def _whitened(method: str, config: Mapping[str, Any], spec: DatasetSpec, setting
     if spec.zca and "zca" in settings and not own:
         raise UserError(f"--zca whitens the images of every method, --set {method}.zca refuses it; drop one")
     return spec.zca or own
+
+
+def refuse_hard_labels(whose: str, kind: str | None, protocols: Iterable[str]) -> None:
+    """UserError if sets are to be asked under a protocol of stored soft labels and have hard ones.
+
+    `whose` begins the sentence: "dm makes". A kind that is not known, None, may be soft.
+    """
+    stored = [name for name in protocols if protocol_named(name).regime == "stored"]
+    if stored and kind == "hard":
+        raise UserError(
+            f"protocol {stored[0]} trains on soft labels that lie with the set, and {whose} hard ones alone; "
+            "choose a protocol for hard labels or with a teacher (`python -m harness list protocols`), or a "
+            "method that makes soft labels, such as tesla@soft"
+        )
 
 
 def _refuse_uneven_tiles(method: str, factor: int, facts: DatasetFacts) -> None:

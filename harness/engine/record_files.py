@@ -36,6 +36,7 @@ from harness.engine.records import (
     DistillationRecord,
     EvaluationRecord,
     FirstRecord,
+    LabelKind,
     Record,
     Trial,
     first_joined,
@@ -59,6 +60,11 @@ class FoundSet(NamedTuple):
 
     place: str
     record: DistillationRecord | FirstRecord
+
+    @property
+    def label_kind(self) -> LabelKind | None:
+        """Of the labels that lie with the images; None where that was not recorded."""
+        return self.record.label_kind if isinstance(self.record, DistillationRecord) else None
 
     def path(self, results: Path) -> Path:
         """Where the set itself lies, if it has not been removed."""

@@ -23,6 +23,7 @@ from harness.engine.scales import SCALES
 from methods.source import SettingsSource, read_sentence
 
 FIRST_SCHEMA, SCHEMA = 1, 2
+FLOOR, CEILING = "random", "whole"  # methods that all others are compared with: random and all images
 WORK_FOLDER = ".work"
 DISTILLED_SUFFIX = ".safetensors"
 PREDICTIONS_SUFFIX = ".npz"

@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 from harness.core.text import MISSING
 from harness.engine.provenance import CodeState
-from harness.engine.records import Record
+from harness.engine.records import CEILING, Record
 from harness.report.formats import Block, Heading, Items, Paragraph, Table, plain, strong
-from harness.report.standing import CEILING, Scored
+from harness.report.standing import Scored
 from harness.report.stats import CONFIDENCE, Difference, Estimate, differences, estimates
 from harness.report.tables import NOT_RUN, counts_text, difference_text, marks_text, misses
 from harness.report.tracks import Cell, Row, Track, cell_of, rows_of

@@ -12,14 +12,14 @@ from collections.abc import Iterable, Sequence
 from harness.core.errors import UserError
 from harness.core.text import MISSING
 from harness.engine.protocol import protocol_named
-from harness.engine.records import Record
+from harness.engine.records import FLOOR, Record
 from harness.report.formats import Block, Paragraph, Table, plain
 from harness.report.gains import Accuracies, Gain, gains, score
 from harness.report.standing import Key, Scored
 from harness.report.stats import Groups
 from harness.report.tracks import EMPTY, Cell, Row
 
-FLOOR = Row("random", "")
+RANDOM = Row(FLOOR, "")
 STEPS = 1000  # for which the gain is given
 HEADERS = ("method", "ipc", "IOR", "HLR", "LRS", "ARS", f"gain per {STEPS} steps", "calibration error")
 LEGEND = (
@@ -45,7 +45,7 @@ def beyond_blocks(found: Scored) -> list[Block]:
 def _row(key: Key, found: Scored, *, hard: bool) -> list[str]:
     row, ipc = key
     cell = found.grid[key]
-    floor = found.grid.get((FLOOR, ipc), EMPTY)
+    floor = found.grid.get((RANDOM, ipc), EMPTY)
     own, random = cell.groups, floor.groups
     steps = _one({record.optimizer_steps for record in cell.done})
     figures = gains(

@@ -8,10 +8,10 @@ import io
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from harness.engine.records import hardware
+from harness.engine.records import CEILING, hardware
 from harness.report.across import drops_from_home
 from harness.report.reported import ReportedFigures
-from harness.report.standing import CEILING, Costs, Ranking, Scored, costs_of, settings_of
+from harness.report.standing import Costs, Ranking, Scored, costs_of, settings_of
 from harness.report.stats import Difference, Estimate, estimate
 from harness.report.tables import reported_for
 from harness.report.tracks import Cell, Row, Track
@@ -34,8 +34,8 @@ def cells_csv(tracks: Iterable[Scored], reported: ReportedFigures) -> str:
     """A row for each cell; accuracies and differences are fractions, unknown is nothing.
 
     The ceiling has a row of its own with an empty ipc. `behind` and `gap` say how far below the best of the
-    column and below the ceiling a cell lies, `drop` how far below the accuracy of the same sets on the network
-    that distilled them, `code` of which code its records are.
+    column and below the ceiling a cell lies, `drop` how far below the same sets on the network that distilled
+    them, `code` of which code its records are.
     """
     tracks = list(tracks)
     drops = drops_from_home(tracks)

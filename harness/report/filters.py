@@ -8,8 +8,7 @@ from operator import attrgetter
 from typing import Any
 
 from harness.core.errors import UnknownNameError, UserError
-from harness.engine.records import Record
-from harness.report.standing import CEILING
+from harness.engine.records import CEILING, Record
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,9 @@ from typing import NamedTuple, TypeAlias, TypeVar
 
 from harness.engine.protocol import protocol_named, without_augmentation
 from harness.engine.provenance import CodeState
-from harness.engine.records import Record
+from harness.engine.records import CEILING, Record
 from harness.report.stats import Difference, Estimate, Groups, differences, estimates, rank_intervals
 from harness.report.tracks import EMPTY, Cell, Grid, Row, Track, by_track, cell_of, grid_of
-
-CEILING = "whole"
 
 T = TypeVar("T")
 Key: TypeAlias = tuple[Row, int]

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from harness.core.text import MISSING, count, memory, seconds
 from harness.engine.provenance import OLDER, UNCOMMITTED, UNKNOWN, CodeState
-from harness.engine.records import Record, hardware
+from harness.engine.records import CEILING, FLOOR, Record, hardware
 from harness.report.beyond import beyond_blocks
 from harness.report.claims import claims_table
 from harness.report.formats import (
@@ -25,7 +25,7 @@ from harness.report.formats import (
     strong,
 )
 from harness.report.reported import ALL_IMAGES, UNTRACED, ReportedFigure, ReportedFigures
-from harness.report.standing import CEILING, Ranking, Scored, costs_of, settings_of
+from harness.report.standing import Ranking, Scored, costs_of, settings_of
 from harness.report.stats import CONFIDENCE, FEW_SEEDS, Difference, Estimate
 from harness.report.stats import estimate as estimate_of
 from harness.report.tracks import EMPTY, Cell, Track
@@ -66,7 +66,6 @@ CODE_LEGENDS = {
     "§": "§ is measured by code that was never committed, or is not known.",
 }
 RENEWAL = f"{code('python -m harness renew')} measures such cells anew and keeps the old records."
-FLOOR = "random"  # the method that all others should beat
 RANKING_HEADERS = (
     "method",
     "ipc",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.commands.cli import main
+from harness.commands.cli import USER_ERROR, main
 from harness.engine.record_files import read_records
 from harness.engine.records import Record
 from methods import random
@@ -58,6 +58,17 @@ def test_sets_are_asked_and_not_distilled_again(
     assert (after[new].images_digest, after[new].distill) == (old.images_digest, old.distill)
     assert evaluate(results, "--methods", "random", "--eval-arch", "MLP") == 0
     assert by_network(results) == after, "what is answered is not asked again"
+
+
+def test_stored_soft_labels_are_missed_before_anything_is_asked(
+    results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = by_network(results)
+    assert evaluate(results, "--methods", "random", "--protocol", "dc-cpu,sl-smoke") == USER_ERROR
+    message = capsys.readouterr().err
+    assert "sl-smoke trains on soft labels" in message
+    assert "the set of random · digits" in message
+    assert by_network(results) == before
 
 
 def test_files_are_asked_by_name(results: Path) -> None:

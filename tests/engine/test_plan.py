@@ -557,6 +557,19 @@ def test_the_gains_of_evaluations_without_augmentation_are_planned_along() -> No
     assert cells == {(method, protocol) for method in ("dm", "random", "whole") for protocol in protocols}
 
 
+def test_soft_labels_that_a_method_does_not_make_are_refused_at_once() -> None:
+    asked = Options(scale="smoke", methods=("tesla@soft", "dm"), ipc=(1,), protocol=("dc-smoke", "sl-smoke"))
+    with pytest.raises(UserError, match=r"sl-smoke trains on soft labels .* dm makes hard ones") as refusal:
+        expand(asked, [SMALL])
+    assert "tesla@soft" in str(refusal.value)
+    with pytest.raises(UserError, match="tesla makes hard ones"):
+        expand(dataclasses.replace(asked, methods=("tesla",)), [SMALL])
+    soft = dataclasses.replace(asked, methods=("tesla@soft",), gains=True)
+    planned = {(trial.method, trial.protocol) for trial in expand(soft, [SMALL]).trials}
+    made = {("tesla@soft", "dc-smoke"), ("tesla@soft", "sl-smoke")}
+    assert planned == made | {("random", "dc-smoke"), ("whole", "dc-smoke")}, "none of them has soft labels"
+
+
 def test_each_set_is_asked_by_each_network_under_each_protocol() -> None:
     asked = Options(
         scale="smoke",

@@ -22,9 +22,9 @@ from harness.core.text import MISSING
 from harness.engine.options import Options
 from harness.engine.plan import Plan, dataset_facts, finished
 from harness.engine.record_files import collect
-from harness.engine.records import Record
+from harness.engine.records import CEILING, Record
 from harness.report.frames import COLUMNS, to_csv, to_frame
-from harness.report.standing import CEILING, scored
+from harness.report.standing import scored
 from harness.report.tables import blocks_by_track, tables_of
 from harness.report.tracks import sample_std
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from harness.core.errors import UserError
-from harness.engine.records import Record
-from harness.report.plots.scenes import WHOLE, Absent, Drawn, Outcome, Scene
+from harness.engine.records import CEILING, Record
+from harness.report.plots.scenes import Absent, Drawn, Outcome, Scene
 from harness.report.plots.style import FigureLayout, figure_of
 from harness.report.stats import estimates
 from harness.report.tracks import Cell, Row, cell_of, rows_of
@@ -60,7 +60,7 @@ def by_class(scene: Scene) -> Iterator[Outcome]:
 def across_networks(scene: Scene) -> Iterator[Outcome]:
     """A figure for each ipc that was evaluated with several networks: sets by evaluated networks."""
     crossed = any(record.trial.eval_arch for record in scene.records)
-    cells = _cells_by_network([r for r in scene.records if r.trial.method != WHOLE], crossed=crossed)
+    cells = _cells_by_network([r for r in scene.records if r.trial.method != CEILING], crossed=crossed)
     groups = {key: cell.groups for key, cell in cells.items() if cell.groups}
     means = {key: 100 * estimate.mean for key, estimate in estimates(groups).items()}
     drawn = False

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from harness.core.errors import UnknownNameError, UserError
-from harness.engine.records import Record
+from harness.engine.records import CEILING, Record
 from harness.report.reported import ALL_IMAGES, load_reported
 from harness.report.stats import Estimate, estimates
 from harness.report.tracks import Cell, Grid, Row, Track, by_track, grid_of
@@ -20,7 +20,6 @@ from harness.report.tracks import Cell, Grid, Row, Track, by_track, grid_of
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-WHOLE = "whole"  # the method that distils nothing and keeps the train split
 SEVERAL_ARCHS = "several networks"
 
 
@@ -44,7 +43,7 @@ class Selection:
 
     def _wants(self, record: Record) -> bool:
         trial = record.trial
-        whole = trial.method == WHOLE
+        whole = trial.method == CEILING
         return (
             (not self.datasets or trial.dataset in self.datasets)
             and (not self.scales or trial.scale in self.scales)
@@ -96,7 +95,7 @@ class Scene:
     @cached_property
     def estimates(self) -> Mapping[tuple[Row, int], Estimate]:
         """Estimates of the cells that were measured, `whole` left out; fractions in [0, 1]."""
-        measured = {key: cell for key, cell in self.cells.items() if key[0].method != WHOLE}
+        measured = {key: cell for key, cell in self.cells.items() if key[0].method != CEILING}
         return estimates_of(measured, lambda record: record.accuracies)
 
     @cached_property
@@ -120,7 +119,7 @@ class Scene:
     @cached_property
     def reference(self) -> ReferenceAccuracy | None:
         """Accuracy on the whole train split: measured, else reported where papers speak of the same."""
-        measured = {key: cell for key, cell in self.cells.items() if key[0].method == WHOLE}
+        measured = {key: cell for key, cell in self.cells.items() if key[0].method == CEILING}
         found = list(estimates_of(measured, lambda record: record.accuracies).values())
         if found:
             whole = found[-1]
@@ -185,7 +184,7 @@ def reported_whole(track: Track) -> ReferenceAccuracy | None:
 
     That is a dataset itself, at its own size and not whitened, at paper scale with the field's ConvNet.
     """
-    figure = load_reported().get((WHOLE, track.dataset, ALL_IMAGES))
+    figure = load_reported().get((CEILING, track.dataset, ALL_IMAGES))
     if figure is None or track.scale != "paper" or track.curve or not track.as_in_papers:
         return None
     value = float(figure.accuracy_mean)

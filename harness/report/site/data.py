@@ -11,10 +11,10 @@ import msgspec
 
 from harness.core.text import MISSING, count, memory, one_line, percent, seconds
 from harness.engine.provenance import CODE_WORDS, CodeState
-from harness.engine.records import Record, hardware
+from harness.engine.records import CEILING, Record, hardware
 from harness.report.protocols import REGIMES
 from harness.report.reported import ALL_IMAGES, REPORTED_CSV, UNTRACED, ReportedFigure, load_reported
-from harness.report.standing import CEILING, Ranking, Scored, costs_of, scored
+from harness.report.standing import Ranking, Scored, costs_of, scored
 from harness.report.stats import Estimate, estimate
 from harness.report.tracks import Cell, Row, Track
 
