@@ -27,7 +27,6 @@ from harness.core.nets import Network, canonical
 from harness.core.nets.names import base_and_width, convnet_spec
 from harness.core.passes import logits_forward, pieces, rows_per_piece
 
-HELD_OUT_SHARE = 0.1
 CONVNET_RATE, OTHER_RATE = 0.05, 0.1
 # Networks with batch norm, beside those without.
 WITH_BATCH_NORM = {"AlexNet": "AlexNetBN", "VGG11": "VGG11BN", "ResNet18": "ResNet18BN"}
@@ -94,7 +93,7 @@ def train_teacher(context: Context, data: Dataset, arch: str, recipe: TeacherRec
 
     Its cost is charged to the context. It may be no better than chance, see `check_worth`.
     """
-    learned, held_out = data.hold_out(HELD_OUT_SHARE)
+    learned, held_out = data.hold_out()
     spent = context.apart(0, None)
     settings = _settings(data, arch, recipe)
     with sealed("a teacher is trained"):

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from harness.core.distilled import Distilled
     from harness.engine.protocol import Protocol
 
-HELD_OUT_SHARE = 0.1
-
 
 @dataclass(frozen=True)
 class CurveEvaluator:

@@ -22,7 +22,7 @@ from harness.core.errors import CircumstanceError, DataError, UserError
 from harness.core.files import replacing
 from harness.core.seeds import seed_for
 from harness.engine import provenance as code
-from harness.engine.curve import HELD_OUT_SHARE, CurveEvaluator, measure
+from harness.engine.curve import CurveEvaluator, measure
 from harness.engine.protocol import protocol_named
 from harness.engine.record_files import (
     FoundSet,
@@ -215,7 +215,7 @@ def _attempt(run: _Run) -> Record:
 def _measured(run: _Run) -> Record:
     dataset, held_out = _dataset(run), None
     if run.trial.curve:
-        dataset, held_out = dataset.hold_out(HELD_OUT_SHARE)
+        dataset, held_out = dataset.hold_out()
     found = _found_or_made(run, dataset, held_out)
     return _evaluated(run, dataset, found)
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.core.errors import DivergedError
-from harness.engine.curve import HELD_OUT_SHARE
 from harness.engine.scoring import accuracy
 from harness.engine.training import Teacher, TrainingSet, train_network
 
@@ -46,7 +45,7 @@ def candidates(
     """
     if not protocol.grid:
         return []
-    _, held_out = data.hold_out(HELD_OUT_SHARE)
+    _, held_out = data.hold_out()
     base = protocol.course(training_set.size(data.num_classes), lr=training_set.lr).schedule.lr
     found = []
     for factor in protocol.grid:

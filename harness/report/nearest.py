@@ -51,13 +51,12 @@ def train_split(record: Record, data_dir: Path) -> Dataset:
     UserError if it is not under `data_dir`, or is another one than the record's.
     """
     from harness.core.data import load, parse
-    from harness.engine.curve import HELD_OUT_SHARE
 
     trial = record.trial
     name = f"folder:{trial.dataset}" if trial.dataset_source == "folder" else trial.dataset
     data = load(parse(name, data_dir, trial.image_size, trial.zca), data_dir, download=False)
     if trial.curve:
-        data, _ = data.hold_out(HELD_OUT_SHARE)
+        data, _ = data.hold_out()
     if record.dataset_fingerprint not in (None, data.fingerprint):
         raise UserError(
             f"{trial.dataset} under {data_dir} has fingerprint {data.fingerprint}, the record was made from "

@@ -37,7 +37,6 @@ from harness.core.passes import logits_forward, pieces, rows_per_piece
 from harness.core.settings import Steps, setting, values_of
 from methods import SOFT, contract, resolve
 
-_HELD_OUT = 0.1
 _ROWS = 256  # at a time through networks that know no pieces
 _SHARES = {1: 0.65, 10: 0.82, 50: 0.93}  # of the full accuracy, from that ipc on
 
@@ -121,7 +120,7 @@ def _joined_rows(table: Mapping[tuple[str, int], contract.Row]) -> dict[tuple[st
 
 def relabelled(made: Distilled, data: Dataset, config: Labelling, context: Context) -> Distilled:
     """The set with soft labels in place of its own, one for each training image."""
-    learned, held_out = data.hold_out(_HELD_OUT)
+    learned, held_out = data.hold_out()
     experts = train_experts(context, learned, expert_settings(config, data))
     epoch = stopping_epoch(experts, held_out, share_for(config, made.ipc), context)
     images = made.decoded()[0]

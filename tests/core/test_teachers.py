@@ -99,7 +99,7 @@ def test_it_is_judged_by_images_that_it_was_not_trained_on(
 
     monkeypatch.setattr(teachers, "train_experts", watched)
     teacher = taught(data)
-    left = data.hold_out(teachers.HELD_OUT_SHARE)[1]
+    left = data.hold_out()[1]
     assert seen == [len(data) - len(left)]
     right = (teacher(left.batch(slice(0, len(left)))).argmax(1) == left.labels).float().mean()
     assert teacher.accuracy == pytest.approx(float(right))

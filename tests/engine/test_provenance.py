@@ -153,7 +153,7 @@ UNRELATED = {
     "launcher": ("harness/launch/processes.py", "def own_python", "def idle(): ...\n\n\ndef own_python"),
     "record": ("harness/engine/records.py", "SCHEMA = 1", "SCHEMA = 2"),
     "option": ("harness/engine/options.py", "LAUNCHERS =", "IDLE = 1\nLAUNCHERS ="),
-    "looks during distillation": ("harness/engine/curve.py", "HELD_OUT_SHARE", "IDLE = 1\nHELD_OUT_SHARE"),
+    "looks during distillation": ("harness/engine/curve.py", "@dataclass", "IDLE = 1\n\n\n@dataclass"),
     "method of a set that no trial calls": (
         "harness/core/distilled.py",
         "return TensorDataset(*self.decoded())",

@@ -215,8 +215,10 @@ class Dataset:
         """Transformed float32 train images (n, C, H, W)."""
         return self.transform(self.images[indices])
 
-    def hold_out(self, share: float) -> tuple[Dataset, HeldOut]:
+    def hold_out(self, share: float = 0.1) -> tuple[Dataset, HeldOut]:
         """The dataset without that share of each class's train images, at least one, and these.
+
+        The benchmark leaves out a tenth wherever it chooses, watches or judges before the test.
 
         The same images are left out in every run. The transform stays that of the whole train split.
         """
