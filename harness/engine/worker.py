@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import io
+import logging
 import os
 import platform
 import re
@@ -117,6 +118,8 @@ def main() -> int:
         # A log that cannot be written must not end a trial, and nobody reads on where it was to be told.
         _redirect_output(Path(os.devnull))
     _say(_opening(job))
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("methods").setLevel(logging.INFO)  # what methods tell of themselves is for the log
     try:
         return _run(job, wish)
     except BusyError:
