@@ -1,8 +1,9 @@
 """HDD: distribution matching in hyperbolic space.
 
-Li et al., "Hyperbolic Dataset Distillation", NeurIPS 2025 (arXiv 2505.24623). DM's loop; what comes together is
-not the mean of a class's embeddings but their centroid in the Lorentz model of hyperbolic space, of curvature
--1/k, whose inner product is <a, b> = a_1 b_1 + ... + a_D b_D - a_0 b_0. An embedding f of length r becomes
+Li, Li, Maeda, Ogawa & Haseyama, "Hyperbolic Dataset Distillation", NeurIPS 2025 (arXiv 2505.24623). DM's
+loop; what comes together is not the mean of a class's embeddings but their centroid in the Lorentz model of
+hyperbolic space, of curvature -1/k, whose inner product is <a, b> = a_1 b_1 + ... + a_D b_D - a_0 b_0. An
+embedding f of length r becomes
 
     u = sqrt(k) sinh(min(r / sqrt(k), 10)) f / r,   x = (sqrt(k + |u|^2), u),
 
@@ -77,8 +78,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "idm-tiny": {"k": 0.5, "distance_weight": 500.0, "exponential": False},
 }
 
-# The only command is that of CIFAR-10 at ipc 10; the script has no other settings for other datasets.
-PAPER: dict[tuple[str, int], dict[str, Any]] = {("cifar10", 10): {}} | {("*", ipc): {} for ipc in (1, 10, 50)}
+# The only command is that of CIFAR-10 at ipc 10; the script has the same settings for whatever it is given.
+PAPER: dict[tuple[str, int], dict[str, Any]] = {
+    (dataset, ipc): {} for dataset in ("cifar10", "cifar100", "tinyimagenet", "*") for ipc in (1, 10, 50)
+}
 
 SCALED = {"cpu": {"iterations": 300, "batch_real": 32}, "smoke": {"iterations": 20, "batch_real": 16}}
 steps_of = dm.steps_of

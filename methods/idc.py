@@ -29,7 +29,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from harness.core.augment import augment, cutmix_batch, operations, sample_draws, usual_strategy

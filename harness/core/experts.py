@@ -267,9 +267,7 @@ class _ExpertTrainer:
 
         def distort(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
             generator = context.generator("augment", on_cpu=True)
-            images = augment_batch(
-                images, settings.strategy, generator, align_corners=settings.align_corners
-            )
+            images = augment_batch(images, settings.strategy, generator, align_corners=settings.align_corners)
             if not settings.cutmix:
                 return images, labels
             return cutmix_batch(images, labels, classes, settings.cutmix, generator)

@@ -1,7 +1,7 @@
-"""What the methods share that were built on IDC's code: tiles of pixels in [0, 1], a turn for each class, networks.
+"""What the methods share that were built on IDC's code: tiles, a turn for each class, networks.
 
-Synthetic images are pixels in [0, 1], grids of tiles. Each class takes an optimiser step over the whole image
-tensor at its turn. Networks are trained on the real images beforehand, mostly with CutMix.
+Synthetic images are pixels in [0, 1], grids of tiles. Each class takes an optimiser step over the whole
+image tensor at its turn. Networks are trained on the real images beforehand, mostly with CutMix.
 """
 
 from __future__ import annotations
@@ -73,9 +73,9 @@ def initial_pixels(data: Dataset, ipc: int, factor: int, context: Context) -> Te
 
 
 def training_tiles(pixels: Tensor, data: Dataset, factor: int, most: int, context: Context) -> Tensor:
-    """Normalised images (C * m, ...) that class-major pixels (C * ipc, ...) decode to, m <= `most` of each class.
+    """Normalised images (C * m, ...) that class-major pixels (C * ipc, ...) decode to.
 
-    Where there are more, they are drawn at random.
+    m <= `most`: where a class has more, they are drawn at random.
     """
     classes = data.num_classes
     tiles = decode_by_class(data.transform(pixels), factor, classes)
@@ -101,7 +101,8 @@ class TileTurns:
     def take(self, descend: Callable[[Tensor], Tensor]) -> Tensor:
         """One optimiser step for each class on its loss as it is at its turn; returns these losses (C,).
 
-        descend: puts the gradient of the summed class losses into `.grad` of tiles (C * m, ...), returns them.
+        descend: puts the gradient of the summed class losses into `.grad` of tiles (C * m, ...) and returns
+        these losses.
         """
         self.optimizer.approach()
         pixels = self.optimizer.images.detach().requires_grad_()
