@@ -227,8 +227,8 @@ class MomentDistance:
 
 def centred(features: Tensor) -> Tensor:
     """Features (..., n, D) less their mean, over sqrt(n - 1): A'A is their covariance; zeros for n = 1."""
-    count = max(1, features.shape[-2] - 1)
-    return (features - features.mean(dim=-2, keepdim=True)) / count**0.5
+    scale = max(1, features.shape[-2] - 1) ** -0.5
+    return scale * (features - features.mean(dim=-2, keepdim=True))
 
 
 def square_norm(a: Tensor, b: Tensor) -> Tensor:

@@ -245,7 +245,7 @@ def draw_cutmix(
 def cutmix_batch(
     images: Tensor, labels: Tensor, classes: int, share: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Images (N,C,H,W) and labels (N,) as they are or, with probability `share`, mixed, labels (N, classes)."""
+    """Images (N,C,H,W) and labels (N,), or with probability `share` mixed ones with labels (N, classes)."""
     drawn = draw_cutmix(share, len(images), (images.shape[2], images.shape[3]), generator)
     if drawn is None:
         return images, labels

@@ -1,4 +1,4 @@
-"""HDD's distance, its gradients and three iterations of its loop against the authors', and HDD as a distance."""
+"""HDD's distance, its gradients and its loop against the authors', and HDD as a distance."""
 
 from __future__ import annotations
 
@@ -137,7 +137,8 @@ def test_the_log_says_once_how_long_embeddings_are(caplog: pytest.LogCaptureFixt
         hdd.distance_to(hdd.Weights(exponential=False))(real, (2,))
     first, second = (record.getMessage() for record in caplog.records)
     assert first == (
-        "embeddings have lengths of 5 to 10.1, 7.54 on average; 50 % are beyond 10, where only directions count"
+        "embeddings have lengths of 5 to 10.1, 7.54 on average; 50 % are beyond 10, "
+        "where only directions count"
     )
     assert second == "embeddings have lengths of 5 to 10.1, 7.54 on average"
 

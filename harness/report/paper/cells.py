@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from harness.core.regime import Regime
 from harness.core.text import MISSING
-from harness.engine.protocol import PROTOCOL_VERSION
+from harness.engine.protocol import PROTOCOLS
 from harness.engine.records import Record, Trial
 from harness.engine.scales import SCALES
 from harness.report.reported import FiguresByNetwork, NetworkKey, ReportedFigure
@@ -29,6 +30,7 @@ class Spec:
     """What a cell of the paper is: a method on a dataset at an ipc; `settings` differ from the published.
 
     `arch` is the network that is trained on the set; what distils it is the ConvNet, as in the paper.
+    `regime` is what that network is told, by the scale's protocol for it.
     """
 
     method: str
@@ -36,6 +38,7 @@ class Spec:
     ipc: int
     arch: str = SCALE.arch
     settings: tuple[tuple[str, float], ...] = ()
+    regime: Regime = "hard"
 
     @property
     def label(self) -> str:
@@ -130,12 +133,13 @@ class RecordIndex:
     """Records by what the paper's cells ask for."""
 
     def __init__(self, records: Iterable[Record]) -> None:
-        self._found: dict[tuple[str, int, str | None], list[Record]] = defaultdict(list)
+        self._found: dict[tuple[str, int, str | None, Regime], list[Record]] = defaultdict(list)
         prints: dict[str, Counter[str]] = defaultdict(Counter)
         for record in records:
-            if published(record.trial):
-                trial = record.trial
-                self._found[trial.method, trial.ipc, network_of(trial)].append(record)
+            trial = record.trial
+            regime = regime_of(trial)
+            if regime is not None and published(trial, regime):
+                self._found[trial.method, trial.ipc, network_of(trial), regime].append(record)
                 if _at_paper_scale(trial, trial.dataset) and data_of(record):
                     prints[trial.dataset][data_of(record)] += 1
         # Of one dataset there is one set of images in all tables: that of most records.
@@ -143,7 +147,7 @@ class RecordIndex:
 
     def cell(self, spec: Spec, figures: FiguresByNetwork) -> PaperCell:
         """The cell of this spec."""
-        near = self._found.get((spec.method, spec.ipc, spec.arch), [])
+        near = self._found.get((spec.method, spec.ipc, spec.arch, spec.regime), [])
         here = [
             record
             for record in near
@@ -163,13 +167,21 @@ class RecordIndex:
         )
 
 
-def published(trial: Trial) -> bool:
+def regime_of(trial: Trial) -> Regime | None:
+    """The regime whose protocol of its scale a trial was asked by; None for any other protocol."""
+    scale = SCALES.get(trial.scale)
+    protocols = scale.protocols if scale is not None else {}
+    return next((regime for regime, protocol in protocols.items() if protocol == trial.protocol), None)
+
+
+def published(trial: Trial, regime: Regime = "hard") -> bool:
     """Whether a trial ran as papers' do: its scale's protocol in this version, fp32, no budget."""
     scale = SCALES.get(trial.scale)
     return (
         scale is not None
         and scale.leaderboard
-        and (trial.protocol, trial.protocol_version) == (scale.protocol, PROTOCOL_VERSION)
+        and trial.protocol == scale.protocols[regime]
+        and trial.protocol_version == PROTOCOLS[trial.protocol].version
         and trial.precision == "fp32"
         and trial.budget_flops is None
         and trial.image_size is None
