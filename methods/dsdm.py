@@ -24,6 +24,7 @@ cutmix, another schedule and the best epoch.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -227,8 +228,7 @@ class MomentDistance:
 
 def centred(features: Tensor) -> Tensor:
     """Features (..., n, D) less their mean, over sqrt(n - 1): A'A is their covariance; zeros for n = 1."""
-    scale = max(1, features.shape[-2] - 1) ** -0.5
-    return scale * (features - features.mean(dim=-2, keepdim=True))
+    return (features - features.mean(dim=-2, keepdim=True)) / math.sqrt(max(1, features.shape[-2] - 1))
 
 
 def square_norm(a: Tensor, b: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Reference loops for speed: DANCE, TGDD, DSDM and HDD written plainly, class after class.
 
-For each class one pass of its real and one of its synthetic images in each network, and a step of the optimiser
-on the whole image tensor (in HDD one for all); float32, no compilation, tensors in the default memory layout.
+For each class one pass of its real and one of its synthetic images in each network, and a step of the
+optimiser on the whole image tensor (in HDD one for all); float32, no compilation, default memory layout.
 DSDM's covariances are formed, as its authors form them. They compute what the methods of these names compute
 and exist to be timed beside them.
 """

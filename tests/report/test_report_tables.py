@@ -292,11 +292,13 @@ def test_reported_figures_stand_only_beside_networks_that_were_told_as_much(make
     stored = ReportedFigure("55.5", "", "ConvNet", "somewhere", "soft-stored", "preferred")
     hard = ReportedFigure("33.3", "", "ConvNet", "somewhere", "hard", "preferred")
     figures: ReportedFigures = {
-        (method, "digits", 1): figure for method, figure in (("dm", taught), ("idm", stored), ("bacon", hard))
+        (method, "cifar10", 10): figure
+        for method, figure in (("dm", taught), ("idm", stored), ("bacon", hard))
     }
     shown = {}
     for protocol in ("dc-cpu", "sl-cpu", "kd-cpu"):
-        records = [make_record(method, protocol=protocol) for method in ("dm", "idm", "bacon")]
+        task = {"protocol": protocol, "dataset": "cifar10", "dataset_source": "cifar10"}
+        records = [make_record(method, 10, **task) for method in ("dm", "idm", "bacon")]
         text = sections(records, figures)
         shown[protocol] = {printed for printed in ("77.7", "55.5", "33.3") if printed in text}
     # Protocols for hard labels take soft ones where a set has them.
