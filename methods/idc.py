@@ -29,16 +29,15 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from harness.core.augment import augment, cutmix, cutmix_window, operations, sample_draws, usual_strategy
+from harness.core.augment import augment, cutmix_batch, operations, sample_draws, usual_strategy
 from harness.core.checkpoint import State
 from harness.core.context import Context
 from harness.core.data import ClassBatch, Dataset, draw_uniform
 from harness.core.distilled import Distilled
 from harness.core.errors import UserError
-from harness.core.formation import compose, decode_by_class
+from harness.core.formation import compose
 from harness.core.nets import Network, reinitialise
 from harness.core.passes import logits_forward, rows_per_piece, train_step
 from harness.core.settings import Steps, setting
@@ -48,6 +47,7 @@ from methods import resolve
 from methods.shared import kernels
 from methods.shared.classwise_sgd import ClasswiseSGD
 from methods.shared.gradients import GradientMatcher, matched_parameters
+from methods.shared.idc_line import training_tiles
 from methods.shared.layers import LayerOutputs, class_means
 from methods.shared.matching import ClassMatcher, Seen
 
@@ -185,7 +185,7 @@ def synthesise(
             learner.restart()
         batches.refresh(learner.net)
         for update in range(start, min(start + batches.interval, config.inner)):
-            tiles = training_tiles(pixels, data, config, context)
+            tiles = training_tiles(pixels, data, config.factor, config.batch_tiles, context)
             leaf = tiles.detach().requires_grad_()
             siamese = Siamese.draw(matching_strategy(config), data, context)
             losses = match(leaf, batches.draw(), siamese)
@@ -217,19 +217,6 @@ def matching_strategy(config: Config) -> str:
     """Augmentation of the matching."""
     spared = config.spare_tiles and config.factor > 1
     return config.strategy.replace(">cutout", "") if spared else config.strategy
-
-
-def training_tiles(pixels: Tensor, data: Dataset, config: Config, context: Context) -> Tensor:
-    """Normalised images (C * m, ...) that the stored pixels decode to, m <= `batch_tiles` of each class."""
-    classes = data.num_classes
-    tiles = decode_by_class(data.transform(pixels), config.factor, classes)
-    per_class = len(tiles) // classes
-    if per_class <= config.batch_tiles:
-        return tiles
-    generator = context.generator("tiles")
-    keys = torch.rand(classes, per_class, generator=generator, device=pixels.device)
-    chosen = keys.argsort(dim=1)[:, : config.batch_tiles]
-    return tiles[(chosen + per_class * torch.arange(classes, device=pixels.device)[:, None]).flatten()]
 
 
 class Learner:
@@ -266,16 +253,7 @@ class Learner:
         if operations(self._config.train_strategy):
             draws = sample_draws(self._config.train_strategy, len(images), size, generator)
             images = augment(images, self._config.train_strategy, draws)
-        if float(torch.rand((), generator=generator)) >= self._cutmix:
-            return images, labels
-        partner = torch.randperm(len(images), generator=generator).to(images.device)
-        return cutmix(images, F.one_hot(labels, data.num_classes).float(), partner, window(size, generator))
-
-
-def window(size: tuple[int, int], generator: torch.Generator) -> tuple[slice, slice]:
-    """A window of uniform area and centre."""
-    area = float(torch.rand((), generator=generator))
-    return cutmix_window(size, area, [int(torch.randint(length, (), generator=generator)) for length in size])
+        return cutmix_batch(images, labels, data.num_classes, self._cutmix, generator)
 
 
 # Puts the gradient of the summed class losses into `.grad` of tiles (C * m, ...) and returns the losses (C,).

@@ -43,13 +43,14 @@ from harness.core.checkpoint import State
 from harness.core.context import Context
 from harness.core.data import Dataset
 from harness.core.distilled import Distilled
-from harness.core.experts import ExpertSettings, train_experts
-from harness.core.formation import compose
+from harness.core.experts import ExpertSettings
 from harness.core.nets import Network, reinitialise
 from harness.core.settings import Steps, setting
 from harness.core.siamese import Siamese
 from methods import resolve
+from methods.shared.blends import NetworkPair
 from methods.shared.classwise import AdamWTurns, ClassTurns, Plateau, SGDTurns
+from methods.shared.idc_line import decay_epochs, initial_pixels
 from methods.shared.matching import ClassLoss, ClassMatcher, Seen, class_entropy, embedding_and_logits
 
 _LOSS_SCALE = 300.0  # of the matching loss; with AdamW it decides only its weight beside weight decay
@@ -229,27 +230,6 @@ def take_turns(
     return losses
 
 
-class NetworkPair:
-    """A trained network and a blend of it with itself before its training, drawn anew for each iteration."""
-
-    def __init__(self, context: Context, data: Dataset, settings: ExpertSettings) -> None:
-        self._experts = train_experts(context, data, settings)
-        self._generator = context.generator("pair", on_cpu=True)
-        self._epochs = settings.epochs
-        self.blend = context.network(data).requires_grad_(False)
-        self.trained = context.network(data).requires_grad_(False)
-
-    @torch.no_grad()
-    def draw(self) -> None:
-        """Draw one of the pretrained networks and the share of its first weights in the blend."""
-        chosen = int(torch.randint(len(self._experts), (1,), generator=self._generator))
-        share = float(torch.rand(1, generator=self._generator))
-        self._experts.load_into(self.blend, chosen, 0)
-        self._experts.load_into(self.trained, chosen, self._epochs)
-        for weight, final in zip(self.blend.parameters(), self.trained.parameters(), strict=True):
-            weight.lerp_(final, 1 - share)
-
-
 class GaussianFrequencies:
     """Frequencies from N(0, I), which nothing is learnt about."""
 
@@ -328,13 +308,6 @@ def image_optimizer(images: Tensor, classes: int, config: Config) -> ClassTurns:
     return AdamWTurns(images, classes, config.lr_img, config.weight_decay)
 
 
-def initial_pixels(data: Dataset, ipc: int, factor: int, context: Context) -> Tensor:
-    """Class-major images (C * ipc, ...) in [0, 1], each tile another real image reduced to nearest pixels."""
-    generator = context.generator("init")
-    draws = [data.index.balanced(ipc, generator) for _ in range(factor**2)]
-    return compose([data.transform.inverse(data.batch(rows)) for rows in draws], factor, nearest=True)
-
-
 def expert_settings(config: Config) -> ExpertSettings:
     """The pretraining: IDC's networks, whose rate falls after two and five sixths of the epochs."""
     epochs = config.train_epochs
@@ -345,7 +318,7 @@ def expert_settings(config: Config) -> ExpertSettings:
         lr=config.train_lr,
         momentum=config.train_momentum,
         weight_decay=config.train_weight_decay,
-        decay_epochs=tuple(sorted({2 * epochs // 3, 5 * epochs // 6} - {0})),
+        decay_epochs=decay_epochs(epochs),
         decay=0.2,
         strategy="color>crop",
         steps_per_epoch=config.train_steps,

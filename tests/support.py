@@ -61,10 +61,11 @@ def golden_convnet(arrays: Mapping[str, np.ndarray], prefix: str = "") -> Golden
     stems = list(dict.fromkeys(name.rpartition(".")[0] for name in names))
     of_kind = {ndim: [stem for stem in stems if weights[f"{stem}.weight"].ndim == ndim] for ndim in (4, 1, 2)}
     first, last = weights[f"{of_kind[4][0]}.weight"], weights[f"{of_kind[2][0]}.weight"]
+    images = next(arrays[name] for name in ("x", "images", "x_syn") if name in arrays)
     net = build(
         f"ConvNetW{len(first)}D{len(of_kind[4])}{'BN' if buffers else ''}",
         channels=first.shape[1],
-        image_size=(arrays["x"].shape[2], arrays["x"].shape[3]),
+        image_size=(images.shape[2], images.shape[3]),
         classes=len(last),
         generator=torch.Generator().manual_seed(0),
         device="cpu",

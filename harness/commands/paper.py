@@ -21,7 +21,7 @@ from harness.perf.steps import load_sheets
 from harness.report.frames import print_problems
 from harness.report.paper.cells import SCALE, Completeness
 from harness.report.paper.tables import NAMES, CellFilter, Tables, make_tables, page, plain
-from harness.report.reported import load_by_network
+from harness.report.reported import load_by_network, load_soft
 
 PAGE = Path("report", "paper.md")
 FILTERS = ("methods", "dataset", "ipc")
@@ -107,7 +107,7 @@ def command(request: PaperRequest) -> int:
         raise UserError(f"no folder {options.results}; pass the one with your records as --results DIR")
     records, problems = collect(options.results)
     print_problems(problems)
-    tables = make_tables(records, load_by_network(), request.cell_filter, load_sheets())
+    tables = make_tables(records, load_by_network(), request.cell_filter, load_sheets(), load_soft())
     if request.run is not None:
         return max(_run(request, tables), int(bool(problems)))
     if request.missing:

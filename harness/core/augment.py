@@ -227,6 +227,32 @@ def cutmix_window(size: tuple[int, int], area: float, centre: Sequence[int]) -> 
     return window[0], window[1]
 
 
+def draw_cutmix(
+    share: float, count: int, size: tuple[int, int], generator: torch.Generator
+) -> tuple[Tensor, tuple[slice, slice]] | None:
+    """Partners (count,) and window of a batch that is mixed, as it is with probability `share`; else None.
+
+    Area and centre of the window are uniform; from a CPU generator.
+    """
+    if float(torch.rand((), generator=generator)) >= share:
+        return None
+    partner = torch.randperm(count, generator=generator)
+    area = float(torch.rand((), generator=generator))
+    centre = [int(torch.randint(length, (), generator=generator)) for length in size]
+    return partner, cutmix_window(size, area, centre)
+
+
+def cutmix_batch(
+    images: Tensor, labels: Tensor, classes: int, share: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Images (N,C,H,W) and labels (N,), or with probability `share` mixed ones with labels (N, classes)."""
+    drawn = draw_cutmix(share, len(images), (images.shape[2], images.shape[3]), generator)
+    if drawn is None:
+        return images, labels
+    partner, window = drawn
+    return cutmix(images, F.one_hot(labels, classes).float(), partner.to(images.device), window)
+
+
 OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "color": color,
     "crop": crop,

@@ -30,7 +30,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from harness.core.augment import augment_batch
+from harness.core.augment import augment_batch, cutmix_batch
 from harness.core.checkpoint import State
 from harness.core.clock import Cost
 from harness.core.context import Context
@@ -71,6 +71,7 @@ class ExpertSettings:
     steps_per_epoch: int | None = None  # ends each pass early, for small scales; None: whole passes
     snapshots: Literal["all", "ends", "last"] = "all"  # after each pass; first and last; last only
     arch: str | None = None  # None: the context's
+    cutmix: float = 0.0  # probability that a batch is mixed by CutMix, after the augmentation
 
     @property
     def kept(self) -> tuple[int, ...]:
@@ -184,6 +185,8 @@ class _ExpertTrainer:
         del settings["count"]
         if not settings["cosine"]:
             del settings["cosine"]  # so that experts keep the keys that they had before there was one
+        if not settings["cutmix"]:
+            del settings["cutmix"]
         transform = self.data.transform
         # A whitening follows from the images alone.
         values = (
@@ -225,13 +228,11 @@ class _ExpertTrainer:
         for step in context.steps(total, state, name=f"expert {k + 1}", budgeted=False):
             epoch, position = divmod(step, self._pass)
             if position == 0:
-                order.copy_(
-                    torch.randperm(len(data), generator=context.generator("order"), device=data.device)
-                )
+                order.copy_(self._order(context))
                 self._set_rate(optimizer, epoch)
             batch = order[position * settings.batch : (position + 1) * settings.batch]
-            images = distort(data.batch(batch))
-            loss, _ = train_step(forward, net, optimizer, images, data.labels[batch], rows_at_once)
+            images, labels = distort(data.batch(batch), data.labels[batch])
+            loss, _ = train_step(forward, net, optimizer, images, labels, rows_at_once)
             context.log(loss)
             if position == self._pass - 1:
                 self._keep(snapshots, epoch + 1, net)
@@ -256,12 +257,20 @@ class _ExpertTrainer:
         for group in optimizer.param_groups:
             group["lr"] = settings.lr * share
 
-    def _augmenter(self, context: Context) -> Callable[[Tensor], Tensor]:
-        strategy, align_corners = self.settings.strategy, self.settings.align_corners
+    def _order(self, context: Context) -> Tensor:
+        """The images of a pass, shuffled."""
+        generator, device = context.generator("order"), self.data.device
+        return torch.randperm(len(self.data), generator=generator, device=device)
 
-        def distort(images: Tensor) -> Tensor:
+    def _augmenter(self, context: Context) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        settings, classes = self.settings, self.data.num_classes
+
+        def distort(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
             generator = context.generator("augment", on_cpu=True)
-            return augment_batch(images, strategy, generator, align_corners=align_corners)
+            images = augment_batch(images, settings.strategy, generator, align_corners=settings.align_corners)
+            if not settings.cutmix:
+                return images, labels
+            return cutmix_batch(images, labels, classes, settings.cutmix, generator)
 
         return distort
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import io
+import logging
 import os
 import platform
 import re
@@ -122,6 +123,8 @@ def work(job: Job) -> int:
         # A log that cannot be written must not end a trial, and nobody reads on where it was to be told.
         _redirect_output(Path(os.devnull))
     _say(_opening(job))
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("methods").setLevel(logging.INFO)  # what methods tell of themselves is for the log
     try:
         return _run(job, wish)
     except BusyError:

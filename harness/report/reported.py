@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeAlias
 
 import methods
 from harness.core.packaged import packaged
+from harness.core.regime import Regime
 from harness.core.text import plus_minus
 
 REPORTED_CSV = packaged("harness.report", "data", "reported.csv")
@@ -20,6 +21,13 @@ OTHER = "‡"  # in the BACON paper's tables: marks what another paper prints
 ALL_IMAGES = 0  # stands for the ipc of figures on the whole train split, "all" in the file
 BACON_AUTHORS = "zhouzhengqd/BACON"  # in the source of what BACON's authors print
 CURRENT = "(current"  # ... in the latest revision of their table
+# What a figure's labels say of its regime; labels of which the paper says nothing say nothing.
+REGIME_OF: Mapping[str, Regime] = {
+    "hard": "hard",
+    "soft-learned": "stored",
+    "soft-stored": "stored",
+    "soft-teacher": "teacher",
+}
 # Networks of the cross-architecture tables, which give no depth: the field's usual ones.
 CROSS_NETWORKS = {"AlexNet": "AlexNet", "VGG": "VGG11", "ResNet": "ResNet18"}
 
@@ -28,7 +36,8 @@ CROSS_NETWORKS = {"AlexNet": "AlexNet", "VGG": "VGG11", "ResNet": "ResNet18"}
 class ReportedFigure:
     """One figure as printed: percent, with the network it was obtained with and where it is printed.
 
-    label: `hard` or `soft`, "" where the paper does not say. note: what is to be known of the figure.
+    label: `hard`, `soft-learned` with the images, `soft-stored` by a network, `soft-teacher` at every batch,
+    or `unclear`. note: what is to be known of the figure.
     """
 
     accuracy_mean: str
@@ -47,6 +56,11 @@ class ReportedFigure:
     def std(self) -> float | None:
         """Its spread as a fraction; None if none is printed."""
         return float(self.accuracy_std) / 100 if self.accuracy_std else None
+
+    @property
+    def regime(self) -> Regime | None:
+        """What networks were told of the images' classes; None if that is not clear."""
+        return REGIME_OF.get(self.label)
 
     @property
     def preferred(self) -> bool:
@@ -93,6 +107,7 @@ class ReportedFigure:
 ReportedFigures: TypeAlias = Mapping[tuple[str, str, int], ReportedFigure]
 NetworkKey: TypeAlias = tuple[str, str, int, str]
 FiguresByNetwork: TypeAlias = Mapping[NetworkKey, ReportedFigure]
+SoftFigures: TypeAlias = Mapping[tuple[Regime, NetworkKey], ReportedFigure]
 
 
 class _Line(NamedTuple):
@@ -109,14 +124,28 @@ def load_reported(path: Path = REPORTED_CSV) -> ReportedFigures:
 
     Those on the whole train split stand under the ipc `ALL_IMAGES`.
     """
+    known = set(methods.discover())
     return {
-        (line.method, line.dataset, line.ipc): line.figure for line in _lines(path) if line.figure.preferred
+        (_variant(line.method, known), line.dataset, line.ipc): line.figure
+        for line in _lines(path)
+        if line.figure.preferred
     }
+
+
+def fitting(figures: ReportedFigures, regime: str) -> ReportedFigures:
+    """Those figures that may stand beside networks that were trained in that regime.
+
+    Protocols for hard labels take soft ones where a set has them, so that only a teacher is another matter.
+    """
+    if regime == "hard":
+        return {key: figure for key, figure in figures.items() if figure.regime != "teacher"}
+    return {key: figure for key, figure in figures.items() if figure.regime in (None, regime)}
 
 
 def load_by_network(path: Path = REPORTED_CSV) -> dict[NetworkKey, ReportedFigure]:
     """The figure of each (method, dataset, ipc, network) of the BACON paper, in this harness's names.
 
+    Figures with soft labels, stored or by a teacher, are left to `load_soft`.
     Of several, the authors' current table goes before their older ones, and these before other papers'
     preferred figures. The network is ConvNet for whatever ConvNet a figure was obtained with.
     """
@@ -126,6 +155,21 @@ def load_by_network(path: Path = REPORTED_CSV) -> dict[NetworkKey, ReportedFigur
     for line in sorted(wanted, key=lambda line: _rank(line.figure)):
         arch = CROSS_NETWORKS.get(line.figure.arch, "ConvNet")
         found.setdefault((_variant(line.method, known), line.dataset, line.ipc, arch), line.figure)
+    return found
+
+
+def load_soft(path: Path = REPORTED_CSV) -> dict[tuple[Regime, NetworkKey], ReportedFigure]:
+    """Preferred figures with soft labels, by their regime and as `load_by_network`.
+
+    The network is ConvNet for whatever ConvNet, else what the paper calls it. Methods are in this harness's
+    names, whether it has them or not.
+    """
+    known = set(methods.discover())
+    found: dict[tuple[Regime, NetworkKey], ReportedFigure] = {}
+    for method, dataset, ipc, figure in _lines(path):
+        if figure.preferred and figure.regime in ("stored", "teacher") and ipc != ALL_IMAGES:
+            arch = "ConvNet" if figure.arch.startswith("ConvNet") else figure.arch
+            found[figure.regime, (_variant(method, known), dataset, ipc, arch)] = figure
     return found
 
 
@@ -166,6 +210,8 @@ def _lines(path: Path) -> list[_Line]:
 
 def _belongs(figure: ReportedFigure) -> bool:
     """Whether a figure may stand in the BACON paper's tables."""
+    if figure.regime in ("stored", "teacher"):
+        return False
     own = figure.own and not figure.note.startswith(SUSPECT)
     return own or figure.arch in CROSS_NETWORKS or figure.preferred
 
@@ -178,6 +224,8 @@ def _rank(figure: ReportedFigure) -> int:
 
 
 def _variant(name: str, known: Collection[str]) -> str:
-    """A method's name as it is called here: cafe_dsa is cafe@dsa."""
+    """A method's name as it is called here: cafe_dsa is cafe@dsa, random_soft is random@soft."""
     variant = name.replace("_", "@", 1)
-    return variant if name not in known and variant in known else name
+    base, _, rule = variant.partition("@")
+    there = variant in known or (base in known and rule == methods.SOFT)
+    return variant if name not in known and there else name

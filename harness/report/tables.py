@@ -6,7 +6,9 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
+from harness.core.errors import UserError
 from harness.core.text import MISSING, count, memory, seconds
+from harness.engine.protocol import protocol_named
 from harness.engine.provenance import OLDER, UNCOMMITTED, UNKNOWN, CodeState
 from harness.engine.records import CEILING, FLOOR, Record, hardware
 from harness.report.beyond import beyond_blocks
@@ -24,7 +26,7 @@ from harness.report.formats import (
     plain,
     strong,
 )
-from harness.report.reported import ALL_IMAGES, UNTRACED, ReportedFigure, ReportedFigures
+from harness.report.reported import ALL_IMAGES, UNTRACED, ReportedFigure, ReportedFigures, fitting
 from harness.report.standing import Ranking, Scored, costs_of, settings_of
 from harness.report.stats import CONFIDENCE, FEW_SEEDS, Difference, Estimate
 from harness.report.stats import estimate as estimate_of
@@ -302,7 +304,12 @@ def _conditions(track: Track, records: Iterable[Record]) -> str:
 
 def reported_for(track: Track, reported: ReportedFigures) -> ReportedFigures:
     """Those figures of papers that may stand beside the track's."""
-    return reported if track.as_in_papers else {}
+    if not track.as_in_papers:
+        return {}
+    try:
+        return fitting(reported, protocol_named(track.protocol).regime)
+    except UserError:  # a protocol that is not known any more
+        return reported
 
 
 def _reported_notes(found: Scored, figures: ReportedFigures, reported: ReportedFigures) -> Iterator[str]:

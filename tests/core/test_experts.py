@@ -6,25 +6,32 @@ import copy
 import dataclasses
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from filelock import FileLock
 from safetensors import safe_open
 from safetensors.torch import save_file
+from scripted import ScriptedData
+from support import assert_close, golden, golden_convnet, tensor
 from torch import Tensor
 
+from harness.core import augment
 from harness.core import experts as experts_module
+from harness.core.augment import cutmix_window
 from harness.core.context import Context
 from harness.core.data import ZCA, Dataset
 from harness.core.data.toy import toy
 from harness.core.experts import BASE_SEED, Experts, ExpertSettings, train_experts
 from harness.core.loop import StoppedEarly
 from harness.core.seeds import seed_for
+from methods.shared.idc_line import Pretraining, expert_settings
 
 ARCH = "ConvNetW4D2"
 SETTINGS = ExpertSettings(count=2, epochs=2, batch=8, lr=0.1, strategy="color_crop_scale")
@@ -382,3 +389,84 @@ def test_a_rehearsal_keeps_nothing_and_knows_the_cost(data: Dataset, steps: Step
         for _ in run.steps(10, {}):
             pass
     assert stopped.value.charged_seconds > 0
+
+
+@pytest.mark.golden("train_cutmix", "dance", "tgdd", "dsdm")
+def test_training_with_cutmix_is_that_of_idcs_line(
+    monkeypatch: pytest.MonkeyPatch, losses: list[Tensor]
+) -> None:
+    arrays = golden("train_cutmix")
+    trained, size = golden_convnet(arrays), int(arrays["batch"])
+    orders = deque(tensor(order) for order in arrays["order"])
+    draws = deque(np.ndindex(*arrays["lam"].shape))
+
+    def drawn(share: float, count: int, window: tuple[int, int], generator: torch.Generator) -> Any:
+        place = draws.popleft()
+        if arrays["u"][place] >= share:
+            return None
+        partner, centre = tensor(arrays["perm"][place][:count]), arrays["centre"][place].tolist()
+        return partner, cutmix_window(window, 1 - float(arrays["lam"][place]), centre)
+
+    monkeypatch.setattr(augment, "draw_cutmix", drawn)
+    monkeypatch.setattr(experts_module._ExpertTrainer, "_order", lambda self, context: orders.popleft())
+    monkeypatch.setattr(Context, "network", lambda *arguments, **named: trained.net)
+    pretraining = Pretraining(
+        networks=1,
+        train_epochs=int(arrays["E"]),
+        train_batch=size,
+        train_lr=float(arrays["lr"]),
+        train_momentum=float(arrays["mom"]),
+        train_weight_decay=float(arrays["wd"]),
+        train_strategy="",
+        train_cutmix=float(arrays["p"]),
+    )
+    settings = expert_settings(pretraining)
+    shapes = {"images": arrays["x"], "labels": arrays["y"], "init_idx": np.zeros((1, 1)), "real_idx": []}
+    train_experts(Context(), ScriptedData(shapes), settings)  # type: ignore[arg-type]
+    assert not orders
+    assert_close(torch.stack(losses).reshape(arrays["batch_loss"].shape), arrays["batch_loss"])
+    rates = [
+        settings.lr * settings.decay ** sum(d <= e for d in settings.decay_epochs)
+        for e in range(settings.epochs)
+    ]
+    assert_close(torch.tensor(rates, dtype=torch.float64), arrays["lrs"])
+    for k, parameter in enumerate(trained.parameters):
+        assert_close(parameter, arrays[f"wf{k:02d}"])
+
+
+@pytest.fixture
+def losses(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """The loss of every step of every expert."""
+    seen, original = [], experts_module.train_step
+
+    def noted(*arguments: Any) -> Any:
+        loss, hits = original(*arguments)
+        seen.append(loss.detach())
+        return loss, hits
+
+    monkeypatch.setattr(experts_module, "train_step", noted)
+    return seen
+
+
+def test_experts_without_cutmix_keep_their_keys_and_with_it_have_others(data: Dataset) -> None:
+    def key(**changes: Any) -> str:
+        settings = dataclasses.replace(SETTINGS, arch=ARCH, **changes)
+        return experts_module._ExpertTrainer(context(), data, settings).key
+
+    keys = [key(), key(cutmix=0.5), key(cutmix=1.0)]
+    assert len(set(keys)) == 3
+    assert key(cutmix=0.0) == keys[0]
+
+
+def test_cutmix_comes_at_its_share_of_the_steps(monkeypatch: pytest.MonkeyPatch, data: Dataset) -> None:
+    soft, original = [], experts_module.train_step
+
+    def noted(*arguments: Any) -> Any:
+        soft.append(arguments[4].ndim == 2)
+        return original(*arguments)
+
+    monkeypatch.setattr(experts_module, "train_step", noted)
+    for share in (0.0, 0.5, 1.0):
+        soft.clear()
+        train_experts(context(), data, dataclasses.replace(SETTINGS, count=1, epochs=15, cutmix=share))
+        assert abs(sum(soft) / len(soft) - share) < 0.2 * (0 < share < 1) + 1e-9

@@ -24,6 +24,7 @@ from harness.core.siamese import Siamese
 from methods import dream, idc, resolve
 from methods.shared.classwise_sgd import ClasswiseSGD
 from methods.shared.gradients import GradientMatcher, matched_parameters
+from methods.shared.idc_line import training_tiles
 
 UNCHANGED = Siamese("", None)
 QUICK = {"outer": 2, "inner": 3, "batch_real": 8, "n_data": 40, "train_batch": 16}
@@ -201,8 +202,8 @@ def test_the_loop_is_the_authors(changes: dict[str, Any]) -> None:
 def test_tiles_are_drawn_from_each_class_and_pass_gradients_on() -> None:
     data = toy(num_classes=3, shape=(1, 8, 8), per_class=12)
     pixels = torch.rand(3 * 2, 1, 8, 8, requires_grad=True)
-    everything = idc.training_tiles(pixels, data, idc.Config(), Context())
-    some = idc.training_tiles(pixels, data, idc.Config(batch_tiles=5), Context())
+    everything = training_tiles(pixels, data, 2, 128, Context())
+    some = training_tiles(pixels, data, 2, 5, Context())
     assert (len(everything), len(some)) == (24, 15)
     for c in range(3):
         own = {tuple(tile.flatten().tolist()) for tile in everything[8 * c : 8 * (c + 1)]}

@@ -20,6 +20,8 @@ from harness.core.formation import decode
 from harness.core.nets import Network
 from harness.core.siamese import Siamese
 from methods import ncfm, resolve
+from methods.shared.blends import NetworkPair
+from methods.shared.idc_line import initial_pixels
 from methods.shared.matching import ClassMatcher, Seen, embedding_and_logits
 
 ARCH = "ConvNetW8D2"
@@ -133,8 +135,8 @@ def plain_loop(config: ncfm.Config, ipc: int) -> Tensor:
     """The algorithm class after class, with torch's optimiser, on the draws that `distill` makes."""
     context = Context(arch=ARCH)
     data = toy(num_classes=3, shape=(3, 8, 8))
-    pair = ncfm.NetworkPair(context, data, ncfm.expert_settings(config))
-    images = ncfm.initial_pixels(data, ipc, config.factor, context).requires_grad_()
+    pair = NetworkPair(context, data, ncfm.expert_settings(config))
+    images = initial_pixels(data, ipc, config.factor, context).requires_grad_()
     optimizer = torch.optim.SGD([images], lr=config.lr_img, momentum=config.momentum)
     frequencies = ncfm.frequency_source(config, pair.trained.feature_dim, context)
     adam = torch.optim.Adam(frequencies.parameters() or [torch.zeros(1)], lr=1e-3, maximize=True)
@@ -192,7 +194,7 @@ def test_frequencies_are_learnt_uphill_from_no_change() -> None:
 def test_a_blend_lies_between_start_and_end_of_one_training() -> None:
     data = toy(num_classes=3, shape=(3, 8, 8))
     settings = ExpertSettings(count=3, epochs=2, batch=16, snapshots="ends")
-    pair = ncfm.NetworkPair(Context(arch=ARCH), data, settings)
+    pair = NetworkPair(Context(arch=ARCH), data, settings)
     shares = []
     for _ in range(60):
         pair.draw()

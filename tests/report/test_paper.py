@@ -28,13 +28,22 @@ from harness.report.paper.cells import Completeness, PaperCell, RecordIndex, Spe
 from harness.report.paper.commands import Missing, as_text, group, missing, words
 from harness.report.paper.hours import Evidence, TrialHours, image_pass, step_flops
 from harness.report.paper.tables import NAMES, CellFilter, Tables, make_tables, page, plain, specs
-from harness.report.reported import REPORTED_CSV, load_by_network, methods_of
+from harness.report.protocols import REGIMES
+from harness.report.reported import (
+    REPORTED_CSV,
+    ReportedFigure,
+    SoftFigures,
+    load_by_network,
+    load_soft,
+    methods_of,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
 ROOT = Path(__file__).parents[2]
 NOWHERE = str(ROOT / "nowhere")
 FIGURES = load_by_network(GOLDEN / "paper_reported.csv")
 GPU = "NVIDIA Test"
+REGIME_WORDS = (REGIMES["stored"], REGIMES["teacher"])
 SEEDS = (0, 1, 2, 3, 4)
 ALL = Completeness(SEEDS, 1)  # so that made-up records of few networks complete a cell
 # Settings of IDM's loop at the authors' CIFAR-10 commands, as far as FLOPs depend on them.
@@ -230,6 +239,58 @@ def test_figures_come_from_the_authors_first_and_never_from_a_suspect_row() -> N
     assert methods_of(FIGURES) == ["cafe@dsa", "dm", "kcenter", "idm", "bacon"]
     with pytest.raises(FileNotFoundError):
         load_by_network(GOLDEN / "absent.csv")
+
+
+SOFT_NAMES = (
+    *("random@soft", "rded", "sre2l", "cda", "sre2l_pp", "fadrm", "g_vbsm", "cim"),
+    *("datm", "pad", "kip", "frepo", "ld"),
+)
+
+
+def test_figures_of_the_table_of_soft_labels_are_named_as_here_and_by_regime() -> None:
+    soft = load_soft(REPORTED_CSV)
+    assert {key[0] for _, key in soft} >= set(SOFT_NAMES)
+    assert soft["stored", ("random@soft", "cifar10", 10, "ConvNet")].printed == "46.3 ± 0.8"
+    assert soft["teacher", ("rded", "cifar10", 1, "ConvNet")].text == "23.5 ± 0.3 (ConvNet(BatchNorm))"
+    assert soft["teacher", ("sre2l_pp", "cifar10", 1, "ResNet18")].mean == pytest.approx(0.244)
+    hard = load_by_network(REPORTED_CSV)
+    assert {"dance", "dsdm"} <= {key[0] for key in hard}
+    assert not {key[0] for key in hard} & {"random@soft", "rded", "sre2l", "cim"}
+    assert all(figure.regime in (None, "hard") for figure in hard.values())
+
+
+def test_the_table_of_soft_labels_shows_methods_that_are_not_here_and_mixes_no_regimes(
+    make_record: Any,
+) -> None:
+    figure = ReportedFigure("46.3", "0.8", "ConvNet", "https://example.org/Q", "soft-stored", "preferred")
+    other = ReportedFigure("24.4", "", "ResNet18", "https://example.org/S", "soft-teacher", "preferred")
+    soft: SoftFigures = {
+        ("stored", ("random@soft", "cifar10", 10, "ConvNet")): figure,
+        ("teacher", ("nobody_at_all", "cifar10", 1, "ResNet18")): other,
+    }
+    records = [
+        paper_record(make_record, "random@soft", protocol="sl-1000", accuracies=[0.45, 0.47]),
+        paper_record(make_record, "random@soft", protocol="dc-1000", accuracies=[0.3]),
+        paper_record(make_record, "random@soft", protocol="kd-300", accuracies=[0.2]),
+        paper_record(make_record, "nobody_at_all", 1, protocol="kd-300", accuracies=[0.9]),
+    ]
+    tables = make_tables(records, FIGURES, CellFilter(), soft=soft)
+    text = page(tables)
+    stored, teacher = (
+        text.partition(f"### cifar10, {words}")[2].partition("###")[0] for words in REGIME_WORDS
+    )
+    (line,) = [line for line in stored.splitlines() if line.startswith("| random@soft")]
+    parts = [part.strip() for part in line.split("|")]
+    assert parts[6:9] == ["46.0 ± 1.4 (1×2)", "46.3 ± 0.8", "-0.3 (z -0.4)"]
+    assert "nobody" not in stored
+    (line,) = [line for line in teacher.splitlines() if line.startswith("| nobody_at_all")]
+    assert [part.strip() for part in line.split("|")[2:6]] == ["ResNet18", "*not run*", "24.4", "–"]
+    assert "random@soft" not in teacher
+    assert "https://example.org/S" in text.partition("## Sources")[2]
+    assert not missing(tables, Completeness((0,), 1), None).hours
+    assert all(spec.regime == "hard" for c in missing(tables, ALL, None).commands for spec in c.cells)
+    only = make_tables(records, FIGURES, CellFilter(methods=("random@soft",)), soft=soft)
+    assert {cell.spec.method for cell in only.soft} == {"random@soft"}
 
 
 def test_every_cell_of_the_authors_table_has_its_figure() -> None:
@@ -482,7 +543,7 @@ def test_json_holds_fractions_and_says_what_is_not_known(
     results = write_records(*records)
     assert main(["paper", "--results", str(results), "--json", "--methods", "bacon,idm", "--ipc", "10"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert list(found) == list(NAMES)
+    assert list(found) == [*NAMES, "soft"]
     (bacon,) = [c for c in found["main"] if (c["method"], c["dataset"]) == ("bacon", "cifar10")]
     assert bacon["measured"]["mean"] == pytest.approx(0.62)
     assert bacon["reported"]["mean"] == pytest.approx(0.6206)

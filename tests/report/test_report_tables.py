@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,13 @@ from harness.engine.records import Submitted
 from harness.report import tables
 from harness.report.cells import cells_csv
 from harness.report.formats import html, latex, markdown
-from harness.report.reported import ReportedFigure, ReportedFigures, load_reported
+from harness.report.reported import (
+    REGIME_OF,
+    REPORTED_CSV,
+    ReportedFigure,
+    ReportedFigures,
+    load_reported,
+)
 from harness.report.standing import scored
 from harness.report.tables import blocks_by_track, document, tables_of
 
@@ -278,6 +285,37 @@ def test_committed_figures_are_unique_and_named_as_here() -> None:
     assert figures["bacon", "cifar10", 10].text == "62.06"
     assert {dataset for _, dataset, _ in figures} >= {"mnist", "cifar10", "cifar100", "tinyimagenet"}
     assert not any("-" in method for method, _, _ in figures)
+
+
+def test_reported_figures_stand_only_beside_networks_that_were_told_as_much(make_record: Any) -> None:
+    taught = ReportedFigure("77.7", "", "ConvNet", "somewhere", "soft-teacher", "preferred")
+    stored = ReportedFigure("55.5", "", "ConvNet", "somewhere", "soft-stored", "preferred")
+    hard = ReportedFigure("33.3", "", "ConvNet", "somewhere", "hard", "preferred")
+    figures: ReportedFigures = {
+        (method, "cifar10", 10): figure
+        for method, figure in (("dm", taught), ("idm", stored), ("bacon", hard))
+    }
+    shown = {}
+    for protocol in ("dc-cpu", "sl-cpu", "kd-cpu"):
+        task = {"protocol": protocol, "dataset": "cifar10", "dataset_source": "cifar10"}
+        records = [make_record(method, 10, **task) for method in ("dm", "idm", "bacon")]
+        text = sections(records, figures)
+        shown[protocol] = {printed for printed in ("77.7", "55.5", "33.3") if printed in text}
+    # Protocols for hard labels take soft ones where a set has them.
+    assert shown == {"dc-cpu": {"55.5", "33.3"}, "sl-cpu": {"55.5"}, "kd-cpu": {"77.7"}}
+
+
+def test_committed_figures_say_their_regime_and_are_preferred_once() -> None:
+    with REPORTED_CSV.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["label"] for row in rows} == {*REGIME_OF, "unclear"}
+    assert all(row["source"] and float(row["accuracy_mean"]) > 0 for row in rows)
+    preferred = [
+        (row["method"].replace("-", ""), row["dataset"].lower(), row["ipc"])
+        for row in rows
+        if row["note"].startswith("preferred")
+    ]
+    assert len(preferred) == len(set(preferred))
 
 
 def test_reported_figures_are_optional(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from harness.core.regime import Regime
 from harness.core.text import MISSING
-from harness.engine.protocol import PROTOCOL_VERSION, TUNED
+from harness.engine.protocol import PROTOCOLS, TUNED
 from harness.engine.records import Record, Trial
 from harness.engine.scales import SCALES
 from harness.report.reported import FiguresByNetwork, NetworkKey, ReportedFigure
@@ -29,6 +30,7 @@ class Spec:
     """What a cell of the paper is: a method on a dataset at an ipc; `settings` differ from the published.
 
     `arch` is the network that is trained on the set; what distils it is the ConvNet, as in the paper.
+    `regime` is what that network is told, by the scale's protocol for it.
     """
 
     method: str
@@ -36,6 +38,7 @@ class Spec:
     ipc: int
     arch: str = SCALE.arch
     settings: tuple[tuple[str, float], ...] = ()
+    regime: Regime = "hard"
 
     @property
     def label(self) -> str:
@@ -132,13 +135,13 @@ class RecordIndex:
     """Records by what the paper's cells ask for."""
 
     def __init__(self, records: Iterable[Record]) -> None:
-        self._found: dict[tuple[str, int, str | None, bool], list[Record]] = defaultdict(list)
+        self._found: dict[tuple[str, int, str | None, Regime, bool], list[Record]] = defaultdict(list)
         prints: dict[str, Counter[str]] = defaultdict(Counter)
         for record in records:
             trial = record.trial
-            tuned = trial.protocol.endswith(TUNED)
-            if published(trial, tuned=tuned):
-                self._found[trial.method, trial.ipc, network_of(trial), tuned].append(record)
+            regime, tuned = regime_of(trial), trial.protocol.endswith(TUNED)
+            if regime is not None and published(trial, regime, tuned=tuned):
+                self._found[trial.method, trial.ipc, network_of(trial), regime, tuned].append(record)
                 if _at_paper_scale(trial, trial.dataset) and data_of(record):
                     prints[trial.dataset][data_of(record)] += 1
         # Of one dataset there is one set of images in all tables: that of most records.
@@ -152,7 +155,7 @@ class RecordIndex:
 
     def _measured(self, spec: Spec, *, tuned: bool) -> PaperCell:
         """The cell under the fixed or the chosen rate, with nothing that is printed."""
-        near = self._found.get((spec.method, spec.ipc, spec.arch, tuned), [])
+        near = self._found.get((spec.method, spec.ipc, spec.arch, spec.regime, tuned), [])
         here = [
             record
             for record in near
@@ -172,7 +175,15 @@ class RecordIndex:
         )
 
 
-def published(trial: Trial, *, tuned: bool = False) -> bool:
+def regime_of(trial: Trial) -> Regime | None:
+    """The regime whose protocol of its scale, at any rate, a trial was asked by; None for other protocols."""
+    scale = SCALES.get(trial.scale)
+    protocols = scale.protocols if scale is not None else {}
+    asked = trial.protocol.removesuffix(TUNED)
+    return next((regime for regime, protocol in protocols.items() if protocol == asked), None)
+
+
+def published(trial: Trial, regime: Regime = "hard", *, tuned: bool = False) -> bool:
     """Whether a trial ran as papers' do: its scale's protocol in this version, fp32, no budget.
 
     `tuned`: but with a learning rate that is chosen for the network.
@@ -181,8 +192,8 @@ def published(trial: Trial, *, tuned: bool = False) -> bool:
     return (
         scale is not None
         and scale.leaderboard
-        and trial.protocol == f"{scale.protocol}{TUNED if tuned else ''}"
-        and trial.protocol_version == PROTOCOL_VERSION
+        and trial.protocol == f"{scale.protocols[regime]}{TUNED if tuned else ''}"
+        and trial.protocol_version == PROTOCOLS[scale.protocols[regime]].version
         and trial.precision == "fp32"
         and trial.budget_flops is None
         and trial.image_size is None

@@ -15,11 +15,13 @@ from harness.engine.protocol import TUNED
 from harness.engine.records import Record, hardware
 from harness.perf.steps import PLAIN, StepSheet
 from harness.report.paper.cells import DATASETS, IPCS, SCALE, PaperCell, RecordIndex, Spec
+from harness.report.protocols import REGIMES
 from harness.report.reported import (
     CROSS_NETWORKS,
     OTHER,
     UNTRACED,
     FiguresByNetwork,
+    SoftFigures,
     methods_of,
     sources,
 )
@@ -85,6 +87,13 @@ NOTES = {
     ),
 }
 
+SOFT_TITLE = "Soft labels and teachers"
+SOFT_NOTE = (
+    "What papers print for sets with soft labels, in tables of their own: figures of two regimes do not"
+    " compare. `network` is trained on the set, and for others than the ConvNet distilled it as well;"
+    f" measured are sets by {SCALE.arch}, under {SCALE.protocols['stored']} or {SCALE.protocols['teacher']}."
+    " Methods that this harness lacks are listed too."
+)
 ALWAYS_SHOWN = "cifar10"  # the dataset whose cells are shown even when nothing was measured
 COST_NOTE = (
     "Mean over seeds of one trial, memory the highest of any seed, by hardware; seconds of two machines do"
@@ -132,10 +141,14 @@ class CellFilter:
 
 @dataclass(frozen=True)
 class Tables:
-    """All cells by the name of their table, with the label of their row."""
+    """All cells by the name of their table, with the label of their row.
+
+    soft: those of other regimes, no part of the paper, which `--missing` and `--run` leave alone.
+    """
 
     cells: Mapping[str, Sequence[tuple[str, PaperCell]]]
     sheets: Sequence[StepSheet] = ()
+    soft: Sequence[PaperCell] = ()
 
 
 def make_tables(
@@ -143,6 +156,7 @@ def make_tables(
     figures: FiguresByNetwork,
     cell_filter: CellFilter,
     sheets: Sequence[StepSheet] = (),
+    soft: SoftFigures | None = None,
 ) -> Tables:
     """The cells that are asked for; UserError if there is none."""
     index = RecordIndex(records)
@@ -154,13 +168,35 @@ def make_tables(
         ]
         for name in NAMES
     }
-    if not any(cells.values()):
-        known = sorted({spec.method for name in NAMES for _, spec in specs(name, figures)})
+    others = _soft_cells(index, soft or {}, cell_filter)
+    if not any(cells.values()) and not others:
+        known = sorted(
+            {spec.method for name in NAMES for _, spec in specs(name, figures)}
+            | {key[0] for _, key in soft or {}}
+        )
         for method in cell_filter.methods or ():
             if method not in known:
                 raise UnknownNameError("method of the paper's tables", method, known)
         raise UserError("no cell of the paper's tables fits --methods, --dataset and --ipc; leave one out")
-    return Tables(cells, sheets)
+    return Tables(cells, sheets, others)
+
+
+def _soft_cells(index: RecordIndex, soft: SoftFigures, cell_filter: CellFilter) -> list[PaperCell]:
+    """The cells of rows with a printed figure; only sets by the paper's own network are measured."""
+    rows = dict.fromkeys((regime, key[1], key[0], key[3]) for regime, key in soft if key[2] in IPCS)
+    wanted = [
+        Spec(method, dataset, ipc, arch, regime=regime)
+        for regime, dataset, method, arch in sorted(rows)
+        for ipc in IPCS
+    ]
+    return [
+        dataclasses.replace(
+            index.cell(spec, {}) if spec.arch == SCALE.arch else PaperCell(spec, None),
+            figure=soft.get((spec.regime, spec.key)),
+        )
+        for spec in wanted
+        if spec.dataset in DATASETS and cell_filter.takes(spec)
+    ]
 
 
 def specs(name: str, figures: FiguresByNetwork) -> list[tuple[str, Spec]]:
@@ -184,7 +220,10 @@ def specs(name: str, figures: FiguresByNetwork) -> list[tuple[str, Spec]]:
 def page(tables: Tables) -> str:
     """All tables in Markdown."""
     parts = [INTRODUCTION, *(_section(name, tables) for name in NAMES if tables.cells[name])]
-    shown = [cell.figure for cells in tables.cells.values() for _, cell in cells if cell.figure]
+    if tables.soft:
+        parts.append(_soft_section(tables.soft))
+    cells = [*(cell for part in tables.cells.values() for _, cell in part), *tables.soft]
+    shown = [cell.figure for cell in cells if cell.figure]
     if shown:
         listed = "\n".join(f"- {source}" for source in sources(shown))
         parts.append(f"## Sources of what is reported\n\n{listed}")
@@ -198,7 +237,10 @@ def plain(tables: Tables) -> dict[str, list[dict[str, Any]]]:
         for name in NAMES
         if name != "cost"
     }
-    return found | {"cost": _cost_rows([cell for _, cell in tables.cells["cost"]])}
+    return found | {
+        "cost": _cost_rows([cell for _, cell in tables.cells["cost"]]),
+        "soft": [_plain_cell(cell.spec.label, cell) for cell in tables.soft],
+    }
 
 
 def _cross_specs(figures: FiguresByNetwork) -> list[Spec]:
@@ -245,6 +287,40 @@ def _section(name: str, tables: Tables) -> str:
     note = f"\n\n{NOTES[name]}" if name in NOTES else ""
     place = f", {ABLATED}" if name in ("cross", "terms", "lambda") else ""
     return f"## {TITLES[name]}{place}\n\n{body}{note}"
+
+
+def _soft_section(cells: Sequence[PaperCell]) -> str:
+    """A table for each dataset and regime, a row for each method and network."""
+    parts = []
+    for dataset in DATASETS:
+        for regime, words in REGIMES.items():
+            mine = [cell for cell in cells if (cell.spec.dataset, cell.spec.regime) == (dataset, regime)]
+            if mine:
+                parts.append(f"### {dataset}, {words}\n\n{_by_method_and_network(mine)}")
+    return "\n\n".join([f"## {SOFT_TITLE}", SOFT_NOTE, *parts])
+
+
+def _by_method_and_network(cells: Sequence[PaperCell]) -> str:
+    found = {(cell.spec.method, cell.spec.arch, cell.spec.ipc): cell for cell in cells}
+    ipcs = sorted({ipc for _, _, ipc in found})
+    headers = ["method", "network", *(f"ipc {ipc}{what}" for ipc in ipcs for what in COLUMNS)]
+    rows = []
+    for method, arch in dict.fromkeys((method, arch) for method, arch, _ in found):
+        texts = [
+            text
+            for ipc in ipcs
+            for cell in (found[method, arch, ipc],)
+            for text in (cell.text, _printed_with_network(cell), cell.gap_text)
+        ]
+        rows.append([method, arch, *texts])
+    return table(headers, rows, text_columns=2)
+
+
+def _printed_with_network(cell: PaperCell) -> str:
+    """What is printed, with the network where the row's is another ConvNet."""
+    if cell.figure is None:
+        return MISSING
+    return cell.figure.text if cell.spec.arch == SCALE.arch else cell.figure.bare_text
 
 
 def _by_ipc(cells: Sequence[tuple[str, PaperCell]], corner: str) -> str:
