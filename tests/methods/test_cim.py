@@ -13,7 +13,6 @@ from torch import Tensor
 
 from harness.core.augment import Draws
 from harness.core.context import Context
-from harness.core.data import Normalization
 from harness.core.data.toy import toy
 from harness.core.errors import DataError
 from harness.core.siamese import Siamese
@@ -25,19 +24,15 @@ STRATEGY = "flip>crop>cutout"
 
 
 class Images(ScriptedData):
-    """The golden pixels, class after class, as a dataset with the authors' normalisation."""
+    """The golden pixels, class after class, as a dataset that knows where each class is."""
 
     def __init__(self, arrays: dict[str, Any]) -> None:
         of_each = int(arrays["mipc"])
         classes = len(arrays["images"]) // of_each
         labels = torch.arange(classes).repeat_interleave(of_each)
         super().__init__({**arrays, "labels": labels.numpy(), "init_idx": arrays["anchors"], "real_idx": []})
-        self.transform = Normalization.of(arrays["mean"].tolist(), arrays["std"].tolist())
         self.index.table = torch.arange(len(labels)).view(classes, of_each)
         self.index.counts = (of_each,) * classes
-
-    def batch(self, indices: Tensor) -> Tensor:
-        return self.transform(self._images[indices])
 
 
 def scripted_draws(arrays: dict[str, Any]) -> deque[Siamese]:
