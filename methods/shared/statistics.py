@@ -27,6 +27,11 @@ class BatchNormStatistics:
         for norm in self._norms:
             norm.register_forward_pre_hook(self._note)
 
+    @property
+    def layers(self) -> int:
+        """How many batch norm layers there are."""
+        return len(self._norms)
+
     def __call__(self, net: Network, images: Tensor, groups: int = 1) -> tuple[Tensor, Tensor]:
         """Logits (N, classes) and terms (layers, groups) of images that are so many groups of equal size.
 
@@ -52,7 +57,8 @@ def moment_gap(maps: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
 
 
 def _length(gap: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(gap, dim=-1)
+    length: Tensor = torch.linalg.vector_norm(gap, dim=-1)
+    return length
 
 
 def first_weighted(terms: Tensor, first: float) -> Tensor:
