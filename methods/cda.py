@@ -58,11 +58,11 @@ def distill(
     context = context or Context()
     data = context.dataset(dataset)
     config = config or resolve("cda", data.name, ipc).config
-    net = squeezed(context, data, sre2l.recipe_of(config, "CDA's network"), "cda")
+    (teacher,) = squeezed(context, data, sre2l.recipe_of(config, "CDA's network"), "cda")
     images = starting_images(data, ipc, "noise", context)
-    batches = Batches.of_classes(data, ipc, config.batch_classes, net)
+    batches = Batches.of_classes(data, ipc, config.batch_classes, teacher.net)
     optimizer = Adam(images)
-    look = Look(context, net, config.r_bn, config.first_weight)
+    look = Look(context, teacher.net, config.r_bn, config.first_weight)
     distortion = sre2l.distortion_of(config, data)
     size, generator = (data.shape[1], data.shape[2]), context.generator("views", on_cpu=True)
 
@@ -84,5 +84,6 @@ def smallest_crop(share: float, config: Config) -> float | None:
     least = config.smallest_crop
     if least is None or share >= config.milestone:
         return least
-    left = {"cosine": cosine, "linear": lambda part: 1 - part, "step": lambda part: 1.0}[config.curriculum]
-    return least + (1 - least) * left(share / config.milestone)
+    part = share / config.milestone
+    left = {"cosine": cosine(part), "linear": 1 - part, "step": 1.0}[config.curriculum]
+    return least + (1 - least) * left

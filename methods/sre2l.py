@@ -89,11 +89,11 @@ def distill(
     context = context or Context()
     data = context.dataset(dataset)
     config = config or resolve("sre2l", data.name, ipc).config
-    net = squeezed(context, data, recipe_of(config, "SRe2L's network"), "sre2l")
+    (teacher,) = squeezed(context, data, recipe_of(config, "SRe2L's network"), "sre2l")
     images = starting_images(data, ipc, "noise", context)
-    batches = Batches.of_classes(data, ipc, config.batch_classes, net)
+    batches = Batches.of_classes(data, ipc, config.batch_classes, teacher.net)
     optimizer = Adam(images)
-    look = Look(context, net, config.r_bn, config.first_weight)
+    look = Look(context, teacher.net, config.r_bn, config.first_weight)
     size, generator = (data.shape[1], data.shape[2]), context.generator("views", on_cpu=True)
 
     for step in context.steps(config.iterations, {"images": optimizer}):

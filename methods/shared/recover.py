@@ -22,28 +22,35 @@ from harness.core.data import Dataset, Normalization, Transform
 from harness.core.errors import UserError
 from harness.core.nets import Network
 from harness.core.passes import pieces, rows_that_fit
-from harness.core.teachers import TeacherRecipe, teacher_network, train_teacher
+from harness.core.teachers import Teacher, TeacherRecipe, teacher_network, train_teacher
 from methods.shared.crops import draw_windows
 from methods.shared.statistics import BatchNormStatistics, first_weighted
 
 EPSILON = 1e-8  # of Adam
 
-# Images (groups * n, C, H, W) as they are shown, their labels and the number of groups -> losses (groups,).
-BatchLoss = Callable[[Tensor, Tensor, int], Tensor]
+# Images of k batches as they are shown, (k * n, C, H, W), labels (k * n,) and the slice of these k among all
+# batches -> losses (k,).
+BatchLoss = Callable[[Tensor, Tensor, slice], Tensor]
 
 
-def squeezed(context: Context, data: Dataset, recipe: TeacherRecipe, method: str) -> Network:
-    """The frozen network, in evaluation mode, that is the teacher of the evaluation as well.
+def squeezed(
+    context: Context, data: Dataset, recipe: TeacherRecipe, method: str, *others: str
+) -> list[Teacher]:
+    """Frozen networks: the teacher of the evaluation, of the context's kind, and teachers named `others`.
 
-    See `train_teacher`. UserError, before anything is trained, if it has no batch norm.
+    See `train_teacher`. UserError, before anything is trained, if one has no batch norm.
     """
-    arch = teacher_network(context.arch)
-    if not BatchNormStatistics(context.apart(0, None).network(data, arch=arch)).layers:
-        raise UserError(
-            f"{method} matches what a network's batch norms remember of real images, and {arch} has none; "
-            "choose another --arch, such as ConvNet, ConvNetBN or ResNet18BN"
-        )
-    return train_teacher(context, data, arch, recipe).net.eval().requires_grad_(False)
+    archs = [teacher_network(context.arch), *others]
+    for arch in archs:
+        if not BatchNormStatistics(context.apart(0, None).network(data, arch=arch)).layers:
+            raise UserError(
+                f"{method} matches what a network's batch norms remember of real images, and {arch} has "
+                "none; choose another, such as ConvNetBN or ResNet18BN (ConvNet stands for ConvNetBN here)"
+            )
+    teachers = [train_teacher(context, data, arch, recipe) for arch in archs]
+    for teacher in teachers:
+        teacher.net.eval().requires_grad_(False)
+    return teachers
 
 
 @dataclass(frozen=True)
@@ -51,28 +58,34 @@ class Distortion:
     """What is drawn for each batch and iteration.
 
     smallest: area of the smallest random resized crop as a share of the image; None: no crop. flip: whether
-    half of the batches are mirrored. roll: least and largest cyclic shift of rows and of columns.
+    half of the batches are mirrored. roll: least and largest cyclic shift of rows and of columns. shift: most
+    pixels that rows and columns are shifted by, zeros coming in, before all else.
     """
 
     smallest: float | None
     flip: bool
     roll: tuple[int, int]
+    shift: int = 0
 
 
 @dataclass(frozen=True)
 class View:
-    """One draw: window (top, left, height, width), whether mirrored, shift of rows and of columns."""
+    """One draw: window (top, left, height, width), whether mirrored, roll and shift of rows and columns."""
 
     window: tuple[int, int, int, int] | None
     flipped: bool
     roll: tuple[int, int]
+    shift: tuple[int, int] = (0, 0)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Images (n, C, H, W) as they are shown; the window is enlarged bilinearly to (H, W)."""
         shown = images
+        if self.shift != (0, 0):
+            rows, columns = self.shift
+            shown = F.pad(shown, (columns, -columns, rows, -rows))
         if self.window is not None:
             top, left, height, width = self.window
-            part = images[:, :, top : top + height, left : left + width]
+            part = shown[:, :, top : top + height, left : left + width]
             size = (images.shape[2], images.shape[3])
             shown = F.interpolate(part, size, mode="bilinear", align_corners=False)
         shown = shown.flip(3) if self.flipped else shown
@@ -91,7 +104,12 @@ def draw_views(
         flips = (torch.rand(count, generator=generator) < 0.5).tolist()
     low, high = distortion.roll
     rolls = torch.randint(low, high + 1, (count, 2), generator=generator).tolist()
-    return [View(w, f, (r[0], r[1])) for w, f, r in zip(windows, flips, rolls, strict=True)]
+    shifts = [[0, 0]] * count
+    if distortion.shift:
+        most = distortion.shift
+        shifts = torch.randint(-most, most + 1, (count, 2), generator=generator).tolist()
+    drawn = zip(windows, flips, rolls, shifts, strict=True)
+    return [View(w, f, (r[0], r[1]), (s[0], s[1])) for w, f, r, s in drawn]
 
 
 class Look:
@@ -107,10 +125,21 @@ class Look:
 
         self._see = context.accelerate(see)
 
-    def __call__(self, shown: Tensor, labels: Tensor, groups: int) -> Tensor:
-        """Losses (groups,) of images (groups * n, C, H, W)."""
+    def __call__(self, shown: Tensor, labels: Tensor, batches: slice) -> Tensor:
+        """Losses (k,) of images (k * n, C, H, W) of k batches."""
+        groups = batches.stop - batches.start
         logits, terms = self._see(self._net, shown, groups)
         return group_entropy(logits, labels, groups) + self._r_bn * first_weighted(terms, self._first)
+
+
+def vote(looks: Sequence[BatchLoss], weights: Sequence[float]) -> BatchLoss:
+    """The weighted sum of several losses of the same batches."""
+
+    def loss(shown: Tensor, labels: Tensor, batches: slice) -> Tensor:
+        parts = [w * look(shown, labels, batches) for w, look in zip(weights, looks, strict=True)]
+        return torch.stack(parts).sum(dim=0)
+
+    return loss
 
 
 def group_entropy(logits: Tensor, labels: Tensor, groups: int) -> Tensor:
@@ -132,6 +161,13 @@ class Batches:
         labels = torch.arange(data.num_classes, device=data.device).repeat_interleave(ipc)
         return cls(rows, labels, rows_that_fit(net, data.shape))
 
+    @classmethod
+    def in_order(cls, data: Dataset, ipc: int, most: int, net: Network) -> Batches:
+        """Batches of up to `most` images as they come, class after class, for that network."""
+        rows = torch.arange(data.num_classes * ipc, device=data.device).split(most)
+        labels = torch.arange(data.num_classes, device=data.device).repeat_interleave(ipc)
+        return cls(rows, labels, rows_that_fit(net, data.shape))
+
     def __len__(self) -> int:
         """Number of batches."""
         return len(self._rows)
@@ -144,7 +180,7 @@ class Batches:
             leaf = images.detach()[rows].requires_grad_()
             parts = leaf.split(len(rows) // len(views[piece]))
             shown = torch.cat([view(part) for view, part in zip(views[piece], parts, strict=True)])
-            found = loss(shown, self._labels[rows], len(parts))
+            found = loss(shown, self._labels[rows], piece)
             (gradient[rows],) = torch.autograd.grad(found.sum(), leaf)
             losses.append(found.detach())
         return gradient, torch.cat(losses)

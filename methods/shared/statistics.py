@@ -9,23 +9,42 @@ term of the layer is
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from harness.core.nets import Network
 
 
+class LayerInputs:
+    """What comes into some layers of a network as images pass through it; to be made once for a network."""
+
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
+        # Hooks that stay and mostly do nothing: a compiled pass takes them in without a break.
+        self._noted: dict[int, Tensor] | None = None
+        self._places = {id(layer): place for place, layer in enumerate(layers)}
+        for layer in layers:
+            layer.register_forward_pre_hook(self._note)
+
+    def of(self, net: Network, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Logits (N, classes) and the maps (N, c, h, w) of each layer, as float32, in the layers' order."""
+        self._noted = {}
+        logits: Tensor = net(images)
+        noted, self._noted = self._noted, None
+        return logits.float(), [noted[place].float() for place in range(len(self._places))]
+
+    def _note(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if self._noted is not None:
+            self._noted[self._places[id(layer)]] = inputs[0]
+
+
 class BatchNormStatistics:
     """The terms of all batch norm layers of a network, in module order; to be made once for a network."""
 
     def __init__(self, net: Network) -> None:
-        # Hooks that stay and mostly do nothing: a compiled pass takes them in without a break.
-        self._noted: dict[int, Tensor] | None = None
-        self._groups = 1
         self._norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
-        self._places = {id(norm): place for place, norm in enumerate(self._norms)}
-        for norm in self._norms:
-            norm.register_forward_pre_hook(self._note)
+        self._inputs = LayerInputs(self._norms)
 
     @property
     def layers(self) -> int:
@@ -37,26 +56,27 @@ class BatchNormStatistics:
 
         Each group, (N / groups, C, H, W), is compared by itself.
         """
-        self._noted, self._groups = {}, groups
-        logits: Tensor = net(images)
-        noted, self._noted = self._noted, None
-        return logits.float(), torch.stack([noted[place] for place in range(len(self._norms))])
+        logits, maps = self._inputs.of(net, images)
+        pairs = zip(self._norms, maps, strict=True)
+        terms = [moment_gap(x.unflatten(0, (groups, -1)), *running_moments(norm)) for norm, x in pairs]
+        return logits, torch.stack(terms)
 
-    def _note(self, norm: nn.BatchNorm2d, inputs: tuple[Tensor, ...]) -> None:
-        if self._noted is not None:
-            maps = inputs[0].float().unflatten(0, (self._groups, -1))
-            assert norm.running_mean is not None
-            assert norm.running_var is not None
-            self._noted[self._places[id(norm)]] = moment_gap(maps, norm.running_mean, norm.running_var)
+
+def running_moments(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Running mean and variance (c,) of a layer."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    return norm.running_mean, norm.running_var
 
 
 def moment_gap(maps: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
     """The term (groups,) of a layer with these running values (c,) for maps (groups, n, c, h, w)."""
     own_variance, own_mean = torch.var_mean(maps, dim=(1, 3, 4), correction=0)
-    return _length(variance - own_variance) + _length(mean - own_mean)
+    return length_of(variance - own_variance) + length_of(mean - own_mean)
 
 
-def _length(gap: Tensor) -> Tensor:
+def length_of(gap: Tensor) -> Tensor:
+    """Euclidean length (...,) of vectors (..., c)."""
     length: Tensor = torch.linalg.vector_norm(gap, dim=-1)
     return length
 

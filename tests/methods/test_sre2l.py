@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
+import re
 from collections import deque
-from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,21 +12,18 @@ import pytest
 import torch
 from scripted import ScriptedData
 from support import assert_close, golden, golden_convnet, tensor
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.core.context import Context
-from harness.core.data import Dataset, Normalization
-from harness.core.data.toy import toy
-from harness.core.errors import UserError
-from harness.core.nets import Network
-from harness.core.teachers import RECIPES
-from methods import cda, resolve, sre2l
+from harness.core.data import Normalization
+from harness.core.nets.base import Features, Network
+from methods import cda, fadrm, sre2l, sre2l_pp
 from methods.shared import recover
 from methods.shared.recover import Adam, View
 from methods.shared.statistics import BatchNormStatistics
 
 ARCH = "ConvNetW8D2"
-FAMILY = [sre2l, cda]
+FAMILY = [sre2l, cda, sre2l_pp, fadrm]
 
 
 class Watch:
@@ -89,6 +85,11 @@ def views_of(arrays: dict[str, np.ndarray]) -> list[View]:
     return [View(window, bool(flip), tuple(roll)) for window, flip, roll in zip(windows, flips, rolls)]
 
 
+def taught(net: Network, accuracy: float = 0.5) -> Any:
+    """A network in place of a teacher, with an accuracy in [0, 1]."""
+    return SimpleNamespace(net=net, accuracy=accuracy)
+
+
 def entropies(watch: Watch) -> Tensor:
     """Mean cross entropy of each pass, (passes,); labels are 0, 1, ..."""
     return torch.stack([torch.nn.functional.cross_entropy(z, torch.arange(len(z))) for z, _ in watch.passes])
@@ -105,12 +106,12 @@ def test_whole_iterations_of_sre2l(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     afters = {int(name[1:]): array for name, array in arrays.items() if name[1:].isdigit() and name[0] == "x"}
     assert max(afters) == len(arrays["lrs"])
-    for method in FAMILY:
+    for method in (sre2l, cda):
         for steps in sorted(set(afters) - {0}):
             watch = Watch(monkeypatch)
             net = golden_convnet(arrays, images="x0").net
             data = scripted(arrays, method, [net], monkeypatch)
-            monkeypatch.setattr(method, "squeezed", lambda *rest, net=net: net)
+            monkeypatch.setattr(method, "squeezed", lambda *rest, net=net: [taught(net)])
             monkeypatch.setattr(method, "starting_images", lambda *rest: tensor(arrays["x0"]).clone())
             config = method.Config(**settings)
             made = method.distill(data, 1, config=config, context=Context(limit_steps=steps))
@@ -122,6 +123,113 @@ def test_whole_iterations_of_sre2l(monkeypatch: pytest.MonkeyPatch) -> None:
         assert_close(terms, arrays["r_layers"])
         assert_close(watch.gradients[0], arrays["grad0"])
         assert_close(made.pixels()[: len(arrays["stored"])], arrays["stored"])
+
+
+def prefixed(arrays: dict[str, np.ndarray]) -> list[str]:
+    """Prefixes of the voters' arrays, v0_, v1_, ..."""
+    found = sorted(name.removesuffix("wnames") for name in arrays if re.fullmatch(r"v\d+_wnames", name))
+    assert found
+    return found
+
+
+@pytest.mark.golden("recover_cvdd", "sre2l_pp")
+def test_whole_iterations_of_a_committee(monkeypatch: pytest.MonkeyPatch) -> None:
+    arrays = golden("recover_cvdd")
+    settings = {
+        "iterations": int(arrays["iters"]),
+        "lr_img": float(arrays["lr"]),
+        "r_bn": float(arrays["r_bn"]),
+        "first_weight": float(arrays["first"]),
+        "vote_temp": float(arrays["temp"]),
+    }
+    assert_close(
+        torch.tensor(sre2l_pp.vote_weights(arrays["prior"].tolist(), settings["vote_temp"])),
+        arrays["weights"],
+    )
+    afters = sorted(int(name[1:]) for name in arrays if re.fullmatch(r"x[1-9]\d*", name))
+    assert afters[-1] == len(arrays["lrs"])
+    for steps in afters:
+        watch = Watch(monkeypatch)
+        nets = [golden_convnet(arrays, prefix, "x0").net for prefix in prefixed(arrays)]
+        data = scripted(arrays, sre2l_pp, nets, monkeypatch)
+        teachers = [taught(net, float(a) / 100) for net, a in zip(nets, arrays["prior"], strict=True)]
+        monkeypatch.setattr(sre2l_pp, "squeezed", lambda *rest, teachers=teachers: teachers)
+        monkeypatch.setattr(sre2l_pp, "easy_crops", lambda *rest: tensor(arrays["x0"]).clone())
+        made = sre2l_pp.distill(
+            data, 1, config=sre2l_pp.Config(**settings), context=Context(limit_steps=steps)
+        )
+        assert_close(made.images, arrays[f"x{steps}"])
+    assert_close(torch.tensor(watch.rates), arrays["lrs"])
+    assert_close(entropies(watch).view(arrays["ce"].shape), arrays["ce"])
+    assert_close(
+        torch.stack([terms[:, 0] for _, terms in watch.passes]).view(arrays["r_layers"].shape),
+        arrays["r_layers"],
+    )
+    assert_close(watch.gradients[0], arrays["grad0"])
+
+
+@pytest.mark.golden("trace_fadrm", "fadrm")
+def test_whole_stages_of_fadrm(monkeypatch: pytest.MonkeyPatch) -> None:
+    arrays = golden("trace_fadrm")
+    budget, sizes = arrays["budget"].tolist(), arrays["sizes"].tolist()
+    config = fadrm.Config(
+        iterations=sum(budget),
+        stages=tuple(budget),
+        sides=tuple(sizes),
+        alpha=float(arrays["alpha"]),
+        lr_img=float(arrays["lr"]),
+        r_bn=float(arrays["r_bn"]),
+        first_weight=float(arrays["first"]),
+    )
+    watch = Watch(monkeypatch)
+    nets = [any_size_network(arrays, prefix) for prefix in prefixed(arrays)]
+    data = scripted({**arrays, "x0": arrays["patch"]}, fadrm, nets, monkeypatch)
+    monkeypatch.setattr(fadrm, "squeezed", lambda *rest: [taught(net) for net in nets])
+    monkeypatch.setattr(fadrm, "easy_crops", lambda *rest: tensor(arrays["patch"]))
+    starts, ends = [tensor(arrays["start"])], []
+    begin = fadrm.Staged._begin
+
+    def begins(staged: fadrm.Staged, stage: int, images: Tensor) -> None:
+        if stage > 0:
+            ends.append(staged.images.clone())
+        begin(staged, stage, starts.pop() if stage == 0 else images)
+
+    monkeypatch.setattr(fadrm.Staged, "_begin", begins)
+    final = fadrm.distill(data, 1, config=config, context=Context()).images
+    assert_close(torch.tensor(watch.rates), arrays["lrs"])
+    assert_close(entropies(watch), arrays["ce"])
+    who = [len(terms) for _, terms in watch.passes]
+    assert len(who) == len(arrays["who"])
+    assert_close(watch.gradients[0], arrays["grad0"])
+    assert_close(watch.gradients[budget[0]], arrays["grad_next"], 2e-4)
+    stages = sorted(int(name[5:]) for name in arrays if re.fullmatch(r"stage\d+", name))
+    assert len(stages) == len(ends)
+    for stage in stages:
+        assert_close(ends[stage], arrays[f"stage{stage}"], 5e-4)
+    assert_close(final, arrays["final"], 5e-4)
+
+
+def any_size_network(arrays: dict[str, np.ndarray], prefix: str) -> Network:
+    """The file's test network: convolutions of stride 1, then 2, with batch norm; the mean of all pixels."""
+    state = {
+        str(name): tensor(arrays[f"{prefix}{kind}{k:02d}"])
+        for kind in "wb"
+        for k, name in enumerate(arrays[f"{prefix}{kind}names"])
+    }
+    weights = [state[name] for name in state if name.startswith("conv.") and name.endswith(".weight")]
+    layers: list[nn.Module] = []
+    for k, weight in enumerate(weights):
+        conv = nn.Conv2d(weight.shape[1], weight.shape[0], weight.shape[2], 1 if k == 0 else 2, padding=1)
+        norm = nn.BatchNorm2d(weight.shape[0])
+        for name, module in ((f"conv.{k}.", conv), (f"norm.{k}.", norm)):
+            own = {key.removeprefix(name): value for key, value in state.items() if key.startswith(name)}
+            module.load_state_dict(own, strict=False)
+            assert {key for key, _ in module.named_parameters()} <= set(own)
+        layers += [conv, norm, nn.ReLU()]
+    (name,) = {key.partition(".")[0] for key in state} - {"conv", "norm"}
+    classifier = nn.Linear(*reversed(state[f"{name}.weight"].shape))
+    classifier.load_state_dict({part: state[f"{name}.{part}"] for part in ("weight", "bias")})
+    return Network(Features(*layers, nn.AdaptiveAvgPool2d(1)), {"classifier": classifier})
 
 
 @pytest.mark.golden("sched_soft", "cda")
