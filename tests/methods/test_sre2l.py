@@ -1,9 +1,10 @@
-"""SRe2L, CDA and SRe2L++: whole recover iterations of the authors through our `distill`, and what is refused."""
+"""SRe2L, CDA, SRe2L++ and FADRM: whole iterations of the authors through our `distill`; what is refused."""
 
 from __future__ import annotations
 
 import re
 from collections import deque
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -16,8 +17,12 @@ from torch import Tensor, nn
 
 from harness.core.context import Context
 from harness.core.data import Normalization
+from harness.core.data.toy import toy
+from harness.core.distilled import Distilled
+from harness.core.errors import UserError
 from harness.core.nets.base import Features, Network
-from methods import cda, fadrm, sre2l, sre2l_pp
+from harness.core.teachers import RECIPES, TeacherRecipe, teacher_network, train_teacher
+from methods import cda, fadrm, g_vbsm, resolve, sre2l, sre2l_pp
 from methods.shared import recover
 from methods.shared.recover import Adam, View
 from methods.shared.statistics import BatchNormStatistics
@@ -31,12 +36,14 @@ class Watch:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.passes: list[tuple[Tensor, Tensor]] = []
+        self.nets: list[Network] = []
         self.rates: list[float] = []
         self.gradients: list[Tensor] = []
         see, step = BatchNormStatistics.__call__, Adam.step
 
         def seen(statistics: BatchNormStatistics, *arguments: Any) -> tuple[Tensor, Tensor]:
             logits, terms = see(statistics, *arguments)
+            self.nets.append(arguments[0])
             self.passes.append((logits.detach(), terms.detach()))
             return logits, terms
 
@@ -82,7 +89,10 @@ def views_of(arrays: dict[str, np.ndarray]) -> list[View]:
     rolls = arrays["roll"].tolist()
     windows = arrays["crop"].tolist() if "crop" in arrays else [None] * len(rolls)
     flips = arrays["flip"].tolist() if "flip" in arrays else [0] * len(rolls)
-    return [View(window, bool(flip), tuple(roll)) for window, flip, roll in zip(windows, flips, rolls)]
+    return [
+        View(window, bool(flip), tuple(roll))
+        for window, flip, roll in zip(windows, flips, rolls, strict=True)
+    ]
 
 
 def taught(net: Network, accuracy: float = 0.5) -> Any:
@@ -198,8 +208,7 @@ def test_whole_stages_of_fadrm(monkeypatch: pytest.MonkeyPatch) -> None:
     final = fadrm.distill(data, 1, config=config, context=Context()).images
     assert_close(torch.tensor(watch.rates), arrays["lrs"])
     assert_close(entropies(watch), arrays["ce"])
-    who = [len(terms) for _, terms in watch.passes]
-    assert len(who) == len(arrays["who"])
+    assert [nets.index(net) for net in watch.nets] == arrays["who"].tolist()
     assert_close(watch.gradients[0], arrays["grad0"])
     assert_close(watch.gradients[budget[0]], arrays["grad_next"], 2e-4)
     stages = sorted(int(name[5:]) for name in arrays if re.fullmatch(r"stage\d+", name))
@@ -251,3 +260,113 @@ def test_rates_of_the_images() -> None:
     arrays = golden("sched_soft")
     count, lr = int(arrays["recover_iterations"]), float(arrays["recover_lr"])
     assert_close(torch.tensor([lr * recover.cosine(i / count) for i in range(count)]), arrays["recover"])
+
+
+def made(method: ModuleType, ipc: int = 2, arch: str = ARCH, **settings: Any) -> Distilled:
+    """A set of the toy data at smoke scale, of networks that are not trained for long."""
+    data, name = toy(num_classes=3, shape=(3, 8, 8), per_class=20), method.__name__.partition(".")[2]
+    short = {"iterations": 4, "teacher_epochs": 1, "teacher_steps": 1}
+    config = resolve(name, data.name, ipc, "smoke", short | settings).config
+    return method.distill(data, ipc, config=config, context=Context(arch=arch))
+
+
+@pytest.fixture
+def worthy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Teachers that are trained for a moment count as better than chance."""
+    monkeypatch.setattr("harness.core.teachers._accuracy", lambda *rest: 0.9)
+
+
+@pytest.mark.parametrize("method", [*FAMILY, g_vbsm])
+def test_the_network_is_the_teacher_of_the_evaluation(method: ModuleType) -> None:
+    for scale, recipe in RECIPES.items():
+        for ipc in (1, 10, 50):
+            for dataset in ("cifar10", "cifar100", "tinyimagenet", "digits"):
+                name = method.__name__.partition(".")[2]
+                config = resolve(name, dataset, ipc, scale).config
+                assert (config.teacher_epochs, config.teacher_steps) == (recipe.epochs, recipe.steps)
+
+
+def test_it_lies_in_the_cache_that_the_evaluation_looks_into(tmp_path: Path, worthy: None) -> None:
+    data, context = toy(num_classes=3, shape=(3, 8, 8)), Context(arch=ARCH, cache=tmp_path)
+    (teacher,) = recover.squeezed(context, data, TeacherRecipe("SRe2L's network", 1, 1), "sre2l")
+    (kept,) = tmp_path.rglob("*.safetensors")
+    again = train_teacher(
+        Context(7, arch=ARCH, cache=tmp_path), data, teacher_network(ARCH), TeacherRecipe("other", 1, 1)
+    )
+    assert again.digest == teacher.digest
+    assert list(tmp_path.rglob("*.safetensors")) == [kept]
+    assert not teacher.net.training
+    assert not any(parameter.requires_grad for parameter in teacher.net.parameters())
+
+
+@pytest.mark.parametrize("method", FAMILY)
+def test_a_network_without_batch_norm_is_one_clear_line(
+    method: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recover, "train_teacher", lambda *rest: pytest.fail("trained before it was refused"))
+    with pytest.raises(UserError, match="ConvNetD2W8GN has none; choose another") as found:
+        made(method, arch="ConvNetD2W8GN")
+    assert "\n" not in str(found.value)
+    if method in (sre2l_pp, fadrm):
+        with pytest.raises(UserError, match="ConvNetLN has none"):
+            made(method, more_networks=("ConvNetLN",))
+
+
+@pytest.mark.parametrize("method", [sre2l_pp, fadrm])
+def test_a_class_too_small_for_its_patches_is_one_clear_line(method: ModuleType, worthy: None) -> None:
+    with pytest.raises(UserError, match=r"class 0 \(class0\) has 20 images.* choose a smaller ipc"):
+        made(method, ipc=21)
+    with pytest.raises(UserError, match="set mipc to at least 2"):
+        made(method, ipc=2, mipc=1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"stages": (1, 0)}, "expected a positive length"),
+        ({"stages": ()}, "expected a positive length"),
+        ({"sides": (8,)}, "a side for each or none"),
+        ({"sides": (6, 8)}, "take none of 6x6"),
+        ({"sides": (1, 8)}, "take none of 1x1"),
+    ],
+)
+def test_stages_that_do_not_fit_are_one_clear_line(settings: dict[str, Any], line: str, worthy: None) -> None:
+    with pytest.raises(UserError, match=line) as found:
+        made(fadrm, **settings)
+    assert "\n" not in str(found.value)
+
+
+def test_stages_of_fadrm_follow_their_lengths_whatever_the_number_of_iterations() -> None:
+    assert [fadrm.stage_at(k / 5, (2, 1, 2)) for k in range(5)] == [0, 0, 1, 2, 2]
+    assert [fadrm.stage_at(k / 6, (1, 1, 1)) for k in range(6)] == [0, 0, 1, 1, 2, 2]
+    assert [fadrm.stage_at(k / 7, (1,)) for k in range(7)] == [0] * 7
+    assert [fadrm.stage_at(k / 3, (1, 1, 1, 1)) for k in range(3)] == [0, 1, 2]
+
+
+def test_a_blend_brings_images_back_towards_their_patches(worthy: None) -> None:
+    patches = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    staged = fadrm.Staged(patches, [(8, 8), (4, 4)], alpha=0.25)
+    assert torch.equal(staged.images, patches)
+    staged.images.fill_(2.0)
+    staged.optimizer.step(torch.ones_like(patches), 0.1)
+    before = staged.images.clone()
+    staged.enter(0)
+    assert torch.equal(staged.images, before)
+    staged.enter(1)
+    expected = fadrm.resized(0.25 * before + 0.75 * patches, (4, 4))
+    torch.testing.assert_close(staged.images, expected)
+    assert staged.optimizer._steps == 0
+    assert staged.size == (4, 4)
+    resumed = fadrm.Staged(patches, [(8, 8), (4, 4)], alpha=0.25)
+    resumed.load_state_dict(staged.state_dict())
+    assert torch.equal(resumed.images, staged.images)
+
+
+@pytest.mark.parametrize("method", FAMILY)
+def test_images_are_pixels_and_each_index_is_recovered_by_itself(method: ModuleType, worthy: None) -> None:
+    one, two = made(method, 1), made(method, 2)
+    for found in (one, two):
+        pixels = found.transform.inverse(found.images)
+        assert float(pixels.min()) > -1e-5
+        assert float(pixels.max()) < 1 + 1e-5
+    assert not torch.equal(two.images[0], two.images[1])
