@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import dataclasses
 import logging
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 import torch.nn.functional as F
@@ -22,6 +24,7 @@ from harness.core import experts as experts_module
 from harness.core.context import Context
 from harness.core.data import ZCA, Dataset
 from harness.core.data.toy import toy
+from harness.core.errors import UserError
 from harness.core.experts import BASE_SEED, Experts, ExpertSettings, train_experts
 from harness.core.loop import StoppedEarly
 from harness.core.seeds import seed_for
@@ -382,3 +385,41 @@ def test_a_rehearsal_keeps_nothing_and_knows_the_cost(data: Dataset, steps: Step
         for _ in run.steps(10, {}):
             pass
     assert stopped.value.charged_seconds > 0
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["says whose it is", "tells by its tensors"])
+def test_a_cached_network_of_another_recipe_is_one_clear_line(
+    data: Dataset, tmp_path: Path, told: bool
+) -> None:
+    other = dataclasses.replace(SETTINGS, count=1, epochs=1 if not told else 2, lr=0.3)
+    wanted = dataclasses.replace(SETTINGS, count=1)
+    train_experts(context(tmp_path / "other"), data, other)
+    train_experts(context(tmp_path), data, wanted)
+    (strange,), (place,) = files(tmp_path / "other"), files(tmp_path / "experts")
+    with safe_open(str(strange), framework="pt") as file:
+        about = msgspec.json.decode(file.metadata()["expert"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    assert about.pop("key") != place.parent.name
+    if told:
+        shutil.copyfile(strange, place)
+    else:  # as they were written before they had keys
+        save_file(tensors, place, {"expert": msgspec.json.encode(about).decode()})
+    with pytest.raises(UserError, match="was trained by another recipe") as found:
+        train_experts(context(tmp_path), data, wanted)
+    assert "\n" not in str(found.value)
+
+
+def test_a_cached_network_that_does_not_say_whose_it_is_is_taken(
+    data: Dataset, tmp_path: Path, steps: Steps
+) -> None:
+    wanted = dataclasses.replace(SETTINGS, count=1)
+    made = train_experts(context(tmp_path), data, wanted)
+    (place,) = files(tmp_path)
+    with safe_open(str(place), framework="pt") as file:
+        about = msgspec.json.decode(file.metadata()["expert"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    assert about.pop("key") == place.parent.name
+    save_file(tensors, place, {"expert": msgspec.json.encode(about).decode()})
+    before = steps.made
+    assert same(train_experts(context(tmp_path), data, wanted), made)
+    assert steps.made == before
