@@ -49,11 +49,10 @@ class GoldenConvNet:
     conv_biases: list[bool]
 
 
-def golden_convnet(arrays: Mapping[str, np.ndarray], prefix: str = "", images: str = "x") -> GoldenConvNet:
+def golden_convnet(arrays: Mapping[str, np.ndarray], prefix: str = "") -> GoldenConvNet:
     """The ConvNet of the arrays `<prefix>w00`, ... `<prefix>b00`, ...; with buffers it has batch norm.
 
-    Layers are told by the number of dimensions of their weights, and matched with ours in order. `images`
-    names an array of images that it takes.
+    Layers are told by the number of dimensions of their weights, and matched with ours in order.
     """
     names = [str(name) for name in arrays[f"{prefix}wnames"]]
     weights = {name: tensor(arrays[f"{prefix}w{k:02d}"]) for k, name in enumerate(names)}
@@ -65,7 +64,7 @@ def golden_convnet(arrays: Mapping[str, np.ndarray], prefix: str = "", images: s
     net = build(
         f"ConvNetW{len(first)}D{len(of_kind[4])}{'BN' if buffers else ''}",
         channels=first.shape[1],
-        image_size=(arrays[images].shape[2], arrays[images].shape[3]),
+        image_size=(arrays["x"].shape[2], arrays["x"].shape[3]),
         classes=len(last),
         generator=torch.Generator().manual_seed(0),
         device="cpu",

@@ -119,7 +119,7 @@ def test_whole_iterations_of_sre2l(monkeypatch: pytest.MonkeyPatch) -> None:
     for method in (sre2l, cda):
         for steps in sorted(set(afters) - {0}):
             watch = Watch(monkeypatch)
-            net = golden_convnet(arrays, images="x0").net
+            net = golden_convnet({**arrays, "x": arrays["x0"]}).net
             data = scripted(arrays, method, [net], monkeypatch)
             monkeypatch.setattr(method, "squeezed", lambda *rest, net=net: [taught(net)])
             monkeypatch.setattr(method, "starting_images", lambda *rest: tensor(arrays["x0"]).clone())
@@ -160,7 +160,7 @@ def test_whole_iterations_of_a_committee(monkeypatch: pytest.MonkeyPatch) -> Non
     assert afters[-1] == len(arrays["lrs"])
     for steps in afters:
         watch = Watch(monkeypatch)
-        nets = [golden_convnet(arrays, prefix, "x0").net for prefix in prefixed(arrays)]
+        nets = [golden_convnet({**arrays, "x": arrays["x0"]}, prefix).net for prefix in prefixed(arrays)]
         data = scripted(arrays, sre2l_pp, nets, monkeypatch)
         teachers = [taught(net, float(a) / 100) for net, a in zip(nets, arrays["prior"], strict=True)]
         monkeypatch.setattr(sre2l_pp, "squeezed", lambda *rest, teachers=teachers: teachers)

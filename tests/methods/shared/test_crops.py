@@ -28,7 +28,7 @@ def test_scores_choice_and_assembly(case: str) -> None:
         name.removeprefix(f"{case}_"): a for name, a in arrays.items() if name.startswith(f"{case}_")
     }
     size, ipc, factor = (int(own["size"]),) * 2, int(own["ipc"]), int(own["factor"])
-    net = golden_convnet(arrays, images=f"{case}_padded0").net.eval()
+    net = golden_convnet({**arrays, "x": own["padded0"]}).net.eval()
     patches = tensor(own["crops"])
     assert_close(crops.padded(patches[:2, 0], size), own["padded0"])
     scores = crops.crop_scores(net, patches, int(own["label"]), size)
