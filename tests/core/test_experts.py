@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import logging
 import shutil
 import threading
@@ -11,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 import torch
 import torch.nn.functional as F
@@ -132,6 +132,44 @@ def test_only_the_snapshots_asked_for_are_kept(data: Dataset, snapshots: Any, ke
         else:
             with pytest.raises(ValueError, match=f"snapshot {epoch} was not kept"):
                 experts.parameters(1, epoch)
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["says whose it is", "tells by its tensors"])
+def test_a_cached_network_of_another_recipe_is_one_clear_line(
+    data: Dataset, tmp_path: Path, told: bool
+) -> None:
+    other = dataclasses.replace(SETTINGS, count=1, epochs=1 if not told else 2, lr=0.3)
+    wanted = dataclasses.replace(SETTINGS, count=1)
+    train_experts(context(tmp_path / "other"), data, other)
+    train_experts(context(tmp_path), data, wanted)
+    (strange,), (place,) = files(tmp_path / "other"), files(tmp_path / "experts")
+    with safe_open(str(strange), framework="pt") as file:
+        about = json.loads(file.metadata()["expert"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    assert about.pop("key") != place.parent.name
+    if told:
+        shutil.copyfile(strange, place)
+    else:  # as they were written before they had keys
+        save_file(tensors, place, {"expert": json.dumps(about)})
+    with pytest.raises(UserError, match="was trained by another recipe") as found:
+        train_experts(context(tmp_path), data, wanted)
+    assert "\n" not in str(found.value)
+
+
+def test_a_cached_network_that_does_not_say_whose_it_is_is_taken(
+    data: Dataset, tmp_path: Path, steps: Steps
+) -> None:
+    wanted = dataclasses.replace(SETTINGS, count=1)
+    made = train_experts(context(tmp_path), data, wanted)
+    (place,) = files(tmp_path)
+    with safe_open(str(place), framework="pt") as file:
+        about = json.loads(file.metadata()["expert"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    assert about.pop("key") == place.parent.name
+    save_file(tensors, place, {"expert": json.dumps(about)})
+    before = steps.made
+    assert same(train_experts(context(tmp_path), data, wanted), made)
+    assert steps.made == before
 
 
 def test_a_network_gets_weights_and_running_statistics(data: Dataset) -> None:
@@ -385,41 +423,3 @@ def test_a_rehearsal_keeps_nothing_and_knows_the_cost(data: Dataset, steps: Step
         for _ in run.steps(10, {}):
             pass
     assert stopped.value.charged_seconds > 0
-
-
-@pytest.mark.parametrize("told", [True, False], ids=["says whose it is", "tells by its tensors"])
-def test_a_cached_network_of_another_recipe_is_one_clear_line(
-    data: Dataset, tmp_path: Path, told: bool
-) -> None:
-    other = dataclasses.replace(SETTINGS, count=1, epochs=1 if not told else 2, lr=0.3)
-    wanted = dataclasses.replace(SETTINGS, count=1)
-    train_experts(context(tmp_path / "other"), data, other)
-    train_experts(context(tmp_path), data, wanted)
-    (strange,), (place,) = files(tmp_path / "other"), files(tmp_path / "experts")
-    with safe_open(str(strange), framework="pt") as file:
-        about = msgspec.json.decode(file.metadata()["expert"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    assert about.pop("key") != place.parent.name
-    if told:
-        shutil.copyfile(strange, place)
-    else:  # as they were written before they had keys
-        save_file(tensors, place, {"expert": msgspec.json.encode(about).decode()})
-    with pytest.raises(UserError, match="was trained by another recipe") as found:
-        train_experts(context(tmp_path), data, wanted)
-    assert "\n" not in str(found.value)
-
-
-def test_a_cached_network_that_does_not_say_whose_it_is_is_taken(
-    data: Dataset, tmp_path: Path, steps: Steps
-) -> None:
-    wanted = dataclasses.replace(SETTINGS, count=1)
-    made = train_experts(context(tmp_path), data, wanted)
-    (place,) = files(tmp_path)
-    with safe_open(str(place), framework="pt") as file:
-        about = msgspec.json.decode(file.metadata()["expert"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    assert about.pop("key") == place.parent.name
-    save_file(tensors, place, {"expert": msgspec.json.encode(about).decode()})
-    before = steps.made
-    assert same(train_experts(context(tmp_path), data, wanted), made)
-    assert steps.made == before
