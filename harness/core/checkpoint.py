@@ -38,13 +38,14 @@ State = Mapping[str, "Tensor | Stateful"]
 
 @dataclass
 class LoopState:
-    """Bookkeeping of one named loop."""
+    """Bookkeeping of one named loop; `planned` are its steps if nothing cuts it short, 0 if unknown."""
 
     total: int
     step: int = 0
     flops_per_step: float = 0.0
     images_per_step: int = 0
     compiled: bool = False
+    planned: int = 0
     generators: dict[str, Tensor] = field(default_factory=dict)
 
 

@@ -35,6 +35,7 @@ from harness.core.checkpoint import State
 from harness.core.clock import Cost
 from harness.core.context import Context
 from harness.core.data import Dataset, Normalization
+from harness.core.errors import UserError
 from harness.core.faults import passing
 from harness.core.files import replacing
 from harness.core.loop import StoppedEarly
@@ -202,6 +203,12 @@ class _ExpertTrainer:
         }
         return hashlib.sha256(msgspec.json.encode(identity, order="sorted")).hexdigest()[:16]
 
+    @property
+    def entries(self) -> set[str]:
+        """Names of all tensors that are kept of an expert."""
+        names = self.fresh(0).state_dict()
+        return {_entry(epoch, name) for epoch in self.settings.kept for name in names}
+
     def fresh(self, k: int) -> Network:
         """The network that expert k is before its training."""
         return self.context_of(k).network(self.data, arch=self.settings.arch)
@@ -294,7 +301,7 @@ def _obtain(trainer: _ExpertTrainer, folder: Path, k: int, patience: float) -> _
     it lives.
     """
     path = folder / f"{k}.safetensors"
-    expert = _read(path)
+    expert = _read(path, trainer)
     if expert is not None:
         return expert
     lock = FileLock(folder / f"{k}.lock", timeout=patience)
@@ -303,34 +310,37 @@ def _obtain(trainer: _ExpertTrainer, folder: Path, k: int, patience: float) -> _
     except Timeout:
         return None
     try:
-        expert = _read(path)
+        expert = _read(path, trainer)
         if expert is None:
             work = folder / f"{k}.work"
             expert = trainer.train(k, trainer.context_of(k, work))
-            _write(path, expert)
+            _write(path, expert, trainer.key)
             shutil.rmtree(work, ignore_errors=True)
         return expert
     finally:
         lock.release()
 
 
-def _write(path: Path, expert: _Expert) -> None:
+def _write(path: Path, expert: _Expert, key: str) -> None:
     """Write an expert aside and move it to its place."""
     assert isinstance(expert.store, _Snapshots)
-    about = {"format": FORMAT, "digest": _digest(expert.store), "cost": expert.cost}
+    about = {"format": FORMAT, "key": key, "digest": _digest(expert.store), "cost": expert.cost}
     with replacing(path) as aside:
         save_file(dict(expert.store), aside, {"expert": msgspec.json.encode(about).decode()})
 
 
-def _read(path: Path) -> _Expert | None:
-    """The expert in a file that is whole; its tensors stay in the file until they are asked for."""
+def _read(path: Path, trainer: _ExpertTrainer) -> _Expert | None:
+    """The expert in a file that is whole; its tensors stay in the file until they are asked for.
+
+    UserError for one of another recipe, network or dataset, which somebody put there.
+    """
     try:
         store: Any = safe_open(str(path), framework="pt")
         about = msgspec.json.decode((store.metadata() or {})["expert"])
         digest = _digest({name: store.get_tensor(name) for name in store.keys()})  # noqa: SIM118
         if (about["format"], about["digest"]) != (FORMAT, digest):
             raise ValueError("it does not hold what was written")
-        return _Expert(store, msgspec.convert(about["cost"], Cost))
+        expert = _Expert(store, msgspec.convert(about["cost"], Cost))
     except FileNotFoundError:
         return None
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, msgspec.DecodeError) as error:
@@ -338,6 +348,13 @@ def _read(path: Path) -> _Expert | None:
             raise
         logger.warning("expert %s is unreadable (%s); training it again", path, error)
         return None
+    # Older files do not say what they are of, but by the tensors that they hold.
+    if about.get("key", trainer.key) != trainer.key or set(store.keys()) != trainer.entries:
+        raise UserError(
+            f"the network in {path} was trained by another recipe, or is of another kind or for another "
+            "dataset than its folder is for; move it away, and the right one is trained"
+        )
+    return expert
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

@@ -217,6 +217,11 @@ class Runtime:
         """Steps that a loop has made, runs before a kill included; 0 for one that was never entered."""
         return self._loops[name].step if name in self._loops else 0
 
+    def planned_steps(self, name: str = "distill") -> int:
+        """Steps of a loop under way by its settings or its budget, for schedules, whatever cuts it short."""
+        loop = self._loops[name]
+        return loop.planned or loop.total
+
     def cost(self) -> Cost:
         """What this phase has cost so far, runs before a kill and charged work included."""
         return self._costs.total(self._loops.values())
@@ -224,7 +229,7 @@ class Runtime:
     def _enter(self, name: str, total: int, state: State, *, limited: bool) -> LoopState:
         if name in self._loops:
             raise ValueError(f"two loops named {name!r} in one phase; give each its own name")
-        loop = LoopState(total)
+        loop = LoopState(total, planned=total)
         if self._saved is not None and name in self._saved["loops"]:
             loop = LoopState(**self._saved["loops"][name])
             restore(state, self._saved["states"][name])
@@ -246,7 +251,8 @@ class Runtime:
         if budgeted and self.budget_flops is not None and loop.flops_per_step > 0:
             spent = spent_flops(self._loops.values()) + self._costs.charged_flops
             left = self.budget_flops - spent + loop.flops_per_step * loop.step
-            loop.total = self._limited(max(1, int(left // loop.flops_per_step)))
+            loop.planned = max(1, int(left // loop.flops_per_step))
+            loop.total = self._limited(loop.planned)
         self.compiling = self._compiling_pays(loop)
 
     def _limited(self, total: int) -> int:

@@ -30,6 +30,11 @@ def rows_per_piece(net: Network, shape: tuple[int, int, int]) -> int | None:
     """How many images of `shape` (C, H, W) go through `net` at once; None if all must."""
     if any(isinstance(module, _BatchNorm) for module in net.modules()):
         return None
+    return rows_that_fit(net, shape)
+
+
+def rows_that_fit(net: Network, shape: tuple[int, int, int]) -> int:
+    """How many images of `shape` (C, H, W) are quickest through `net`, which treats them one by one."""
     device = next(net.parameters()).device
     budget = PIECE_ELEMENTS.get(device.type, PIECE_ELEMENTS["cuda"])
     if is_hollow():

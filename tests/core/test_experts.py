@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import logging
+import shutil
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -28,6 +30,7 @@ from harness.core.augment import cutmix_window
 from harness.core.context import Context
 from harness.core.data import ZCA, Dataset
 from harness.core.data.toy import toy
+from harness.core.errors import UserError
 from harness.core.experts import BASE_SEED, Experts, ExpertSettings, train_experts
 from harness.core.loop import StoppedEarly
 from harness.core.seeds import seed_for
@@ -136,6 +139,44 @@ def test_only_the_snapshots_asked_for_are_kept(data: Dataset, snapshots: Any, ke
         else:
             with pytest.raises(ValueError, match=f"snapshot {epoch} was not kept"):
                 experts.parameters(1, epoch)
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["says whose it is", "tells by its tensors"])
+def test_a_cached_network_of_another_recipe_is_one_clear_line(
+    data: Dataset, tmp_path: Path, told: bool
+) -> None:
+    other = dataclasses.replace(SETTINGS, count=1, epochs=1 if not told else 2, lr=0.3)
+    wanted = dataclasses.replace(SETTINGS, count=1)
+    train_experts(context(tmp_path / "other"), data, other)
+    train_experts(context(tmp_path), data, wanted)
+    (strange,), (place,) = files(tmp_path / "other"), files(tmp_path / "experts")
+    with safe_open(str(strange), framework="pt") as file:
+        about = json.loads(file.metadata()["expert"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    assert about.pop("key") != place.parent.name
+    if told:
+        shutil.copyfile(strange, place)
+    else:  # as they were written before they had keys
+        save_file(tensors, place, {"expert": json.dumps(about)})
+    with pytest.raises(UserError, match="was trained by another recipe") as found:
+        train_experts(context(tmp_path), data, wanted)
+    assert "\n" not in str(found.value)
+
+
+def test_a_cached_network_that_does_not_say_whose_it_is_is_taken(
+    data: Dataset, tmp_path: Path, steps: Steps
+) -> None:
+    wanted = dataclasses.replace(SETTINGS, count=1)
+    made = train_experts(context(tmp_path), data, wanted)
+    (place,) = files(tmp_path)
+    with safe_open(str(place), framework="pt") as file:
+        about = json.loads(file.metadata()["expert"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    assert about.pop("key") == place.parent.name
+    save_file(tensors, place, {"expert": json.dumps(about)})
+    before = steps.made
+    assert same(train_experts(context(tmp_path), data, wanted), made)
+    assert steps.made == before
 
 
 def test_a_network_gets_weights_and_running_statistics(data: Dataset) -> None:

@@ -121,6 +121,32 @@ def test_budget_buys_steps() -> None:
     assert poor.cost().steps == 1
 
 
+def planned(tmp_path: Path | None = None, stop: int = 99, **named: object) -> list[tuple[int, int]]:
+    """Index of each step of a loop of six, and how many were planned then."""
+    context, seen = Context(**{"arch": "ConvNetW8", "work": tmp_path, "checkpoint_seconds": 0.0} | named), []
+    net, data, images = context.network(toy()), toy(), torch.zeros(2)
+    for step in context.steps(6, {"images": images}):
+        if step == stop:
+            break
+        seen.append((step, context.planned_steps()))
+        net(data.batch(slice(0, 4)))
+        images += 1
+    return seen
+
+
+def test_a_schedule_learns_how_long_its_loop_is_planned_to_be(tmp_path: Path) -> None:
+    assert planned() == [(k, 6) for k in range(6)]
+    assert planned(limit_steps=2) == [(0, 6), (1, 6)], "cut short, it is the same loop"
+    context = Context(arch="ConvNetW8")
+    net = context.network(toy())
+    for _ in context.steps(1, {"images": torch.zeros(2)}):
+        net(toy().batch(slice(0, 4)))
+    poor = {"budget_flops": 3.5 * context.cost().flops}
+    assert planned(**poor) == [(0, 6), (1, 3), (2, 3)], "what a budget buys is known after the first step"
+    assert planned(tmp_path, stop=2, **poor) == [(0, 6), (1, 3)]
+    assert planned(tmp_path, **poor) == [(2, 3)], "after a kill too"
+
+
 def test_images_may_enter_a_network_as_they_are() -> None:
     """The counter of FLOPs follows no leaf; a method need not know."""
     data, context = toy(), Context(arch="ConvNetW8")

@@ -297,7 +297,7 @@ def _looking_twice(teacher: nn.Module, student: nn.Module, unmixed: Iterator[Ten
     return answer
 
 
-@pytest.mark.golden("relabel_sre2l")
+@pytest.mark.golden("relabel_sre2l", "sre2l", "cda")
 def test_students_of_sre2l_learn_from_mixed_up_batches(lessons: Lessons) -> None:
     """The authors' teacher is in train mode: it normalises by the batch, and its statistics move."""
     arrays = golden("relabel_sre2l")

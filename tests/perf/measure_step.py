@@ -59,6 +59,9 @@ def measure_ours(
 
     class Timed(Context):
         def steps(self, *arguments: Any, **named: Any) -> Iterator[int]:
+            if named.get("name", "distill") != "distill":  # what comes before it
+                yield from super().steps(*arguments, **named)
+                return
             for step, _ in zip(super().steps(*arguments, **named), watch.rounds(), strict=False):
                 yield step
 

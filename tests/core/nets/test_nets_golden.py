@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from support import assert_close, golden, tensor
+from support import assert_close, golden, golden_convnet, tensor
+from torch import nn
 
 from harness.core.nets import Network, build
+from methods.shared.statistics import BatchNormStatistics, first_weighted
 
 CONV_BIASES = ("features.0.bias", "features.4.bias", "features.8.bias")
 VARIANTS = {
@@ -73,6 +75,32 @@ def test_features_logits_loss_and_gradients_equal_the_authors(item: str) -> None
             assert float(parameter.grad.abs().max()) <= 1e-6
         else:
             assert_close(parameter.grad, arrays[f"gw{k:02d}"])
+
+
+@pytest.mark.golden("net_convbn")
+def test_a_convnet_with_batch_norm_in_both_modes_equals_the_authors() -> None:
+    arrays = golden("net_convbn")
+    found, labels = golden_convnet(arrays), tensor(arrays["y"])
+    net = found.net
+    for mode in ("eval", "train"):
+        images = tensor(arrays["x"]).requires_grad_()
+        net.train(mode == "train").zero_grad()
+        embeddings, logits = net.embed_and_logits(images)
+        loss = F.cross_entropy(logits, labels)
+        loss.backward()
+        assert_close(logits, arrays[f"logits_{mode}"])
+        assert_close(loss, arrays[f"ce_{mode}"])
+        assert_close(images.grad, arrays[f"grad_x_{mode}"])
+        if mode == "eval":
+            assert_close(embeddings, arrays["features_eval"])
+    for k, (parameter, is_conv_bias) in enumerate(zip(found.parameters, found.conv_biases, strict=True)):
+        if is_conv_bias:  # the norm behind it takes off what it adds
+            assert float(parameter.grad.abs().max()) <= 1e-6
+        else:
+            assert_close(parameter.grad, arrays[f"gw{k:02d}"])
+    assert len(found.buffers) == len(arrays["bnames"])
+    for k, buffer in enumerate(found.buffers):
+        assert_close(buffer, arrays[f"nb{k:02d}"])
 
 
 @pytest.mark.golden("net_convnet_variants")
@@ -143,3 +171,36 @@ def test_zoo_has_the_authors_parameters_and_logits(model: str) -> None:
         if f"{model}_logits_eval" in arrays:  # before the train mode forward moves the running statistics
             assert_close(net.eval()(torch.from_numpy(images)), arrays[f"{model}_logits_eval"])
         assert_close(net.train()(torch.from_numpy(images)), arrays[f"{model}_logits_train"])
+
+
+@pytest.mark.golden("net_resnet18_bn", "sre2l", "cda", "sre2l_pp", "fadrm")
+def test_resnet_with_batch_norm_and_its_statistics() -> None:
+    arrays = golden("net_resnet18_bn")
+    salt, side = int(arrays["salt"]), int(arrays["size"])
+    shape = (int(arrays["n"]), 3, side, side)
+    images = 4 * uniforms(int(np.prod(shape)), 1003, salt).reshape(shape) - 2
+    net = network("ResNet18BN", torch.from_numpy(images.astype(np.float32)), int(arrays["classes"]))
+    with torch.no_grad():
+        for k, (_, parameter) in enumerate(_in_golden_order(net, arrays)):
+            parameter.copy_(hashed(str(arrays["names"][k]), tuple(parameter.shape), k, salt))
+    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+    sizes = [norm.num_features for norm in norms]
+    for statistic in ("running_mean", "running_var"):
+        for norm, values in zip(norms, tensor(arrays[statistic]).split(sizes), strict=True):
+            getattr(norm, statistic).copy_(values)
+    statistics = BatchNormStatistics(net.eval())
+    logits, terms = statistics(net, torch.from_numpy(images.astype(np.float32)))
+    assert_close(logits, arrays["logits_eval"])
+    assert_close(terms[:, 0], arrays["r_feature"])
+    assert_close(first_weighted(terms, float(arrays["first_multiplier"]))[0], arrays["r_bn"])
+    assert_close(net.train()(torch.from_numpy(images.astype(np.float32))), arrays["logits_train"])
+
+
+def _in_golden_order(net: Network, arrays: dict[str, np.ndarray]) -> list[tuple[str, torch.Tensor]]:
+    """Parameters by the file's names, whose classifier is called `linear`."""
+    own = dict(net.named_parameters())
+    names = [str(name).replace("linear.", "classifier.") for name in arrays["names"]]
+    assert sorted(names) == sorted(own)
+    found = [(name, own[name]) for name in names]
+    assert [",".join(map(str, parameter.shape)) for _, parameter in found] == list(arrays["shapes"])
+    return found
