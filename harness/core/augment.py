@@ -227,19 +227,19 @@ def cutmix_window(size: tuple[int, int], area: float, centre: Sequence[int]) -> 
     return window[0], window[1]
 
 
+def draw_window(size: tuple[int, int], generator: torch.Generator) -> tuple[slice, slice]:
+    """A window of uniform area and centre, from a CPU generator."""
+    area = float(torch.rand((), generator=generator))
+    return cutmix_window(size, area, [int(torch.randint(length, (), generator=generator)) for length in size])
+
+
 def draw_cutmix(
     share: float, count: int, size: tuple[int, int], generator: torch.Generator
 ) -> tuple[Tensor, tuple[slice, slice]] | None:
-    """Partners (count,) and window of a batch that is mixed, as it is with probability `share`; else None.
-
-    Area and centre of the window are uniform; from a CPU generator.
-    """
+    """Partners (count,) and window of a batch that is mixed, as it is with probability `share`; else None."""
     if float(torch.rand((), generator=generator)) >= share:
         return None
-    partner = torch.randperm(count, generator=generator)
-    area = float(torch.rand((), generator=generator))
-    centre = [int(torch.randint(length, (), generator=generator)) for length in size]
-    return partner, cutmix_window(size, area, centre)
+    return torch.randperm(count, generator=generator), draw_window(size, generator)
 
 
 def cutmix_batch(

@@ -12,9 +12,8 @@ from support import assert_close, golden, tensor
 from torch import Tensor
 
 from harness.core import augment as dsa
-from harness.core.augment import Draws, augment, cutmix, sample_draws
+from harness.core.augment import Draws, augment, cutmix, draw_window, sample_draws
 from harness.core.errors import UnknownNameError
-from methods.idc import window
 
 PIPELINE = "flip>color>crop_scale_rotate>cutout"
 SINGLE = {
@@ -123,14 +122,14 @@ def test_an_empty_window_changes_nothing(empty: tuple[slice, slice]) -> None:
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 2**31), st.sampled_from([(32, 32), (28, 28), (7, 12), (1, 1)]))
 def test_windows_lie_in_the_image(seed: int, size: tuple[int, int]) -> None:
-    for part, length in zip(window(size, torch.Generator().manual_seed(seed)), size, strict=True):
+    for part, length in zip(draw_window(size, torch.Generator().manual_seed(seed)), size, strict=True):
         assert 0 <= part.start <= part.stop <= length
 
 
 def test_windows_are_as_large_as_the_authors() -> None:
     generator, theirs = torch.Generator().manual_seed(0), np.random.default_rng(0)
     ours = torch.tensor(
-        [[part.stop - part.start for part in window((32, 32), generator)] for _ in range(5000)]
+        [[part.stop - part.start for part in draw_window((32, 32), generator)] for _ in range(5000)]
     )
     extent = (32 * np.sqrt(1 - theirs.beta(1, 1, size=5000))).astype(int)
     centre = theirs.integers(32, size=(2, 5000))

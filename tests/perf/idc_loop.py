@@ -15,10 +15,9 @@ from loops import Loop
 from plain_loop import PlainLoop
 from torch import Tensor
 
-from harness.core.augment import augment, cutmix, sample_draws
+from harness.core.augment import augment, cutmix, draw_window, sample_draws
 from harness.core.data import Dataset
 from harness.core.formation import decode
-from methods.idc import window
 
 MATCHING, TRAINING = "color>crop>cutout", "color>crop"
 TRAIN_BATCH = 64
@@ -80,7 +79,7 @@ class PlainIDC(PlainLoop):
             labels = F.one_hot(self.labels[rows.to(self.device)], self.classes).float()
             if random.random() < 0.5:
                 partner = torch.randperm(len(rows)).to(self.device)
-                images, labels = cutmix(images, labels, partner, window(self.size, torch.Generator()))
+                images, labels = cutmix(images, labels, partner, draw_window(self.size, torch.Generator()))
             loss = F.cross_entropy(self.net(images), labels)
             self.net_optimizer.zero_grad()
             loss.backward()
