@@ -58,6 +58,7 @@ def test_a_file_that_keeps_it_has_no_breach(source: str, tmp_path: Path) -> None
         (METHOD + "papers: dict = {}\n", "did you mean PAPER?"),
         (METHOD + "UNPUBLISED = {}\n", "did you mean UNPUBLISHED?"),
         (METHOD + "IGNORE_IPC = True\n", "did you mean IGNORES_IPC?"),
+        (METHOD + 'REGIMES = "teacher"\n', "did you mean REGIME?"),
         (METHOD + "BATCH = 128\n", "call a constant of your own _BATCH"),
         (METHOD + 'RESOURCES = {"paper": {}}\n', "sets RESOURCES, which is none of VARIANTS, PAPER, "),
         (METHOD + "SIDE, _OTHER = 3, 4\n", "call a constant of your own _SIDE"),
@@ -138,6 +139,7 @@ def test_names_of_ones_own_begin_with_an_underscore_or_are_not_in_upper_case(tmp
             "has a steps_of that fails with the default settings (AttributeError",
         ),
         (METHOD + 'IGNORES_IPC = "yes"\n', "has an IGNORES_IPC that is neither True nor False"),
+        (METHOD + 'REGIME = "soft"\n', "has REGIME = 'soft'; expected one of hard, stored, teacher"),
         (METHOD + 'BORROWED = {("cifar10", 1): "mtt"}\n', "expected a key of PAPER"),
     ],
 )
