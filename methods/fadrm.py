@@ -33,7 +33,6 @@ from harness.core.errors import UserError
 from harness.core.nets import Network
 from harness.core.settings import setting
 from methods import resolve, sre2l, sre2l_pp
-from methods.shared.crops import Scoring, easy_crops
 from methods.shared.recover import Adam, Batches, Look, clip, cosine, draw_views, squeezed
 
 REGIME = "teacher"
@@ -74,8 +73,8 @@ def distill(
     recipe = sre2l.recipe_of(config, "FADRM's network")
     teachers = squeezed(context, data, recipe, "fadrm", *config.more_networks)
     sizes = stage_sizes(data, config, [teacher.net for teacher in teachers])
-    scoring = Scoring(config.mipc, config.crops, (data.shape[1], data.shape[2]))
-    staged = Staged(easy_crops(context, data, teachers[0], ipc, scoring), sizes, config.alpha)
+    patches = sre2l_pp.starting_patches(context, data, teachers[0], ipc, config)
+    staged = Staged(patches, sizes, config.alpha)
     batches = Batches.of_classes(data, ipc, config.batch_classes, teachers[0].net)
     looks = [Look(context, teacher.net, config.r_bn, config.first_weight) for teacher in teachers]
     distortion, generator = sre2l.distortion_of(config, data), context.generator("views", on_cpu=True)

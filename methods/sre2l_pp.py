@@ -24,15 +24,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from harness.core.augment import usual_strategy
 from harness.core.context import Context
 from harness.core.data import Dataset
 from harness.core.distilled import Distilled
 from harness.core.settings import setting
+from harness.core.teachers import Teacher
 from methods import resolve, sre2l
 from methods.shared.crops import SMALLEST_AREA, Scoring, easy_crops
 from methods.shared.recover import Adam, Batches, Look, clip, cosine, draw_views, squeezed, vote
+from methods.shared.starts import starting_images
 
 REGIME = "teacher"
 
@@ -72,7 +75,7 @@ def distill(
     size = (data.shape[1], data.shape[2])
     recipe = sre2l.recipe_of(config, "SRe2L++'s network")
     teachers = squeezed(context, data, recipe, "sre2l_pp", *config.more_networks)
-    images = easy_crops(context, data, teachers[0], ipc, Scoring(config.mipc, config.crops, size))
+    images = starting_patches(context, data, teachers[0], ipc, config)
     batches = Batches.of_classes(data, ipc, config.batch_classes, teachers[0].net)
     optimizer = Adam(images)
     looks = [Look(context, teacher.net, config.r_bn, config.first_weight) for teacher in teachers]
@@ -89,6 +92,14 @@ def distill(
 
     strategy = usual_strategy(data.name)
     return Distilled.of(data, images, method="sre2l_pp", config=config, augmentation=strategy)
+
+
+def starting_patches(context: Context, data: Dataset, teacher: Teacher, ipc: int, config: Config) -> Tensor:
+    """Class-major patches (C * ipc, ...) that the teacher finds easiest; any images where steps are timed."""
+    if context.rehearsing:
+        return starting_images(data, ipc, "real", context)
+    scoring = Scoring(config.mipc, config.crops, (data.shape[1], data.shape[2]))
+    return easy_crops(context, data, teacher, ipc, scoring)
 
 
 def vote_weights(accuracies: Sequence[float], temp: float) -> list[float]:

@@ -20,6 +20,7 @@ from harness.core.data import Normalization
 from harness.core.data.toy import toy
 from harness.core.distilled import Distilled
 from harness.core.errors import UserError
+from harness.core.loop import StoppedEarly
 from harness.core.nets.base import Features, Network
 from harness.core.teachers import RECIPES, TeacherRecipe, teacher_network, train_teacher
 from methods import cda, fadrm, g_vbsm, resolve, sre2l, sre2l_pp
@@ -164,7 +165,7 @@ def test_whole_iterations_of_a_committee(monkeypatch: pytest.MonkeyPatch) -> Non
         data = scripted(arrays, sre2l_pp, nets, monkeypatch)
         teachers = [taught(net, float(a) / 100) for net, a in zip(nets, arrays["prior"], strict=True)]
         monkeypatch.setattr(sre2l_pp, "squeezed", lambda *rest, teachers=teachers: teachers)
-        monkeypatch.setattr(sre2l_pp, "easy_crops", lambda *rest: tensor(arrays["x0"]).clone())
+        monkeypatch.setattr(sre2l_pp, "starting_patches", lambda *rest: tensor(arrays["x0"]).clone())
         made = sre2l_pp.distill(
             data, 1, config=sre2l_pp.Config(**settings), context=Context(limit_steps=steps)
         )
@@ -195,7 +196,7 @@ def test_whole_stages_of_fadrm(monkeypatch: pytest.MonkeyPatch) -> None:
     nets = [any_size_network(arrays, prefix) for prefix in prefixed(arrays)]
     data = scripted({**arrays, "x0": arrays["patch"]}, fadrm, nets, monkeypatch)
     monkeypatch.setattr(fadrm, "squeezed", lambda *rest: [taught(net) for net in nets])
-    monkeypatch.setattr(fadrm, "easy_crops", lambda *rest: tensor(arrays["patch"]))
+    monkeypatch.setattr(sre2l_pp, "starting_patches", lambda *rest: tensor(arrays["patch"]))
     starts, ends = [tensor(arrays["start"])], []
     begin = fadrm.Staged._begin
 
@@ -360,6 +361,16 @@ def test_a_blend_brings_images_back_towards_their_patches(worthy: None) -> None:
     resumed = fadrm.Staged(patches, [(8, 8), (4, 4)], alpha=0.25)
     resumed.load_state_dict(staged.state_dict())
     assert torch.equal(resumed.images, staged.images)
+
+
+@pytest.mark.parametrize("method", [*FAMILY, g_vbsm])
+def test_what_is_timed_for_an_estimate_are_the_updates_of_the_images(method: ModuleType) -> None:
+    data, name = toy(num_classes=3, shape=(3, 8, 8)), method.__name__.partition(".")[2]
+    config = resolve(name, data.name, 2, "smoke").config
+    with pytest.raises(StoppedEarly) as stopped:
+        method.distill(data, 2, config=config, context=Context(arch=ARCH, stop_after=1))
+    assert stopped.value.total == config.iterations
+    assert stopped.value.charged_seconds > 0
 
 
 @pytest.mark.parametrize("method", FAMILY)
