@@ -41,6 +41,7 @@ from harness.core.teachers import Teacher, TeacherRecipe, teacher_network, train
 from methods import resolve
 from methods.idc import Blocks
 from methods.shared.matching import ClassLoss, ClassMatcher, Seen, View, embedding
+from methods.shared.recover import Adam
 
 REGIME = "teacher"
 
@@ -90,21 +91,23 @@ def distill(
     observer = train_teacher(context, data, teacher_network(context.arch), recipe_of(config))
     anchors = in_decoding_order(choose_anchors(data, ipc, config, observer, context), config.factor)
     mosaic = assemble(data, anchors, config.factor)
-    residual = torch.zeros_like(mosaic, requires_grad=True)
-    optimizer = torch.optim.AdamW([residual], lr=config.lr_img, weight_decay=config.weight_decay)
+    residual = torch.zeros_like(mosaic)
+    optimizer = Adam(residual, betas=(0.9, 0.999))
     net = observer.net.eval().requires_grad_(False)
     view = view_of(net, config.layer)
     matcher = ClassMatcher(context, data, net, config.factor, view=view, real_view=view)
     batch = ClassBatch(anchors.flatten(), (anchors.shape[1],) * data.num_classes)
 
-    for _ in context.steps(config.iterations, {"residual": residual, "optimizer": optimizer}):
+    for _ in context.steps(config.iterations, {"residual": optimizer}):
         siamese = Siamese.draw(config.matching_strategy, data, context)
         targets = matcher.real_features(net, batch, siamese).unflatten(0, anchors.shape)
-        images = data.transform(mosaic + residual)
+        pixels = (mosaic + residual).requires_grad_()
+        images = data.transform(pixels)
         seen = images.detach().requires_grad_()
         losses = matcher.descend(net, seen, siamese, tile_by_tile(targets))
-        (residual.grad,) = torch.autograd.grad(images, residual, seen.grad)
-        optimizer.step()
+        (gradient,) = torch.autograd.grad(images, pixels, seen.grad)
+        residual.mul_(1 - config.lr_img * config.weight_decay)
+        optimizer.step(gradient, config.lr_img)
         context.log(losses.sum())
 
     return Distilled.of(

@@ -83,7 +83,7 @@ def test_the_list_says_what_variants_change(capsys: pytest.CaptureFixture[str]) 
     assert lines["bacon@paper"] == "bacon with clip_weight = 0.2"
     for name, line in lines.items():
         base, _, variant = name.partition("@")
-        if variant and "+" not in name:
+        if variant and "+" not in name and base != "METHOD":
             assert line != lines[base]
             changed = methods.load(name).VARIANTS[variant]
             assert all(f"{key} = " in line for key in changed)

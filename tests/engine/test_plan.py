@@ -233,7 +233,7 @@ def refused(options: Options) -> str:
 @pytest.mark.parametrize(
     ("changed", "fragment"),
     [
-        ({"methods": ("dn",)}, "did you mean 'dm'"),
+        ({"methods": ("bacn",)}, "did you mean 'bacon'"),
         ({"dataset": ("digit",)}, "did you mean 'digits'"),
         ({"arch": "ConvNot"}, "unknown network 'ConvNot'"),
         ({"arch": "VGG11"}, "cannot take 8x8 images"),

@@ -31,6 +31,7 @@ from harness.engine.plan import Plan, make_plan
 from harness.engine.provenance import Code
 from harness.engine.record_files import record_bytes
 from harness.engine.records import DistillationRecord, EvaluationRecord, Provenance, Record, Status, Trial
+from harness.engine.scales import SCALES
 
 ROOT = Path(__file__).resolve().parents[2]
 IPC = (1, 2, 5, 10, 20, 30, 50, 100)
@@ -54,6 +55,7 @@ def generate(folder: Path, records: int) -> tuple[Options, Plan]:
         ipc=IPC,
         dataset=("digits",),
         scale="cpu",
+        protocol=(SCALES["cpu"].protocol,),
         seeds=tuple(range(seeds)),
         results=folder / "results",
     )
@@ -116,6 +118,7 @@ def commands(options: Options) -> dict[str, list[str]]:
         "--dataset": ",".join(options.dataset),
         "--seeds": str(len(options.seeds or ())),
         "--scale": options.scale,
+        "--protocol": ",".join(options.protocol),
     }
     page = options.results.parent / "BENCHMARKS.md"
     return {

@@ -108,7 +108,8 @@ def test_loops_and_distances_are_found_by_syntax(tmp_path: Path) -> None:
 
 def test_the_list_of_methods_gives_the_rule(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "methods"]) == 0
-    last = capsys.readouterr().out.splitlines()[-1]
+    last, soft = capsys.readouterr().out.splitlines()[-2:]
+    assert soft.startswith("METHOD@soft, e.g. random@soft: ")
     assert last.startswith("LOOP+DISTANCE, e.g. dm+bacon: a loop of dm, ")
     assert "idm" in last
     assert "bacon@paper" in last
