@@ -41,7 +41,9 @@ IMPORTED = (
 )
 READY, CHANGED = b"ready", b"changed"  # what it tells its launcher beside process ids
 FILES_OF_A_PROCESS = 2  # its stdin and its stderr
-WORKER_NAME = "harness worker"  # of a forked process; the kernel allows for 15 letters
+# Of a forked process; the kernel allows for 15 letters. Without a blank: behind one Slurm finds no parent in
+# /proc, so that it would not signal the process when its job is to end.
+WORKER_NAME = "harness-worker"
 
 
 class Start(msgspec.Struct, frozen=True):
@@ -86,7 +88,7 @@ def serve(channel: socket.socket, prepare: Callable[[], None]) -> Job | None:
     for warning in (signal.SIGUSR1, signal.SIGUSR2):
         # As in a worker: schedulers may send these to a whole job before its end.
         signal.signal(warning, signal.SIG_IGN)
-    _be_called("harness forks")
+    _be_called("harness-forks")
     before = _versions(path for name in OWN for path in (ROOT / name).rglob("*.py"))
     prepare()
     used = {path: before.get(path) for path in _own_files()}
