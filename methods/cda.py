@@ -27,6 +27,7 @@ from methods import resolve, sre2l
 from methods.shared.crops import SMALLEST_AREA
 from methods.shared.recover import Adam, Batches, Look, clip, cosine, draw_views, squeezed
 from methods.shared.starts import starting_images
+from methods.shared.teaching import recipe_of
 
 REGIME = "teacher"
 
@@ -58,7 +59,7 @@ def distill(
     context = context or Context()
     data = context.dataset(dataset)
     config = config or resolve("cda", data.name, ipc).config
-    (teacher,) = squeezed(context, data, sre2l.recipe_of(config, "CDA's network"), "cda")
+    (teacher,) = squeezed(context, data, recipe_of(config, "CDA's network"), "cda")
     images = starting_images(data, ipc, "noise", context)
     batches = Batches.of_classes(data, ipc, config.batch_classes, teacher.net)
     optimizer = Adam(images)

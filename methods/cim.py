@@ -37,17 +37,18 @@ from harness.core.formation import compose
 from harness.core.nets import Network
 from harness.core.settings import Steps, setting
 from harness.core.siamese import Siamese
-from harness.core.teachers import Teacher, TeacherRecipe, teacher_network, train_teacher
+from harness.core.teachers import Teacher, teacher_network, train_teacher
 from methods import resolve
 from methods.idc import Blocks
 from methods.shared.matching import ClassLoss, ClassMatcher, Seen, View, embedding
 from methods.shared.recover import Adam
+from methods.shared.teaching import TeacherSettings, recipe_of, teacher_row
 
 REGIME = "teacher"
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(TeacherSettings):
     """Settings of CIM; the defaults are those that the authors' commands share."""
 
     iterations: int = setting(200, "updates of the residual", length=True)
@@ -59,8 +60,6 @@ class Config:
     )
     layer: int = setting(-1, "block of the observer whose output is matched, from 0; -1: its last features")
     matching_strategy: str = setting("flip>crop>cutout", "augmentation of anchors and tiles")
-    teacher_epochs: int = setting(200, "passes over the real images in training the observer")
-    teacher_steps: int | None = setting(None, "SGD steps at which a pass is cut off; None: whole passes")
 
 
 PAPER: dict[tuple[str, int], dict[str, Any]] = {
@@ -70,8 +69,8 @@ PAPER: dict[tuple[str, int], dict[str, Any]] = {
 UNPUBLISHED = {"digits": {"factor": 1}}
 
 SCALED = {
-    "cpu": {"iterations": 60, "mipc": 100, "teacher_epochs": 6, "teacher_steps": 150},
-    "smoke": {"iterations": 10, "mipc": 50, "teacher_epochs": 2, "teacher_steps": 20},
+    "cpu": {"iterations": 60, "mipc": 100, **teacher_row("cpu")},
+    "smoke": {"iterations": 10, "mipc": 50, **teacher_row("smoke")},
 }
 
 
@@ -88,7 +87,9 @@ def distill(
     data = context.dataset(dataset)
     config = config or resolve("cim", data.name, ipc).config
     _refuse_scarcity(data, ipc, config)
-    observer = train_teacher(context, data, teacher_network(context.arch), recipe_of(config))
+    observer = train_teacher(
+        context, data, teacher_network(context.arch), recipe_of(config, "CIM's observer")
+    )
     anchors = in_decoding_order(choose_anchors(data, ipc, config, observer, context), config.factor)
     mosaic = assemble(data, anchors, config.factor)
     residual = torch.zeros_like(mosaic)
@@ -118,11 +119,6 @@ def distill(
         factor=config.factor,
         augmentation=usual_strategy(data.name),
     )
-
-
-def recipe_of(config: Config) -> TeacherRecipe:
-    """How the observer is trained."""
-    return TeacherRecipe("CIM's observer", config.teacher_epochs, config.teacher_steps)
 
 
 def _refuse_scarcity(data: Dataset, ipc: int, config: Config) -> None:

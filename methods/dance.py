@@ -30,9 +30,10 @@ from harness.core.augment import usual_strategy
 from harness.core.context import Context
 from harness.core.data import Dataset
 from harness.core.distilled import Distilled
-from harness.core.settings import Steps, setting
+from harness.core.settings import setting
 from harness.core.siamese import Siamese
 from methods import resolve
+from methods.shared import idc_line
 from methods.shared.blends import NetworkPair
 from methods.shared.classwise import SGDTurns
 from methods.shared.idc_line import Pretraining, TileTurns, expert_settings, initial_pixels
@@ -87,9 +88,7 @@ SCALED: dict[str, dict[str, Any]] = {
 }
 
 
-def steps_of(config: Config) -> Steps:
-    """The loop; the training of the networks before it is not in it."""
-    return Steps(config.iterations, real=config.batch_real, factor=config.factor)
+steps_of = idc_line.steps_of
 
 
 def distill(

@@ -40,10 +40,10 @@ from harness.core.distilled import Distilled
 from harness.core.errors import UserError
 from harness.core.experts import train_experts
 from harness.core.nets import Network
-from harness.core.settings import Steps, setting
+from harness.core.settings import setting
 from harness.core.siamese import Siamese
 from methods import resolve
-from methods.shared import kernels
+from methods.shared import idc_line, kernels
 from methods.shared.classwise import SGDTurns
 from methods.shared.idc_line import Pretraining, TileTurns, expert_settings, initial_pixels
 from methods.shared.matching import ClassMatcher, Seen, embedding
@@ -109,9 +109,7 @@ SCALED: dict[str, dict[str, Any]] = {
 }
 
 
-def steps_of(config: Config) -> Steps:
-    """The loop; the training of the networks before it is not in it."""
-    return Steps(config.iterations, real=config.batch_real, factor=config.factor)
+steps_of = idc_line.steps_of
 
 
 def distill(

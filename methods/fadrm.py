@@ -34,6 +34,7 @@ from harness.core.nets import Network
 from harness.core.settings import setting
 from methods import resolve, sre2l, sre2l_pp
 from methods.shared.recover import Adam, Batches, Look, clip, cosine, draw_views, squeezed
+from methods.shared.teaching import recipe_of
 
 REGIME = "teacher"
 
@@ -70,7 +71,7 @@ def distill(
     context = context or Context()
     data = context.dataset(dataset)
     config = config or resolve("fadrm", data.name, ipc).config
-    recipe = sre2l.recipe_of(config, "FADRM's network")
+    recipe = recipe_of(config, "FADRM's network")
     teachers = squeezed(context, data, recipe, "fadrm", *config.more_networks)
     sizes = stage_sizes(data, config, [teacher.net for teacher in teachers])
     patches = sre2l_pp.starting_patches(context, data, teachers[0], ipc, config)

@@ -43,6 +43,7 @@ from methods import resolve
 from methods.shared.recover import Adam, Batches, Distortion, clip, cosine, draw_views, group_entropy
 from methods.shared.starts import starting_images
 from methods.shared.statistics import LayerInputs, length_of, running_moments
+from methods.shared.teaching import TeacherSettings, recipe_of, teacher_row
 
 REGIME = "teacher"
 _PATCH = 4  # pixels of a patch's side
@@ -50,7 +51,7 @@ _ROWS = 256  # real images at a time
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(TeacherSettings):
     """Settings of G-VBSM; the defaults are those of the authors' script for CIFAR-10."""
 
     iterations: int = setting(4000, "updates of the images", length=True)
@@ -72,8 +73,6 @@ class Config:
     )
     more_epochs: int = setting(5, "passes over the real images in training these")
     more_steps: int | None = setting(None, "SGD steps at which such a pass is cut off; None: whole passes")
-    teacher_epochs: int = setting(200, "passes over the real images in training the teacher")
-    teacher_steps: int | None = setting(None, "SGD steps at which such a pass is cut off; None: whole passes")
 
 
 _LONGER: dict[str, Any] = {"more_epochs": 50}
@@ -94,8 +93,7 @@ SCALED: dict[str, dict[str, Any]] = {
         "more_networks": ("ConvNetW16BN", "ConvNetW32D2"),
         "more_epochs": 2,
         "more_steps": 100,
-        "teacher_epochs": 6,
-        "teacher_steps": 150,
+        **teacher_row("cpu"),
     },
     "smoke": {
         "iterations": 20,
@@ -105,8 +103,7 @@ SCALED: dict[str, dict[str, Any]] = {
         "more_networks": ("ConvNetW8D2",),
         "more_epochs": 1,
         "more_steps": 10,
-        "teacher_epochs": 2,
-        "teacher_steps": 20,
+        **teacher_row("smoke"),
     },
 }
 
@@ -148,7 +145,7 @@ def distill(
 
 def backbones(context: Context, data: Dataset, config: Config) -> list[Network]:
     """Frozen networks: the teacher of the evaluation, and those that take turns with it."""
-    recipe = TeacherRecipe("G-VBSM's teacher", config.teacher_epochs, config.teacher_steps)
+    recipe = recipe_of(config, "G-VBSM's teacher")
     teachers = [train_teacher(context, data, teacher_network(context.arch), recipe)]
     recipe = TeacherRecipe("G-VBSM's others", config.more_epochs, config.more_steps)
     teachers += [train_teacher(context, data, arch, recipe) for arch in config.more_networks]

@@ -28,22 +28,21 @@ from harness.core.context import Context
 from harness.core.data import Dataset
 from harness.core.distilled import Distilled
 from harness.core.settings import Steps, setting
-from harness.core.teachers import TeacherRecipe, teacher_network, train_teacher
+from harness.core.teachers import teacher_network, train_teacher
 from methods import resolve
 from methods.shared.crops import Scoring, assembled, easy_crops
+from methods.shared.teaching import TeacherSettings, recipe_of, teacher_row
 
 REGIME = "teacher"
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(TeacherSettings):
     """Settings of RDED; the defaults are those of the authors' commands for images of up to 64 pixels."""
 
     mipc: int = setting(300, "random real images of each class that crops are taken of, if it has so many")
     crops: int = setting(5, "random resized crops of each of them")
     factor: int = setting(1, "multi-formation: each stored image is a grid of factor x factor crops")
-    teacher_epochs: int = setting(200, "passes over the real images in training the teacher")
-    teacher_steps: int | None = setting(None, "SGD steps at which a pass is cut off; None: whole passes")
 
 
 PAPER: dict[tuple[str, int], dict[str, Any]] = {
@@ -51,8 +50,8 @@ PAPER: dict[tuple[str, int], dict[str, Any]] = {
 }
 
 SCALED = {
-    "cpu": {"mipc": 100, "teacher_epochs": 6, "teacher_steps": 150},
-    "smoke": {"mipc": 20, "crops": 2, "teacher_epochs": 2, "teacher_steps": 20},
+    "cpu": {"mipc": 100, **teacher_row("cpu")},
+    "smoke": {"mipc": 20, "crops": 2, **teacher_row("smoke")},
 }
 
 
@@ -68,7 +67,7 @@ def distill(
     context = context or Context()
     data = context.dataset(dataset)
     config = config or resolve("rded", data.name, ipc).config
-    recipe = TeacherRecipe("RDED's teacher", config.teacher_epochs, config.teacher_steps)
+    recipe = recipe_of(config, "RDED's teacher")
     teacher = train_teacher(context, data, teacher_network(context.arch), recipe)
 
     size = (data.shape[1], data.shape[2])

@@ -29,16 +29,16 @@ from harness.core.context import Context
 from harness.core.data import Dataset
 from harness.core.distilled import Distilled
 from harness.core.settings import Steps, setting
-from harness.core.teachers import TeacherRecipe
 from methods import resolve
 from methods.shared.recover import Adam, Batches, Distortion, Look, clip, cosine, draw_views, squeezed
 from methods.shared.starts import starting_images
+from methods.shared.teaching import TeacherSettings, recipe_of, teacher_row
 
 REGIME = "teacher"
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(TeacherSettings):
     """Settings of SRe2L; the defaults are those of the authors' script for CIFAR-100."""
 
     iterations: int = setting(1000, "updates of the images", length=True)
@@ -52,8 +52,6 @@ class Config:
     roll: int = setting(4, "most pixels that rows and columns are rolled by")
     roll_back: bool = setting(False, "whether they are rolled in both directions")
     batch_classes: int = setting(100, "most classes whose images are one batch, of one image of each")
-    teacher_epochs: int = setting(200, "passes over the real images in training the network")
-    teacher_steps: int | None = setting(None, "SGD steps at which a pass is cut off; None: whole passes")
 
 
 _TINY: dict[str, Any] = {
@@ -72,8 +70,8 @@ PAPER: dict[tuple[str, int], dict[str, Any]] = {
 }
 
 SCALED: dict[str, dict[str, Any]] = {
-    "cpu": {"iterations": 300, "lr_img": 0.1, "teacher_epochs": 6, "teacher_steps": 150},
-    "smoke": {"iterations": 20, "lr_img": 0.1, "teacher_epochs": 2, "teacher_steps": 20},
+    "cpu": {"iterations": 300, "lr_img": 0.1, **teacher_row("cpu")},
+    "smoke": {"iterations": 20, "lr_img": 0.1, **teacher_row("smoke")},
 }
 
 
@@ -105,11 +103,6 @@ def distill(
 
     strategy = usual_strategy(data.name)
     return Distilled.of(data, images, method="sre2l", config=config, augmentation=strategy)
-
-
-def recipe_of(config: Config, name: str) -> TeacherRecipe:
-    """How the network is trained; as the teacher of the evaluation is at the same scale."""
-    return TeacherRecipe(name, config.teacher_epochs, config.teacher_steps)
 
 
 def distortion_of(config: Config, data: Dataset) -> Distortion:

@@ -36,6 +36,7 @@ from methods import resolve, sre2l
 from methods.shared.crops import SMALLEST_AREA, Scoring, easy_crops
 from methods.shared.recover import Adam, Batches, Look, clip, cosine, draw_views, squeezed, vote
 from methods.shared.starts import starting_images
+from methods.shared.teaching import recipe_of
 
 REGIME = "teacher"
 
@@ -73,7 +74,7 @@ def distill(
     data = context.dataset(dataset)
     config = config or resolve("sre2l_pp", data.name, ipc).config
     size = (data.shape[1], data.shape[2])
-    recipe = sre2l.recipe_of(config, "SRe2L++'s network")
+    recipe = recipe_of(config, "SRe2L++'s network")
     teachers = squeezed(context, data, recipe, "sre2l_pp", *config.more_networks)
     images = starting_patches(context, data, teachers[0], ipc, config)
     batches = Batches.of_classes(data, ipc, config.batch_classes, teachers[0].net)

@@ -30,9 +30,10 @@ from harness.core.context import Context
 from harness.core.data import Dataset
 from harness.core.distilled import Distilled
 from harness.core.experts import train_experts
-from harness.core.settings import Steps, setting
+from harness.core.settings import setting
 from harness.core.siamese import Siamese
 from methods import resolve
+from methods.shared import idc_line
 from methods.shared.classwise import SGDTurns
 from methods.shared.idc_line import Pretraining, TileTurns, expert_settings, initial_pixels
 from methods.shared.matching import ClassMatcher, MeanDistance, class_entropy, embedding, embedding_and_logits
@@ -83,9 +84,7 @@ SCALED: dict[str, dict[str, Any]] = {
 }
 
 
-def steps_of(config: Config) -> Steps:
-    """The loop; the training of the networks before it is not in it."""
-    return Steps(config.iterations, real=config.batch_real, factor=config.factor)
+steps_of = idc_line.steps_of
 
 
 def distill(

@@ -15,7 +15,7 @@ from harness.commands.run import carry_out, deadline_in, finish
 from harness.core.errors import UserError
 from harness.core.text import plural
 from harness.engine.options import Options, parse_options
-from harness.engine.plan import asked_of, called_for, refuse_hard_labels
+from harness.engine.plan import asked_of, protocols_of, refuse_hard_labels
 from harness.engine.provenance import SUBMITTED
 from harness.engine.record_files import found_sets
 from harness.engine.records import Distillation, LabelKind, trial_of
@@ -79,8 +79,8 @@ def command(options: Options, wanted: SetFilter, files: Sequence[Path], again: s
 
 
 def _protocols(made: Distillation, options: Options) -> tuple[str, ...]:
-    """Those named, or else the one that the set calls for."""
-    return options.protocol or (called_for(made.method, scale_named(made.scale)),)
+    """Those under which a set is to be asked."""
+    return protocols_of(made.method, options, scale_named(made.scale))
 
 
 def _asked(made: Distillation, options: Options) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ momentum 0.9 and decay 5e-4, a cosine from epoch to epoch, shifts and mirror ima
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -132,10 +132,15 @@ def _settings(data: Dataset, arch: str, recipe: TeacherRecipe) -> ExpertSettings
 
 
 def _accuracy(teacher: Teacher, held_out: HeldOut) -> float:
+    return right_answers(teacher, teacher.net, held_out) / len(held_out)
+
+
+def right_answers(answer: Callable[[Tensor], Tensor], net: Network, held_out: HeldOut) -> int:
+    """How many images a network is right about; `answer` gives its logits (n, classes) for images."""
     hits = 0
-    for piece in pieces(len(held_out), rows_per_piece(teacher.net, held_out.shape) or ROWS):
-        hits += int((teacher(held_out.batch(piece)).argmax(dim=1) == held_out.labels[piece]).sum())
-    return hits / len(held_out)
+    for piece in pieces(len(held_out), rows_per_piece(net, held_out.shape) or ROWS):
+        hits += int((answer(held_out.batch(piece)).argmax(dim=1) == held_out.labels[piece]).sum())
+    return hits
 
 
 def _digest(net: Network) -> str:

@@ -123,7 +123,7 @@ def asked_of_each(options: Options) -> dict[str, Options]:
     With `Options.gains` the methods that others are compared with are asked all that they are needed for.
     """
     scale = scale_named(options.scale)
-    under = {method: options.protocol or (called_for(method, scale),) for method in options.methods}
+    under = {method: protocols_of(method, options, scale) for method in options.methods}
     if options.gains:
         everything = tuple(dict.fromkeys(name for names in under.values() for name in names))
         for method, regimes in COMPANIONS.items():
@@ -133,12 +133,17 @@ def asked_of_each(options: Options) -> dict[str, Options]:
     return {method: dataclasses.replace(options, protocol=protocols) for method, protocols in under.items()}
 
 
-def called_for(method: str, scale: Scale) -> str:
-    """The protocol of a scale that a method's sets call for; that for hard labels if it is no more."""
+def protocols_of(method: str, options: Options, scale: Scale) -> tuple[str, ...]:
+    """Those that are named, or else the scale's that the method's sets call for.
+
+    That is the one for hard labels if the method is no more.
+    """
+    if options.protocol:
+        return options.protocol
     try:
-        return scale.protocols[methods.load(method).REGIME]
+        return (scale.protocols[methods.load(method).REGIME],)
     except UserError:
-        return scale.protocol
+        return (scale.protocol,)
 
 
 def _ipcs(method: str, asked: tuple[int, ...]) -> tuple[int, ...]:
@@ -339,7 +344,7 @@ def _trials(
     steps = methods.steps_of(method, config)
     _refuse_uneven_tiles(method, steps.factor, facts)
     seeds = range(scale.seeds) if options.seeds is None else options.seeds
-    refuse_hard_labels(f"{method} makes", steps.labels, options.protocol or (scale.protocol,))
+    refuse_hard_labels(f"{method} makes", steps.labels, options.protocol)
     made = Distillation(
         method=method,
         dataset=spec.name,
@@ -375,7 +380,7 @@ def asked_of(options: Options, scale: Scale) -> list[dict[str, Any]]:
             "evals": options.evals or scale.evals,
         }
         for network in networks
-        for protocol in options.protocol or (scale.protocol,)
+        for protocol in options.protocol
     ]
 
 

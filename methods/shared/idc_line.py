@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from harness.core.context import Context
 from harness.core.data import Dataset
 from harness.core.experts import ExpertSettings
 from harness.core.formation import compose, decode_by_class
-from harness.core.settings import setting
+from harness.core.settings import Steps, setting
 from methods.shared.classwise import ClassTurns
 
 
@@ -37,6 +37,11 @@ class Pretraining:
     train_weight_decay: float = setting(5e-4, "weight decay of the pretraining")
     train_strategy: str = setting("color>crop", "augmentation of the pretraining")
     train_cutmix: float = setting(0.5, "probability of CutMix in a step of the pretraining")
+
+
+def steps_of(config: Any) -> Steps:
+    """The loop of a method; the training of the networks before it is not in it."""
+    return Steps(config.iterations, real=config.batch_real, factor=config.factor)
 
 
 def expert_settings(

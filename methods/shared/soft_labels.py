@@ -35,9 +35,9 @@ from harness.core.experts import Experts, ExpertSettings, train_experts
 from harness.core.nets import Network
 from harness.core.passes import logits_forward, pieces, rows_per_piece
 from harness.core.settings import Steps, setting, values_of
+from harness.core.teachers import ROWS, right_answers
 from methods import SOFT, contract, resolve
 
-_ROWS = 256  # at a time through networks that know no pieces
 _SHARES = {1: 0.65, 10: 0.82, 50: 0.93}  # of the full accuracy, from that ipc on
 
 
@@ -180,11 +180,7 @@ def stopping_epoch(experts: Experts, held_out: HeldOut, share: float, context: C
 
 def _right(net: Network, held_out: HeldOut, context: Context) -> int:
     """How many images a network is right about."""
-    hits = 0
-    for piece in pieces(len(held_out), rows_per_piece(net, held_out.shape) or _ROWS):
-        found = _logits(net, held_out.batch(piece), context).argmax(dim=1)
-        hits += int((found == held_out.labels[piece]).sum())
-    return hits
+    return right_answers(lambda images: _logits(net, images, context), net, held_out)
 
 
 def _loaded(experts: Experts, k: int, epoch: int, context: Context, data: Dataset) -> Network:
@@ -198,5 +194,5 @@ def _logits(net: Network, images: Tensor, context: Context) -> Tensor:
     """Logits (n, classes) of images without augmentation."""
     _, channels, height, width = images.shape
     forward = logits_forward(context)
-    rows = rows_per_piece(net.eval(), (channels, height, width)) or _ROWS
+    rows = rows_per_piece(net.eval(), (channels, height, width)) or ROWS
     return torch.cat([forward(net, images[piece]).float() for piece in pieces(len(images), rows)])
