@@ -19,6 +19,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+import methods
 from harness import __version__
 from harness.core import clock
 from harness.core.errors import UserError
@@ -118,7 +119,7 @@ class Subject(NamedTuple):
         """
         submitted = trial.method.endswith(SUBMITTED) or part == "evaluate"
         method = "" if submitted else "+".join(name.partition("@")[0] for name in trial.method.split("+"))
-        method += SOFT if method and trial.method.endswith(SOFT) else ""
+        method += SOFT if method and _is_softened(trial.method) else ""
         watched = trial.curve > 0 and part != "evaluate"
         asked = trial.protocol.partition("@")[0] if part != "distill" or watched else ""
         arch = trial.network if part == "evaluate" else trial.arch
@@ -202,6 +203,11 @@ class Code:
         """Where this tree has what these names stand for."""
         today = self._sources.has(ENTRIES["whole"][0])
         return list(names) if today else [_as_it_was(name) for name in names]
+
+
+def _is_softened(method: str) -> bool:
+    """Whether the rule for all methods makes it, and no variant of that name in the method's file."""
+    return method.endswith(SOFT) and method not in methods.discover()
 
 
 def _row_of(arch: str) -> str:

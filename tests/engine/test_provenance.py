@@ -222,6 +222,15 @@ def test_digest_of_a_composition_covers_loop_and_distance(
 def test_variant_has_the_digest_of_its_file() -> None:
     assert digest("bacon@paper") == digest("bacon")
     assert digest("bacon") != digest("dm")
+    assert digest("tesla@soft") == digest("tesla"), "a variant of the file, not the rule"
+
+
+def test_digest_of_the_rule_for_soft_labels_covers_how_they_are_made(checkout: Path) -> None:
+    before = digest("random"), digest("random@soft")
+    assert before[0] != before[1]
+    change(checkout / "methods" / "shared" / "soft_labels.py", "temp * torch", "2 * temp * torch")
+    assert digest("random") == before[0]
+    assert digest("random@soft") != before[1]
 
 
 def test_digest_covers_what_a_method_takes_from_another(checkout: Path) -> None:
