@@ -12,6 +12,7 @@ from harness.engine.provenance import CODE_WORDS, CURRENT
 from harness.engine.records import Record, hardware
 from harness.engine.scales import SCALES
 from harness.perf.steps import PLAIN, StepPair, StepSheet, pairs
+from harness.report import findings
 from harness.report.across import TITLE, beside_home, section
 from harness.report.fidelity import Fidelity, fidelity_markdown
 from harness.report.formats import Block, Folded, Heading, folded_markdown, markdown
@@ -87,6 +88,7 @@ def page(
     parts = [
         INTRODUCTION,
         _over_everything(shown),
+        _in_words(shown),
         f"## Results\n\n{_results(shown, reported)}",
         _on_other_networks(shown),
         "## How the figures are made",
@@ -115,6 +117,12 @@ def _over_everything(shown: Sequence[Scored]) -> str:
     rest = f"The first {FIRST_PLACES} of each scale; `{COMMAND}` prints all." if cut else ""
     parts = ["## Over everything", rest, markdown(as_blocks(found, most=FIRST_PLACES, level=3)).rstrip()]
     return "\n\n".join(part for part in parts if part)
+
+
+def _in_words(shown: Sequence[Scored]) -> str:
+    """What the records answer, in sentences; empty where they answer nothing."""
+    blocks = findings.findings(shown, level=3)
+    return f"## {findings.TITLE}\n\n{markdown(blocks)}".rstrip() if blocks else ""
 
 
 def _on_other_networks(shown: Sequence[Scored]) -> str:
