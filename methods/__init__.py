@@ -112,14 +112,23 @@ def _infos(path: Path, version: tuple[int, int]) -> tuple[MethodInfo, ...]:
     )
 
 
+def _in_file(stem: str) -> dict[str, MethodInfo]:
+    """What the file of that name brings, like `discover`, which looks at every file."""
+    path = FOLDER / f"{stem}.py"
+    if stem.startswith("_") or not stem.isidentifier() or not path.is_file():
+        return {}
+    return {info.name: info for info in _infos(path, _version(path))}
+
+
 def find(name: str) -> MethodInfo:
     """The method, variant or composition of that name, without importing it; raises UserError if unknown."""
-    known = discover()
+    base, _, variant = name.partition("@")
+    known = _in_file(base) or discover()
     if name in known:
         return known[name]
-    base, _, variant = name.partition("@")
     if variant == SOFT and base in known:
         return _softened(known[base])
+    known = discover()
     loop, joined, distance = name.partition(JOIN)
     if not joined:
         raise UnknownNameError("method", name, known)
