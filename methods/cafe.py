@@ -274,7 +274,8 @@ class Aligner:
         for of_class, seen in self._matcher.real_pieces(self.net, batch, siamese):
             assert seen.logits is not None
             means.add(of_class, seen.extra)
-            labels, embedding = of_class.to(centres.device), seen.embeddings
+            labels = of_class.to(centres.device, non_blocking=True)
+            embedding = seen.embeddings
             members = F.one_hot(labels, classes).to(centres.dtype)
             scores = embedding @ centres.T
             constant += members.T @ F.cross_entropy(seen.logits, labels, reduction="none")

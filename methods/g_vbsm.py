@@ -126,7 +126,8 @@ def distill(
     batches = Batches.in_order(data, ipc, config.batch, nets[0])
     optimizer = Adam(images)
     pairs = zip(nets, references, strict=True)
-    matchers = [StatisticsLoss(context, net, known, len(batches), config) for net, known in pairs]
+    classes = torch.arange(data.num_classes).repeat_interleave(ipc).split(config.batch)
+    matchers = [StatisticsLoss(context, net, known, classes, config) for net, known in pairs]
     size, generator = (data.shape[1], data.shape[2]), context.generator("views", on_cpu=True)
 
     state: State = {"images": optimizer, **{f"averages {k}": one for k, one in enumerate(matchers)}}
@@ -265,21 +266,24 @@ class RunningGap:
 
 
 class StatisticsLoss:
-    """The loss of a batch in one network; its running averages are part of a run's state."""
+    """The loss of a batch in one network; its running averages are part of a run's state.
+
+    classes: of the images of each batch, on the CPU.
+    """
 
     def __init__(
         self,
         context: Context,
         net: Network,
         references: Sequence[Statistics],
-        batches: int,
+        classes: Sequence[Tensor],
         config: Config,
     ) -> None:
         self._context, self._net, self._config = context, net, config
-        self._layers = matched_layers(net)
+        self._layers, self._classes = matched_layers(net), classes
         self._inputs = LayerInputs(self._layers)
-        self._gaps = [RunningGap(known, config.momentum, batches) for known in references]
-        self._kept = torch.ones(len(self._layers), batches, dtype=torch.bool)
+        self._gaps = [RunningGap(known, config.momentum, len(classes)) for known in references]
+        self._kept = torch.ones(len(self._layers), len(classes), dtype=torch.bool)
 
     def draw(self, generator: torch.Generator) -> None:
         """Draw which layers are looked at in each batch; norms always are."""
@@ -292,7 +296,7 @@ class StatisticsLoss:
         config, groups = self._config, batches.stop - batches.start
         with self._context.autocast():
             logits, maps = self._inputs.of(self._net, shown)
-        kept = self._kept[:, batches].to(shown.device)
+        kept = self._kept[:, batches].to(shown.device, non_blocking=True)
         terms = [
             gap(statistics_of(layer, x.unflatten(0, (groups, -1))), batches, keep)
             for layer, gap, x, keep in zip(self._layers, self._gaps, maps, kept, strict=True)
@@ -301,7 +305,7 @@ class StatisticsLoss:
         loss = group_entropy(logits, labels, groups) + config.r_stat * statistics
         if config.density == 0:
             return loss
-        parts = zip(shown.chunk(groups), labels.chunk(groups), strict=True)
+        parts = zip(shown.chunk(groups), self._classes[batches], strict=True)
         return loss + config.density * torch.stack([density(x, y, config.tau) for x, y in parts])
 
     def state_dict(self) -> dict[str, Any]:
@@ -315,11 +319,15 @@ class StatisticsLoss:
                 average.copy_(one)
 
 
-def density(images: Tensor, labels: Tensor, tau: float) -> Tensor:
-    """Sum over the classes of images (n, ...) of the divergence of their Gram matrix' flattened spectrum."""
+def density(images: Tensor, classes: Tensor, tau: float) -> Tensor:
+    """Sum over the classes of images (n, ...) of the divergence of their Gram matrix' flattened spectrum.
+
+    classes: of each image, (n,), on the CPU.
+    """
     total = images.new_zeros(())
-    for label in labels.unique():
-        rows = images[labels == label].flatten(1)
+    for one in classes.unique():
+        places = (classes == one).nonzero().flatten()
+        rows = images[places.to(images.device, non_blocking=True)].flatten(1)
         spectrum = torch.linalg.eigvalsh(rows @ rows.T)
         flat = (spectrum.detach() / tau).log_softmax(dim=0)
         total = total + (flat.exp() * (flat - spectrum.log_softmax(dim=0))).sum()

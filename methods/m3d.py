@@ -139,7 +139,7 @@ def by_class(features: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
         padded = features.view(len(sizes), sizes[0], -1)
     else:
         padded = pad_sequence(list(features.split(list(sizes))), batch_first=True)
-    counts = torch.tensor(sizes, device=features.device)[:, None]
+    counts = torch.tensor(sizes).to(features.device, non_blocking=True)[:, None]
     inside = torch.arange(padded.shape[1], device=features.device) < counts
     return padded, inside.to(features.dtype) / counts
 

@@ -131,11 +131,11 @@ def _augment_stage(images: Tensor, names: tuple[str, ...], draws: Draws, align_c
         if name in RESAMPLING:
             operation = partial(RESAMPLING[name], align_corners=align_corners)
         if len(rows) == len(images):
-            return operation(images, draws.values.to(images.device))
+            return operation(images, _sent(draws.values, images))
         if len(rows) > 0:
             out = torch.empty_like(images) if out is None else out
-            on_device = rows.to(images.device)
-            values = draws.values[rows].to(images.device)
+            on_device = _sent(rows, images)
+            values = _sent(draws.values[rows], images)
             out = out.index_copy(0, on_device, operation(images[on_device], values))
     return images if out is None else out
 
@@ -250,7 +250,7 @@ def cutmix_batch(
     if drawn is None:
         return images, labels
     partner, window = drawn
-    return cutmix(images, F.one_hot(labels, classes).float(), partner.to(images.device), window)
+    return cutmix(images, F.one_hot(labels, classes).float(), _sent(partner, images), window)
 
 
 OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -264,6 +264,11 @@ OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 RESAMPLING = {"scale": scale, "rotate": rotate}
 _INTEGER_RANGES = ("crop", "cutout")
+
+
+def _sent(drawn: Tensor, images: Tensor) -> Tensor:
+    """What was drawn on the CPU, on the images' device, without waiting for what that still has to do."""
+    return drawn.to(images.device, non_blocking=True)
 
 
 def _integer_range(name: str, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:

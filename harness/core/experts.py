@@ -118,7 +118,11 @@ class Experts:
     def _read(self, expert: int, epoch: int, name: str) -> Tensor:
         if epoch not in self.settings.kept:
             raise ValueError(f"snapshot {epoch} was not kept, only {self.settings.kept}")
-        return self._stores[expert].get_tensor(_entry(epoch, name)).to(self._device, copy=True)
+        return (
+            self._stores[expert]
+            .get_tensor(_entry(epoch, name))
+            .to(self._device, copy=True, non_blocking=True)
+        )
 
 
 def train_experts(context: Context, data: Dataset, settings: ExpertSettings) -> Experts:

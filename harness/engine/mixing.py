@@ -38,7 +38,7 @@ def draw(mixing: Mixing, count: int, size: tuple[int, int], generator: torch.Gen
 
 def mixed(images: Tensor, rows: Tensor, mix: Mix, *, labels_too: bool) -> tuple[Tensor, Tensor]:
     """Mixed images (n, C, H, W) and label rows (n, classes), which stay as they are unless `labels_too`."""
-    partner = mix.partner.to(images.device)
+    partner = mix.partner.to(images.device, non_blocking=True)
     if mix.window is not None:
         pasted, shared = cutmix(images, rows, partner, mix.window)
         return pasted, shared if labels_too else rows

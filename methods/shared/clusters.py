@@ -25,13 +25,13 @@ def centroids(features: Tensor, k: int, generator: torch.Generator, *, iteration
     origin = features.float().mean(dim=0)
     features = features.float() - origin
     means = features[_spread_out(features, min(k, len(features)), generator)]
-    enough = TOLERANCE * float(features.square().mean())
+    enough = TOLERANCE * features.square().mean().double()
     for _ in range(iterations):
         nearest = _squared_gaps(means, features).argmin(dim=0)
         members = F.one_hot(nearest, len(means)).T.to(features.dtype)
         sizes = members.sum(dim=1, keepdim=True)
         moved = torch.where(sizes > 0, members @ features / sizes.clamp_min(1), means)
-        movement = float((moved - means).square().sum())
+        movement = (moved - means).square().sum().double()
         means = moved
         if movement <= enough:
             break
@@ -56,14 +56,14 @@ def _spread_out(features: Tensor, k: int, generator: torch.Generator) -> Tensor:
     draws = torch.rand(k, trials, generator=generator, device=generator.device, dtype=torch.float64)
     draws = draws.to(features.device)
     rows = [(draws[0, 0] * len(features)).long()]
-    gaps = _squared_gaps(features[rows[0]][None], features)[0]
+    gaps = _squared_gaps(features.index_select(0, rows[0][None]), features)[0]
     for draw in draws[1:]:
         chances = gaps.double().cumsum(dim=0)
         tried = torch.searchsorted(chances, draw * chances[-1]).clamp_max(len(features) - 1)
         gaps_then = _squared_gaps(features[tried], features).minimum(gaps)
         best = gaps_then.sum(dim=1).argmin()
-        rows.append(tried[best])
-        gaps = gaps_then[best]
+        rows.append(tried.index_select(0, best[None])[0])
+        gaps = gaps_then.index_select(0, best[None])[0]
     return torch.stack(rows)
 
 

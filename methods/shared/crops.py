@@ -84,7 +84,7 @@ def resized_crops(images: Tensor, windows: Tensor, side: tuple[int, int]) -> Ten
 
     Bilinear with half-pixel centres; where pixels become fewer, over as many more (anti-aliasing).
     """
-    windows = windows.to(images.device)
+    windows = windows.to(images.device, non_blocking=True)
     rows = _weights(windows[:, 0], windows[:, 2], images.shape[2], side[0])
     columns = _weights(windows[:, 1], windows[:, 3], images.shape[3], side[1])
     return rows[:, None] @ images @ columns[:, None].transpose(2, 3)

@@ -131,7 +131,7 @@ class GradientMatcher:
         """
         classes = self.data.num_classes
         of_class = torch.arange(classes).repeat_interleave(len(images) // classes)
-        labels = of_class.to(images.device)
+        labels = of_class.to(images.device, non_blocking=True)
         gradient, losses = torch.empty_like(images), []
         at_once = len(images) // len(real)
         for wanted, rows in zip(real, pieces(len(images), at_once), strict=True):

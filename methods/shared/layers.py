@@ -75,7 +75,8 @@ class ClassMeans:
     def result(self) -> tuple[Tensor, ...]:
         """Means (C, D) of each view, flattened."""
         sizes = torch.tensor(self._sizes)
-        return tuple(total.flatten(1) / sizes.to(total.device)[:, None].clamp_min(1) for total in self._sums)
+        sizes = sizes.to(self._sums[0].device, non_blocking=True)[:, None].clamp_min(1)
+        return tuple(total.flatten(1) / sizes for total in self._sums)
 
 
 def class_means(

@@ -84,7 +84,7 @@ def class_entropy(seen: Seen) -> Tensor:
     return entropy.view(k, m).mean(dim=1)
 
 
-def distance_and_entropy(distance: ClassLoss, ce_weight: float, seen: Seen) -> Tensor:
+def distance_and_entropy(distance: ClassLoss, ce_weight: Tensor | float, seen: Seen) -> Tensor:
     """Distance plus weighted cross entropy of each class seen, (k,)."""
     return distance(seen) + ce_weight * class_entropy(seen)
 

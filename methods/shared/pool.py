@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from harness.core.context import Context
 from harness.core.data import Dataset, draw_uniform
@@ -50,9 +51,9 @@ class Member:
         self.seen = 0
 
     @property
-    def accuracy_percent(self) -> float:
-        """Training accuracy since the last reset, 0..100; 0 for a network not trained since."""
-        return 100.0 * float(self.hits) / self.seen if self.seen else 0.0
+    def accuracy_percent(self) -> Tensor:
+        """Training accuracy since the last reset, 0..100, a scalar; 0 for a network not trained since."""
+        return 100.0 * self.hits.double() / max(1, self.seen)
 
     def reset_meter(self) -> None:
         """Forget the accuracy."""

@@ -222,7 +222,7 @@ def draw_steps(images: Tensor, strategy: str, config: Config, context: Context) 
             generator = context.generator("augment", on_cpu=True)
             shape = (images.shape[2], images.shape[3])
             draws = sample_draws(strategy, len(rows), shape, generator, one_operation=True)
-        steps.append(Step(rows.to(images.device), draws))
+        steps.append(Step(rows.to(images.device, non_blocking=True), draws))
     return steps
 
 

@@ -90,8 +90,8 @@ def test_batches_keep_averages_of_their_own() -> None:
     known = g_vbsm.reference_statistics(context, data, net, config, 0)
     labels = torch.arange(3).repeat(2)
     images = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    together = g_vbsm.StatisticsLoss(context, net, known, 2, config)
-    alone = [g_vbsm.StatisticsLoss(context, net, known, 1, config) for _ in range(2)]
+    together = g_vbsm.StatisticsLoss(context, net, known, labels.split(3), config)
+    alone = [g_vbsm.StatisticsLoss(context, net, known, [labels[:3]], config) for _ in range(2)]
     for _ in range(2):
         losses = together(images, labels, slice(0, 2))
         each = [one(x, labels[:3], slice(0, 1)) for one, x in zip(alone, images.split(3), strict=True)]

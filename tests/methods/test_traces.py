@@ -104,7 +104,7 @@ def test_trained_networks_and_meters(item: str, monkeypatch: pytest.MonkeyPatch)
 
     def spy_pick(self: pool.NetworkPool) -> pool.Member:
         member = pick(self)
-        accuracies.append(member.accuracy_percent)
+        accuracies.append(float(member.accuracy_percent))
         pools.append(self)
         return member
 
