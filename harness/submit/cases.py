@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from harness.core.data.catalog import KNOWN
 from harness.core.errors import UserError
 from harness.core.nets.names import canonical
-from harness.submit.importers import Source
+from harness.submit.importers import Source, epochs
 from harness.submit.request import SubmitRequest
 
 if TYPE_CHECKING:
@@ -129,6 +129,8 @@ def _labels(labels: Any, how: str) -> Any:
         # Fractions stay as they are, for the linter to refuse.
         whole = not labels.is_floating_point() or bool((labels == labels.round()).all())
         return labels.long() if whole else labels
+    if labels.ndim == 3:
+        raise epochs.refusal("the file", len(labels), labels.nbytes)
     if labels.ndim != 2:
         raise UserError(
             f"labels of shape {tuple(labels.shape)} are neither class numbers nor rows, one for each image"

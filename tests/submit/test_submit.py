@@ -109,6 +109,30 @@ def only_record(results: Path) -> Record:
     return record
 
 
+def test_labels_of_every_epoch_in_a_file_are_refused(
+    distilled: Distilled, tmp_path: Path, capsys: Any
+) -> None:
+    rows = np.full((300, len(distilled.images), 10), 0.1, dtype=np.float32)
+    np.savez(tmp_path / "theirs.npz", images=distilled.pixels().numpy(), labels=rows)
+    assert submit(tmp_path / "theirs.npz", tmp_path / "results") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "labels of each of 300 epochs" in line
+    assert "--protocol kd-300" in line
+    assert not list((tmp_path / "results").rglob("*.json"))
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_labels_of_every_epoch_in_a_folder_are_refused(beside: bool, tmp_path: Path, capsys: Any) -> None:
+    folder = tmp_path / "theirs"
+    labels = folder / "FKD_soft_label" if beside else folder
+    for epoch in range(3):
+        (labels / f"epoch_{epoch}").mkdir(parents=True)
+        (labels / f"epoch_{epoch}" / "batch_0.tar").write_bytes(bytes(1024))
+    assert submit(folder, tmp_path / "results") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {labels} holds labels of each of 3 epochs (3.00 KiB)")
+
+
 def test_fractional_labels_are_refused(distilled: Distilled, tmp_path: Path, capsys: Any) -> None:
     odd = dataclasses.replace(distilled, labels=distilled.labels + 0.3)
     assert submit(save_dc(odd, tmp_path), tmp_path / "results") == 2

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from harness.core.data.files import class_files
 from harness.core.errors import UnknownNameError, UserError
+from harness.submit.importers import epochs
 from harness.submit.importers.pairs import files_of
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ def find(path: Path, chosen: str | None = None) -> Source:
         _check_container(path, kind)
     elif kind == "folder" and not path.is_dir():
         raise UserError(f"{path} is a file, --format folder reads a folder")
+    else:
+        epochs.refuse_folder(path)
     return Source(path, kind, _digest(path, list(_files(path, kind))))
 
 
