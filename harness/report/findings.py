@@ -91,15 +91,22 @@ class Gap:
     @property
     def figures(self) -> str:
         """`+4.9 [-1.2, 11.0]`."""
-        return f"{'+' if self.found.mean > 0 else ''}{difference_text(self.found)}"
+        return f"{'+' if self.found.mean > 0 and not self.level else ''}{difference_text(self.found)}"
+
+    @property
+    def level(self) -> bool:
+        """Whether it is no gap as it is shown, to a tenth of a point."""
+        return round(abs(self.found.mean), 3) == 0
 
     @property
     def verdict(self) -> str:
         """What the figures allow to be said."""
+        if self.level:
+            return "level"
         side = "ahead" if self.found.mean > 0 else "behind"
         if self.found.clear:
             return f"clearly {side}"
-        if not self.found.mean or set(self.signs) != {1 if self.found.mean > 0 else -1}:
+        if set(self.signs) != {1 if self.found.mean > 0 else -1}:
             return "not told apart"
         if len(self.signs) == 1:
             return f"{side} in the one seed there is"

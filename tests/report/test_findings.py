@@ -48,7 +48,8 @@ def said(records: Sequence[Record]) -> list[str]:
         ((0.01, 0.05, 0.09), "+5.0 [-4.9, 14.9], ahead in each of 3 seeds but not clearly"),
         ((-0.01, 0.05, 0.09), "+4.3 [-8.2, 16.8], not told apart"),
         ((0.02,), "+2.0 (one seed), ahead in the one seed there is"),
-        ((0.0, 0.0, 0.0), "0.0 [0.0, 0.0], not told apart"),
+        ((0.0, 0.0, 0.0), "0.0 [0.0, 0.0], level"),
+        ((0.0002, 0.0002, 0.0002), "0.0 [0.0, 0.0], level"),
     ],
 )
 def test_words_follow_from_the_gaps_within_seeds(make_record: Any, gains: Any, words: str) -> None:
