@@ -18,8 +18,11 @@ import hashlib
 import logging
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -34,13 +37,15 @@ from harness.core.augment import augment_batch, cutmix_batch
 from harness.core.checkpoint import State
 from harness.core.clock import Cost
 from harness.core.context import Context
+from harness.core.curriculum import Curriculum, Syllabus
 from harness.core.data import Dataset, Normalization
 from harness.core.errors import UserError
 from harness.core.faults import passing
 from harness.core.files import replacing
+from harness.core.gsam import Gsam, gsam_step
 from harness.core.loop import StoppedEarly
 from harness.core.nets import Network, canonical
-from harness.core.passes import logits_forward, rows_per_piece, train_step
+from harness.core.passes import Forward, logits_forward, rows_per_piece, train_step
 from harness.core.seeds import seed_for
 from harness.core.sgd import SGD
 
@@ -73,6 +78,9 @@ class ExpertSettings:
     snapshots: Literal["all", "ends", "last"] = "all"  # after each pass; first and last; last only
     arch: str | None = None  # None: the context's
     cutmix: float = 0.0  # probability that a batch is mixed by CutMix, after the augmentation
+    gsam: Gsam | None = None  # None: plain SGD
+    curriculum: Curriculum | None = None  # None: each pass sees every image
+    half: bool = False  # snapshots are kept in half precision: float16
 
     @property
     def kept(self) -> tuple[int, ...]:
@@ -118,21 +126,24 @@ class Experts:
     def _read(self, expert: int, epoch: int, name: str) -> Tensor:
         if epoch not in self.settings.kept:
             raise ValueError(f"snapshot {epoch} was not kept, only {self.settings.kept}")
-        return (
-            self._stores[expert]
-            .get_tensor(_entry(epoch, name))
-            .to(self._device, copy=True, non_blocking=True)
-        )
+        tensor = self._stores[expert].get_tensor(_entry(epoch, name))
+        whole = torch.float32 if tensor.is_floating_point() else tensor.dtype
+        # Sent as it is stored, and made whole there.
+        sent = tensor.to(self._device, copy=True, non_blocking=True)
+        return sent.to(whole)
 
 
-def train_experts(context: Context, data: Dataset, settings: ExpertSettings) -> Experts:
+def train_experts(
+    context: Context, data: Dataset, settings: ExpertSettings, *, difficulty: Tensor | None = None
+) -> Experts:
     """The experts of these settings: from the context's cache as far as they are there, else trained now.
 
     Their cost is charged to the context, whoever trained them. Draws nothing from the context's generators.
+    A curriculum goes by the `difficulty` (N,) of each image.
     """
     settings = replace(settings, arch=canonical(settings.arch or context.arch))
     with context.off_the_clock():
-        trainer = _ExpertTrainer(context, data, settings)
+        trainer = _ExpertTrainer(context, data, settings, _syllabus(settings, difficulty, data))
         if context.rehearsing:
             experts = [_stand_in(trainer)] * settings.count
         elif context.cache is None:
@@ -153,13 +164,22 @@ class _Expert:
     cost: Cost
 
 
+def _syllabus(settings: ExpertSettings, difficulty: Tensor | None, data: Dataset) -> Syllabus | None:
+    if settings.curriculum is None:
+        return None
+    if difficulty is None:
+        raise ValueError("a curriculum needs the difficulty of each image")
+    return Syllabus(settings.curriculum, difficulty, data)
+
+
 class _Snapshots(dict[str, Tensor]):
     """Weights and running statistics by `_entry`, on the CPU; a store and part of a loop's state."""
 
-    def take(self, epoch: int, net: Network) -> None:
-        """Copy what the network holds now."""
+    def take(self, epoch: int, net: Network, *, half: bool) -> None:
+        """Copy what the network holds now, real numbers in half precision if `half`."""
         for name, tensor in net.state_dict().items():
-            self[_entry(epoch, name)] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            kept = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            self[_entry(epoch, name)] = kept.half() if half and kept.is_floating_point() else kept
 
     def get_tensor(self, name: str) -> Tensor:
         """The tensor of that name."""
@@ -182,16 +202,16 @@ class _ExpertTrainer:
     context: Context
     data: Dataset
     settings: ExpertSettings
+    syllabus: Syllabus | None = None
 
     @property
     def key(self) -> str:
         """16 hex digits for all that decides an expert's weights, but for its number."""
         settings = asdict(self.settings)
         del settings["count"]
-        if not settings["cosine"]:
-            del settings["cosine"]  # so that experts keep the keys that they had before there was one
-        if not settings["cutmix"]:
-            del settings["cutmix"]
+        for name in ("cosine", "cutmix", "gsam", "curriculum", "half"):
+            if not settings[name]:
+                del settings[name]  # so that experts keep the keys that they had before there was one
         transform = self.data.transform
         # A whitening follows from the images alone.
         values = (
@@ -205,6 +225,9 @@ class _ExpertTrainer:
             "precision": self.context.precision,
             **_circumstances(self.context.device),
         }
+        if self.syllabus is not None:
+            order = {f"{c:06d}": rows.cpu() for c, rows in enumerate(self.syllabus.sorted_classes)}
+            identity["order"] = _digest(_Snapshots(order), order)
         return hashlib.sha256(msgspec.json.encode(identity, order="sorted")).hexdigest()[:16]
 
     @property
@@ -235,38 +258,72 @@ class _ExpertTrainer:
         self._keep(snapshots, 0, net)
 
         state: State = {"net": net, "optimizer": optimizer, "order": order, "snapshots": snapshots}
-        total = settings.epochs * self._pass
-        for step in context.steps(total, state, name=f"expert {k + 1}", budgeted=False):
-            epoch, position = divmod(step, self._pass)
+        for step in context.steps(self._starts[-1], state, name=f"expert {k + 1}", budgeted=False):
+            epoch = bisect_right(self._starts, step) - 1
+            position = step - self._starts[epoch]
             if position == 0:
-                order.copy_(self._order(context))
+                self._begin_pass(epoch, order, context)
                 self._set_rate(optimizer, epoch)
-            batch = order[position * settings.batch : (position + 1) * settings.batch]
+            batch = order[: self._shown(epoch)][position * settings.batch : (position + 1) * settings.batch]
             images, labels = distort(data.batch(batch), data.labels[batch])
-            loss, _ = train_step(forward, net, optimizer, images, labels, rows_at_once)
+            loss = self._step(epoch, (forward, net, optimizer), (images, labels), rows_at_once)
             context.log(loss)
-            if position == self._pass - 1:
+            if step == self._starts[epoch + 1] - 1:
                 self._keep(snapshots, epoch + 1, net)
         return _Expert(snapshots, context.cost())
 
-    @property
-    def _pass(self) -> int:
-        """SGD steps of a pass."""
-        whole = math.ceil(len(self.data) / self.settings.batch)
-        return min(whole, self.settings.steps_per_epoch or whole)
+    def _step(
+        self,
+        epoch: int,
+        student: tuple[Forward, Network, SGD],
+        batch: tuple[Tensor, Tensor],
+        rows_at_once: int | None,
+    ) -> Tensor:
+        """One step of SGD, or of GSAM if the settings ask for it; returns the loss."""
+        gsam = self.settings.gsam
+        if gsam is None:
+            return train_step(*student, *batch, rows_at_once)[0]
+        rho = gsam.rho(self._rates[epoch], self._rates)
+        return gsam_step(*student, batch, rows_at_once, gsam, rho)
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        """The SGD step with which each pass begins, and at last the number of all steps."""
+        most = self.settings.steps_per_epoch
+        whole = [math.ceil(self._shown(epoch) / self.settings.batch) for epoch in range(self.settings.epochs)]
+        return [0, *accumulate(min(steps, most or steps) for steps in whole)]
+
+    def _shown(self, epoch: int) -> int:
+        """How many images a pass sees."""
+        return len(self.data) if self.syllabus is None else self.syllabus.count(epoch)
+
+    def _begin_pass(self, epoch: int, order: Tensor, context: Context) -> None:
+        """Shuffle the images that a pass sees, into the beginning of `order` (N,)."""
+        shuffled = self._order(context)
+        if self.syllabus is not None:
+            shuffled = shuffled[self.syllabus.shown(epoch)[shuffled]]
+        order[: len(shuffled)] = shuffled
 
     def _keep(self, snapshots: _Snapshots, epoch: int, net: Network) -> None:
         if epoch in self.settings.kept:
-            snapshots.take(epoch, net)
+            snapshots.take(epoch, net, half=self.settings.half)
 
     def _set_rate(self, optimizer: SGD, epoch: int) -> None:
+        for group in optimizer.param_groups:
+            group["lr"] = self._rates[epoch]
+
+    @cached_property
+    def _rates(self) -> list[float]:
+        """The learning rate of each pass."""
+        return [self._rate(epoch) for epoch in range(self.settings.epochs)]
+
+    def _rate(self, epoch: int) -> float:
         settings = self.settings
         falls = sum(decay_epoch <= epoch for decay_epoch in settings.decay_epochs)
         share = settings.decay**falls
         if settings.cosine:
             share = 0.5 * (1 + math.cos(math.pi * epoch / settings.epochs))
-        for group in optimizer.param_groups:
-            group["lr"] = settings.lr * share
+        return settings.lr * share
 
     def _order(self, context: Context) -> Tensor:
         """The images of a pass, shuffled."""
@@ -328,7 +385,7 @@ def _obtain(trainer: _ExpertTrainer, folder: Path, k: int, patience: float) -> _
 def _write(path: Path, expert: _Expert, key: str) -> None:
     """Write an expert aside and move it to its place."""
     assert isinstance(expert.store, _Snapshots)
-    about = {"format": FORMAT, "key": key, "digest": _digest(expert.store), "cost": expert.cost}
+    about = {"format": FORMAT, "key": key, "digest": _digest(expert.store, expert.store), "cost": expert.cost}
     with replacing(path) as aside:
         save_file(dict(expert.store), aside, {"expert": msgspec.json.encode(about).decode()})
 
@@ -341,7 +398,7 @@ def _read(path: Path, trainer: _ExpertTrainer) -> _Expert | None:
     try:
         store: Any = safe_open(str(path), framework="pt")
         about = msgspec.json.decode((store.metadata() or {})["expert"])
-        digest = _digest({name: store.get_tensor(name) for name in store.keys()})  # noqa: SIM118
+        digest = _digest(store, store.keys())
         if (about["format"], about["digest"]) != (FORMAT, digest):
             raise ValueError("it does not hold what was written")
         expert = _Expert(store, msgspec.convert(about["cost"], Cost))
@@ -361,11 +418,12 @@ def _read(path: Path, trainer: _ExpertTrainer) -> _Expert | None:
     return expert
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
+def _digest(store: Store, names: Iterable[str]) -> str:
+    """SHA-256 of tensors that are read one at a time, as all together may be larger than memory."""
     content = hashlib.sha256()
-    for name in sorted(tensors):
+    for name in sorted(names):
         content.update(name.encode())
-        content.update(tensors[name].contiguous().numpy().data)
+        content.update(store.get_tensor(name).contiguous().numpy().data)
     return content.hexdigest()
 
 
@@ -379,7 +437,7 @@ def _stand_in(trainer: _ExpertTrainer) -> _Expert:
     """A few steps of an expert's training are timed; fresh networks stand in for its snapshots."""
     snapshots = _Snapshots()
     for epoch in trainer.settings.kept:
-        snapshots.take(epoch, trainer.fresh(epoch))
+        snapshots.take(epoch, trainer.fresh(epoch), half=trainer.settings.half)
     context = trainer.context_of(0)
     try:
         trainer.train(0, context)

@@ -8,6 +8,7 @@ import json
 import logging
 import shutil
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,7 @@ from harness.core.data import ZCA, Dataset
 from harness.core.data.toy import toy
 from harness.core.errors import UserError
 from harness.core.experts import BASE_SEED, Experts, ExpertSettings, train_experts
+from harness.core.gsam import Gsam
 from harness.core.loop import StoppedEarly
 from harness.core.seeds import seed_for
 from methods.shared.idc_line import Pretraining, expert_settings
@@ -179,6 +181,65 @@ def test_a_cached_network_that_does_not_say_whose_it_is_is_taken(
     assert steps.made == before
 
 
+def test_a_cached_expert_trained_otherwise_is_refused_in_a_line(data: Dataset, tmp_path: Path) -> None:
+    plain = dataclasses.replace(SETTINGS, count=1)
+    flat = dataclasses.replace(plain, gsam=Gsam(0.01, 0.01, 0.3), half=True)
+    train_experts(context(tmp_path), data, plain)
+    (other,) = files(tmp_path)
+    train_experts(context(tmp_path), data, flat)
+    (place,) = set(files(tmp_path)) - {other}
+    shutil.copy(other, place)
+    with pytest.raises(UserError, match="was trained by another recipe") as found:
+        train_experts(context(tmp_path), data, flat)
+    assert "\n" not in str(found.value)
+
+
+def test_half_precision_halves_the_file_and_keeps_the_weights(data: Dataset, tmp_path: Path) -> None:
+    settings = dataclasses.replace(SETTINGS, count=1, arch="ConvNetW4D2BN")
+    whole = train_experts(context(tmp_path / "whole"), data, settings)
+    halved = train_experts(context(tmp_path / "half"), data, dataclasses.replace(settings, half=True))
+    for a, b in zip(weights(whole), weights(halved), strict=True):
+        assert b.dtype == torch.float32
+        assert torch.equal(b, a.half().float())
+    sizes = [
+        sum(value.nbytes for value in tensors(*files(tmp_path / name)).values()) for name in ("whole", "half")
+    ]
+    assert 0.5 <= sizes[1] / sizes[0] < 0.6
+    counts = [value for name, value in tensors(*files(tmp_path / "half")).items() if "num_batches" in name]
+    assert {value.dtype for value in counts} <= {torch.int64}
+
+
+def test_a_cached_expert_is_never_wholly_in_memory(
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_experts(context(tmp_path), data, SETTINGS)
+    held, original = [0, 0], experts_module.safe_open
+
+    class Counting:
+        """A file whose tensors are counted while they live."""
+
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            self._file = original(*arguments, **named)
+
+        def get_tensor(self, name: str) -> Tensor:
+            found = self._file.get_tensor(name)
+            held[0] += 1
+            held[1] = max(held)
+            weakref.finalize(found, lambda: held.__setitem__(0, held[0] - 1))
+            return found  # type: ignore[no-any-return]
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._file, name)
+
+    monkeypatch.setattr(experts_module, "safe_open", Counting)
+    experts = train_experts(context(tmp_path), data, SETTINGS)
+    assert held[1] <= 2
+    held[1] = 0
+    for epoch in range(3):
+        experts.parameters(0, epoch)
+    assert held[1] <= 2
+
+
 def test_a_network_gets_weights_and_running_statistics(data: Dataset) -> None:
     settings = dataclasses.replace(SETTINGS, count=1, arch="ConvNetW4D2BN")
     experts = train_experts(context(), data, settings)
@@ -233,6 +294,8 @@ def test_more_experts_are_added_to_those_that_are_there(data: Dataset, steps: St
         {"steps_per_epoch": 2},
         {"snapshots": "last"},
         {"arch": "ConvNetW8D2"},
+        {"gsam": Gsam(0.01, 0.01, 0.3)},
+        {"half": True},
     ],
 )
 def test_other_settings_are_other_experts(data: Dataset, tmp_path: Path, change: dict[str, Any]) -> None:
@@ -327,7 +390,13 @@ def test_a_killed_expert_goes_on_and_ends_in_the_same_bytes(
 
 def digests(cache: Path) -> list[str]:
     """What the files say of their tensors."""
-    return [experts_module._digest(tensors(path)) for path in files(cache)]
+    return [about(path)["digest"] for path in files(cache)]
+
+
+def about(path: Path) -> dict[str, Any]:
+    """What a file says of itself."""
+    with safe_open(str(path), framework="pt") as file:
+        return json.loads(file.metadata()["expert"])  # type: ignore[no-any-return]
 
 
 def tensors(path: Path) -> dict[str, Tensor]:
