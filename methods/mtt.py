@@ -68,7 +68,7 @@ PAPER = {
 PAPER |= {("*", ipc): command | {"zca": False} for ipc, command in _COMMANDS["cifar10"].items()}
 
 # Rates and lengths are ours: experts make fewer and larger steps, and so do students and images.
-SCALED = {
+SCALED: dict[str, dict[str, Any]] = {
     "cpu": {
         "iterations": 100,
         "lr_img": 3000.0,

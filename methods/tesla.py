@@ -40,7 +40,17 @@ from harness.core.passes import pieces
 from harness.core.settings import Steps, setting
 from methods import mtt, resolve
 from methods.shared import trajectories
-from methods.shared.trajectories import Match, Segment, StatelessStudent, Step, Weights, condense, dot, minus
+from methods.shared.trajectories import (
+    Match,
+    Segment,
+    StatelessStudent,
+    Step,
+    condense,
+    descended,
+    dot,
+    minus,
+    whole_way,
+)
 
 _LABELLED_AT_ONCE = 256  # images
 
@@ -104,12 +114,7 @@ def step_by_step(
     of steps.
     """
     pixels, rate = images.detach(), alpha.detach()
-    weights, total = segment.start, [torch.zeros_like(weight) for weight in segment.start]
-    for step in steps:
-        gradient = student.gradient(weights, pixels[step.rows], step)
-        weights = descended(weights, gradient, rate)
-        for sum_of, part in zip(total, gradient, strict=True):
-            sum_of.add_(part)
+    weights, total = whole_way(student, segment.start, pixels, rate, steps)
     missed = minus(weights, segment.target)
     by_alpha = -2 * dot(missed, total) / segment.length
 
@@ -124,12 +129,6 @@ def step_by_step(
         by_images.index_add_(0, step.rows, by_batch)
         weights = descended(weights, tuple(part.detach() for part in gradient), rate)
     return Match(dot(missed, missed) / segment.length, by_images, by_alpha)
-
-
-@torch.no_grad()
-def descended(weights: Weights, gradient: Weights, rate: Tensor) -> Weights:
-    """The weights after an SGD step, as leaves of a graph of their own."""
-    return tuple(weight - rate * part for weight, part in zip(weights, gradient, strict=True))
 
 
 @torch.no_grad()

@@ -1,8 +1,9 @@
-"""What the trajectory-matching methods share: students that follow experts, and the loop around them.
+"""What the trajectory-matching methods share: students that follow experts, and an iteration of theirs.
 
 A student starts at the weights of an expert after t passes over the real images and makes N SGD steps on
 synthetic minibatches at a learned rate alpha; it should end where the expert is after t + M passes.
-MTT differentiates through all N steps, TESLA step by step.
+MTT differentiates through all N steps, TESLA step by step. FTD's experts are trained towards flat minima;
+what DATM and PAD add is in `aligned`.
 
 On CIFAR-10 shapes (ConvNet, 100 images a step, one CPU thread) an unrolled step takes 4 times as long as
 one of ordinary training: 1.3 for a gradient that can be differentiated and 2.9 for going back through it. A
@@ -15,7 +16,7 @@ holds the graph of one step, and its first pass makes it 1.3 times as slow.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,7 @@ from harness.core.data import Dataset
 from harness.core.distilled import Distilled, class_labels
 from harness.core.errors import UserError
 from harness.core.experts import Experts, ExpertSettings, train_experts
+from harness.core.gsam import Gsam
 from harness.core.nets import Network
 from harness.core.settings import Steps, setting
 from harness.core.sgd import SGD
@@ -62,6 +64,23 @@ class Config:
     )
     expert_momentum: float = setting(0.0, "momentum of the experts' SGD", added=True)
     expert_weight_decay: float = setting(0.0, "weight decay of the experts", added=True)
+
+    def __post_init__(self) -> None:
+        """Refuse students that would have to follow an expert beyond its end."""
+        longest = self.max_start - 1 + self.match_epochs
+        if longest > self.expert_epochs:
+            raise UserError(
+                f"students are matched with experts after up to {longest} passes, but experts make "
+                f"{self.expert_epochs}; raise expert_epochs or lower max_start"
+            )
+
+
+@dataclass(frozen=True)
+class FlatConfig(Config):
+    """Settings of trajectory matching with experts that GSAM trains; the defaults are FTD's."""
+
+    gsam_rho: float = setting(0.01, "rho of GSAM, how far its second gradient is taken from the weights")
+    gsam_alpha: float = setting(0.3, "alpha of GSAM, how much it heeds the gap between the two losses")
 
 
 def steps_of(config: Config) -> Steps:
@@ -128,6 +147,70 @@ Matching = Callable[[StatelessStudent, Segment, Tensor, Tensor, Sequence[Step]],
 Labelling = Callable[[Network, Experts, Tensor], Tensor]
 
 
+@dataclass(frozen=True)
+class Run:
+    """What a loop updates, images (n, ...) and alpha, and what it does so by."""
+
+    data: Dataset
+    config: Config
+    context: Context
+    experts: Experts
+    student: StatelessStudent
+    images: Tensor
+    alpha: Tensor
+    optimizer: SGD
+
+    @property
+    def state(self) -> State:
+        """All that changes from step to step."""
+        return {"images": self.images, "alpha": self.alpha, "optimizer": self.optimizer}
+
+    def update(self, matching: Matching) -> None:
+        """Let a student follow a stretch of an expert, and make one step of the images and of alpha."""
+        segment = draw_segment(self.experts, self.config, self.context)
+        steps = draw_steps(self.images, self.student.strategy, self.config, self.context)
+        match = matching(self.student, segment, self.images, self.alpha, steps)
+        self.images.grad, self.alpha.grad = match.by_images, match.by_alpha
+        self.optimizer.step()
+        self.context.log(match.loss)
+
+    def distilled(self, images: Tensor, method: str) -> Distilled:
+        """The set of these images (n, ...), and the rate that was learned."""
+        return Distilled.of(
+            self.data,
+            images,
+            labels=self.student.labels,
+            method=method,
+            config=self.config,
+            augmentation=self.student.strategy,
+            learned_lr=self.alpha.item(),
+        )
+
+
+def begin(
+    data: Dataset,
+    ipc: int,
+    config: Config,
+    context: Context,
+    experts: Experts,
+    *,
+    labelling: Labelling | None = None,
+) -> Run:
+    """Real images and the first alpha; hard labels unless `labelling` gives others."""
+    images = data.batch(data.index.balanced(ipc, context.generator("init"))).requires_grad_()
+    net = context.network(data)
+    labels = class_labels(data.num_classes, ipc, data.device)
+    if labelling is not None:
+        labels = labelling(net, experts, images.detach())
+    alpha = torch.tensor(config.alpha0, device=data.device, requires_grad=True)
+    optimizer = SGD(
+        [{"params": [images], "lr": config.lr_img}, {"params": [alpha], "lr": config.lr_lr}],
+        momentum=config.momentum,
+    )
+    student = StatelessStudent(context, net, labels, strategy_of(config, data))
+    return Run(data, config, context, experts, student, images, alpha, optimizer)
+
+
 def condense(
     data: Dataset,
     ipc: int,
@@ -139,48 +222,31 @@ def condense(
     labelling: Labelling | None = None,
 ) -> Distilled:
     """Update images and alpha by a way to match trajectories; hard labels unless `labelling` gives others."""
-    strategy = usual_strategy(data.name) if config.strategy is None else config.strategy
-    experts = train_experts(context, data, expert_settings(config, strategy))
-    images = data.batch(data.index.balanced(ipc, context.generator("init"))).requires_grad_()
-    net = context.network(data)
-    labels = class_labels(data.num_classes, ipc, data.device)
-    if labelling is not None:
-        labels = labelling(net, experts, images.detach())
-    alpha = torch.tensor(config.alpha0, device=data.device, requires_grad=True)
-    optimizer = SGD(
-        [{"params": [images], "lr": config.lr_img}, {"params": [alpha], "lr": config.lr_lr}],
-        momentum=config.momentum,
-    )
-    student = StatelessStudent(context, net, labels, strategy)
+    experts = train_experts(context, data, expert_settings(config, strategy_of(config, data)))
+    run = begin(data, ipc, config, context, experts, labelling=labelling)
+    for _ in context.steps(config.iterations, run.state):
+        run.update(matching)
+    return run.distilled(run.images, method)
 
-    state: State = {"images": images, "alpha": alpha, "optimizer": optimizer}
-    for _ in context.steps(config.iterations, state):
-        segment = draw_segment(experts, config, context)
-        steps = draw_steps(images, strategy, config, context)
-        match = matching(student, segment, images, alpha, steps)
-        images.grad, alpha.grad = match.by_images, match.by_alpha
-        optimizer.step()
-        context.log(match.loss)
 
-    return Distilled.of(
-        data,
-        images,
-        labels=labels,
-        method=method,
-        config=config,
-        augmentation=strategy,
-        learned_lr=alpha.item(),
-    )
+def strategy_of(config: Config, data: Dataset) -> str:
+    """DSA operations of experts, students and evaluation."""
+    return usual_strategy(data.name) if config.strategy is None else config.strategy
+
+
+def flat_experts(data: Dataset, config: FlatConfig, context: Context) -> Experts:
+    """Experts trained by GSAM."""
+    return train_experts(context, data, flat_settings(config, strategy_of(config, data)))
+
+
+def flat_settings(config: FlatConfig, strategy: str) -> ExpertSettings:
+    """How experts are trained by GSAM; of their hundred snapshots half precision tells all that matters."""
+    gsam = Gsam(config.gsam_rho, config.gsam_rho, config.gsam_alpha)
+    return replace(expert_settings(config, strategy), gsam=gsam, half=True)
 
 
 def expert_settings(config: Config, strategy: str) -> ExpertSettings:
     """The experts' part of the configuration."""
-    longest = config.max_start - 1 + config.match_epochs
-    if longest > config.expert_epochs:
-        raise UserError(
-            f"students are matched with experts after up to {longest} passes, but experts make "
-            f"{config.expert_epochs}; raise expert_epochs or lower max_start"
-        )
     return ExpertSettings(
         count=config.experts,
         epochs=config.expert_epochs,
@@ -194,13 +260,14 @@ def expert_settings(config: Config, strategy: str) -> ExpertSettings:
     )
 
 
-def draw_segment(experts: Experts, config: Config, context: Context) -> Segment:
-    """A stretch of `match_epochs` passes of a random expert from a random start."""
+def draw_segment(experts: Experts, config: Config, context: Context, starts: range | None = None) -> Segment:
+    """A stretch of `match_epochs` passes of a random expert from a random start, one of `starts` if given."""
+    starts = range(config.max_start) if starts is None else starts
     generator = context.generator("segment", on_cpu=True)
     expert = int(torch.randint(len(experts), (), generator=generator))
-    begin = int(torch.randint(config.max_start, (), generator=generator))
-    start = tuple(experts.parameters(expert, begin))
-    target = tuple(experts.parameters(expert, begin + config.match_epochs))
+    first = int(torch.randint(starts.start, starts.stop, (), generator=generator))
+    start = tuple(experts.parameters(expert, first))
+    target = tuple(experts.parameters(expert, first + config.match_epochs))
     return Segment(start, target, squared_distance(start, target))
 
 
@@ -224,6 +291,25 @@ def draw_steps(images: Tensor, strategy: str, config: Config, context: Context) 
             draws = sample_draws(strategy, len(rows), shape, generator, one_operation=True)
         steps.append(Step(rows.to(images.device, non_blocking=True), draws))
     return steps
+
+
+def whole_way(
+    student: StatelessStudent, start: Weights, pixels: Tensor, rate: Tensor, steps: Sequence[Step]
+) -> tuple[Weights, list[Tensor]]:
+    """Where the steps end on images (n, ...) at a rate, and the sum of their gradients; no graph is kept."""
+    weights, total = start, [torch.zeros_like(weight) for weight in start]
+    for step in steps:
+        gradient = student.gradient(weights, pixels[step.rows], step)
+        weights = descended(weights, gradient, rate)
+        for sum_of, part in zip(total, gradient, strict=True):
+            sum_of.add_(part)
+    return weights, total
+
+
+@torch.no_grad()
+def descended(weights: Weights, gradient: Weights, rate: Tensor) -> Weights:
+    """The weights after an SGD step, as leaves of a graph of their own."""
+    return tuple(weight - rate * part for weight, part in zip(weights, gradient, strict=True))
 
 
 def minus(a: Weights, b: Weights) -> Weights:

@@ -370,6 +370,7 @@ def test_published_settings_are_the_authors() -> None:
 
 
 def test_experts_that_are_too_short_are_refused_before_any_is_trained(data: Dataset) -> None:
-    config = mtt.Config(**SMALL | {"max_start": 3})
     with pytest.raises(UserError, match="up to 3 passes, but experts make 2; raise expert_epochs or lower"):
-        mtt.distill(data, 1, config=config, context=Context(arch=ARCH))
+        mtt.Config(**SMALL | {"max_start": 3})
+    with pytest.raises(UserError, match="up to 60 passes, but experts make 50"):
+        resolve("mtt", data.name, 1, overrides={"max_start": "59"})
