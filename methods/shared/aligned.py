@@ -41,6 +41,7 @@ from methods.shared.trajectories import (
 )
 
 _ROWS = 256  # images that an expert looks at together
+_MOST_LOST = 10  # losses in a row that may be no finite number
 
 logger = logging.getLogger(__name__)
 
@@ -185,19 +186,12 @@ def condense(
     rows, logits = begin(jury, data, ipc, config, context)
     alpha = torch.tensor(config.alpha0, device=data.device, requires_grad=True)
     learned = Learned(data.batch(rows).requires_grad_(), logits.requires_grad_(), alpha)
-    optimizer = SGD(
-        [
-            {"params": [learned.logits], "lr": config.lr_label, "momentum": config.momentum_label},
-            {"params": [learned.images], "lr": config.lr_img},
-            {"params": [alpha], "lr": config.lr_lr},
-        ],
-        momentum=config.momentum,
-    )
+    optimizer = optimizer_of(learned, config)
     student = StatelessStudent(context, net, logits, strategy_of(config, data))
     matching = step_by_step if config.constant_memory else unrolled
-    made = torch.zeros((), dtype=torch.int64)
+    made, lost = torch.zeros(()), torch.zeros(())  # steps in all; losses in a row that are no number
 
-    state: State = {**learned.parts, "optimizer": optimizer, "made": made}
+    state: State = {**learned.parts, "optimizer": optimizer, "made": made, "lost": lost}
     for iteration in context.steps(config.iterations, state):
         segment = draw_segment(experts, config, context, starts(config, iteration))
         steps = draw_steps(learned.images, student.strategy, config, context)
@@ -209,10 +203,12 @@ def condense(
             made += 1
         if bool(torch.isfinite(match.loss)):
             context.log(match.loss)
+            lost.zero_()
         else:
-            check_finite(learned, method)
+            lost += 1
+            check_finite(learned, int(lost), method)
 
-    check_finite(learned, method)
+    check_finite(learned, int(lost), method)
     if not made:
         logger.warning("no step of %s was made: each missed its target by more than the threshold", method)
     return Distilled.of(
@@ -226,6 +222,16 @@ def condense(
     )
 
 
+def optimizer_of(learned: Learned, config: Config) -> SGD:
+    """SGD on all that is learned, each at rates and momenta of its own."""
+    groups = [
+        {"params": [learned.logits], "lr": config.lr_label, "momentum": config.momentum_label},
+        {"params": [learned.images], "lr": config.lr_img},
+        {"params": [learned.alpha], "lr": config.lr_lr},
+    ]
+    return SGD(groups, momentum=config.momentum)
+
+
 def starts(config: Config, iteration: int) -> range:
     """After how many passes a student may start at an iteration."""
     first, last = config.first_max_start, config.max_start
@@ -234,8 +240,11 @@ def starts(config: Config, iteration: int) -> range:
     return range(config.min_start, min(last, first + (last - first) * iteration // config.growth))
 
 
-def check_finite(learned: Learned, method: str) -> None:
-    """DivergedError if a step has left anything that is no finite number."""
+def check_finite(learned: Learned, lost: int, method: str) -> None:
+    """DivergedError if a step has left anything that is no finite number, or if too many losses are none.
+
+    A single such loss is a student that lost its way, as one that is above the threshold.
+    """
     rates = {"images": "lr_img", "logits": "lr_label", "alpha": "lr_lr"}
     names = {"images": "images", "logits": "labels", "alpha": "students' learning rates"}
     for name, part in learned.parts.items():
@@ -244,6 +253,11 @@ def check_finite(learned: Learned, method: str) -> None:
                 f"{method} diverged: its {names[name]} are no longer finite numbers; lower {rates[name]} "
                 f"(--set {method}.{rates[name]}=...)"
             )
+    if lost >= _MOST_LOST:
+        raise DivergedError(
+            f"{method} diverged: its loss was no finite number {lost} times in a row; lower lr_img, lr_label "
+            f"or alpha0 (--set {method}.lr_img=...)"
+        )
 
 
 def unrolled(

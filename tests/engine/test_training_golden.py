@@ -150,7 +150,7 @@ def test_cutmix_in_a_share_of_the_batches(lessons: Lessons) -> None:
     check(student, arrays, "", recipe)
 
 
-@pytest.mark.golden("eval_datm")
+@pytest.mark.golden("eval_datm", "datm", "pad")
 def test_datm_trains_on_the_softmax_of_its_label_logits(lessons: Lessons) -> None:
     arrays = golden("eval_datm")
     student, batch = golden_convnet(arrays), int(arrays["batch"])

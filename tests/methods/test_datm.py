@@ -336,13 +336,26 @@ def test_the_set_has_labels_that_are_probabilities_and_classes(data: Dataset) ->
     ("setting", "wrong"), [("lr_label", "labels"), ("lr_img", "images"), ("lr_lr", "learning rates")]
 )
 def test_what_diverges_is_named_in_a_line(data: Dataset, setting: str, wrong: str) -> None:
-    huge = 1e38 if setting != "lr_lr" else float("inf")
-    config = datm.Config(**SMALL | {"iterations": 40, setting: huge, "threshold": 1e30})
+    config = datm.Config(**SMALL | {"iterations": 40, setting: float("inf"), "threshold": 1e30})
     with pytest.raises(
         DivergedError, match=f"{wrong} are no longer finite numbers; lower {setting}"
     ) as found:
         datm.distill(data, 1, config=config, context=Context(arch=ARCH))
     assert "\n" not in str(found.value)
+
+
+def test_losses_that_are_no_numbers_end_the_run_when_there_are_too_many(data: Dataset) -> None:
+    config = datm.Config(**SMALL | {"iterations": 11, "lr_img": 1e36, "threshold": 1e30})
+    with pytest.raises(DivergedError, match="no finite number 10 times in a row; lower lr_img") as found:
+        datm.distill(data, 1, config=config, context=Context(arch=ARCH))
+    assert "\n" not in str(found.value)
+    for k in (1, 9, 10):
+        good = Learned(torch.zeros(1), torch.zeros(1), torch.zeros(()))
+        if k < 10:
+            aligned.check_finite(good, k, "datm")
+        else:
+            with pytest.raises(DivergedError):
+                aligned.check_finite(good, k, "datm")
 
 
 @pytest.mark.parametrize(
