@@ -28,10 +28,10 @@ class Curriculum:
 
     def shown(self, epoch: int, count: int) -> range:
         """Positions, 0 for the easiest, of the images of a class of `count` that pass `epoch` sees."""
-        if epoch <= self.add_end:
-            done = epoch / self.add_end if self.add_end else 1.0
-            return range(int(min(1.0, self.init_ratio + (1 - self.init_ratio) * done) * count))
-        if epoch <= self.remove_first:
+        if epoch <= self.add_end and self.add_end > 0:
+            share = self.init_ratio + (1 - self.init_ratio) * epoch / self.add_end
+            return range(int(min(1.0, share) * count))
+        if epoch <= max(self.add_end, self.remove_first):
             return range(count)
         late = epoch > self.remove_second
         ratio = self.remove_ratio_second if late else self.remove_ratio_first

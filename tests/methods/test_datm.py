@@ -160,6 +160,7 @@ def test_starts_grow_as_the_authors_do() -> None:
             max_start=values["max_start"],
             first_max_start=values["current"] if arrays[f"{case}_sequential"] else None,
             growth=int(arrays[f"{case}_expansion"]),
+            expert_epochs=values["max_start"] + 1,
         )
         found = [aligned.starts(config, k) for k in range(len(arrays[f"{case}_low"]))]
         assert [part.start for part in found] == arrays[f"{case}_low"].tolist()
