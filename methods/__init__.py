@@ -229,21 +229,29 @@ def resolve(
 
 
 def config_from(name: str, values: Mapping[str, Any]) -> Any:
-    """The method's frozen Config with the given values, strings converted to each field's type."""
+    """The method's frozen Config with the given values, strings converted to each field's type.
+
+    UserError for a setting that there is none of or whose value does not fit, alone or beside the others.
+    """
+    return load(name).Config(**checked(name, values))
+
+
+def checked(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """These settings of a method, each checked by itself, strings converted to each field's type."""
     config_type = load(name).Config
     fields = {field.name for field in dataclasses.fields(config_type)}
     hints = hints_of(config_type)
-    checked: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for key, value in values.items():
         if key not in fields:
             raise UnknownNameError(f"setting of {name}", key, fields)
         if isinstance(value, str) and value in NOTHING and NoneType in typing.get_args(hints[key]):
             value = None
         try:
-            checked[key] = msgspec.convert(value, hints[key], strict=not isinstance(value, str))
+            found[key] = msgspec.convert(value, hints[key], strict=not isinstance(value, str))
         except msgspec.ValidationError as error:
             raise UserError(f"setting {name}.{key}={value!r} does not fit: {error}") from None
-    return config_type(**checked)
+    return found
 
 
 def _published(name: str, method: Method, dataset: str, ipc: int) -> tuple[Row, SettingsSource]:

@@ -201,8 +201,8 @@ def check_methods(options: Options) -> None:
     for name in options.methods:
         methods.load(name)
     for name, values in settings_by_method(options.methods, options.set).items():
-        config = methods.config_from(name, values)
-        doubled = [key for key in lengths(type(config)) if key in values]
+        methods.checked(name, values)  # whether they fit the others shows where all are known
+        doubled = [key for key in lengths(methods.load(name).Config) if key in values]
         if options.budget is not None and doubled:
             raise UserError(
                 f"--budget decides the number of steps of {name}, and so does --set {name}.{doubled[0]}; "

@@ -20,6 +20,8 @@ from harness.core.data import Dataset
 from harness.core.data.toy import toy
 from harness.core.distilled import Distilled
 from harness.core.errors import DataError, DivergedError, UserError
+from harness.engine.options import Options
+from harness.engine.plan import check_methods
 from methods import datm, pad, resolve
 from methods.shared import aligned, trajectories
 from methods.shared.aligned import Jury, Learned, SoftMatch
@@ -376,6 +378,15 @@ def test_starts_that_do_not_fit_are_refused_while_planning(
     with pytest.raises(UserError, match=said) as found:
         resolve(method, "cifar10", 1, overrides=changes)
     assert "\n" not in str(found.value)
+
+
+def test_settings_are_held_against_those_of_the_cell_and_not_against_defaults() -> None:
+    late = (("datm", "min_start", "50"),)
+    assert max(datm.PAPER["cifar10", 500]["max_start"], 50) == 60 > datm.Config().max_start
+    check_methods(Options(methods=("datm",), set=late))
+    assert resolve("datm", "cifar10", 500, overrides={"min_start": "50"}).config.min_start == 50
+    with pytest.raises(UserError, match="cannot start after 50 to fewer than 20 passes"):
+        resolve("datm", "cifar10", 10, overrides={"min_start": "50", "first_max_start": "none"})
 
 
 @pytest.mark.parametrize("name", ["depth_ratio", "loss_ratio", "remove_ratio_first", "remove_ratio_second"])
