@@ -298,11 +298,12 @@ class _ExpertTrainer:
         return len(self.data) if self.syllabus is None else self.syllabus.count(epoch)
 
     def _begin_pass(self, epoch: int, order: Tensor, context: Context) -> None:
-        """Shuffle the images that a pass sees, into the beginning of `order` (N,)."""
+        """Shuffle the images into `order` (N,), those that a pass sees before the others."""
         shuffled = self._order(context)
         if self.syllabus is not None:
-            shuffled = shuffled[self.syllabus.shown(epoch)[shuffled]]
-        order[: len(shuffled)] = shuffled
+            left_out = ~self.syllabus.shown(epoch)[shuffled]
+            shuffled = shuffled[left_out.to(torch.uint8).argsort(stable=True)]
+        order.copy_(shuffled)
 
     def _keep(self, snapshots: _Snapshots, epoch: int, net: Network) -> None:
         if epoch in self.settings.kept:

@@ -8,6 +8,7 @@ on as the set learns, and a step that misses its target by more than a threshold
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -196,13 +197,14 @@ def condense(
         segment = draw_segment(experts, config, context, starts(config, iteration))
         steps = draw_steps(learned.images, student.strategy, config, context)
         match = matching(student, segment, learned, steps, distance)
-        if bool(match.loss <= config.threshold):  # never of NaN; momentum rests too
+        loss = float(match.loss)
+        if loss <= config.threshold:  # never of NaN; momentum rests too
             learned.images.grad, alpha.grad = match.by_images, match.by_alpha
             learned.logits.grad = match.by_logits
             optimizer.step()
             made += 1
-        if bool(torch.isfinite(match.loss)):
-            context.log(match.loss)
+        if math.isfinite(loss):
+            context.log(loss)
             lost.zero_()
         else:
             lost += 1

@@ -22,6 +22,7 @@ from harness.engine.protocol import protocol_named
 DECIDES = {
     "methods/cafe.py query": "the accuracy decides whether images or the network are trained next",
     "methods/ncfm.py distill": "the loss decides whether the rate of the images falls",
+    "methods/shared/aligned.py condense": "the loss decides whether a step is made",
     "methods/shared/clusters.py centroids": "the centroids' movement decides whether there is another round",
     "harness/core/teachers.py right_answers": "held-out images decide, once in a pass, which network labels",
     "harness/core/experts.py take": "an expert's weights are kept on the host, once in a pass over the data",

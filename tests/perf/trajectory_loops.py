@@ -1,4 +1,4 @@
-"""Reference loops for time and memory: an iteration of MTT and of TESLA written plainly, as their authors do.
+"""Reference loops for time and memory: iterations of trajectory matching written plainly, as by their authors.
 
 All weights lie in one flat vector that a student's steps replace by another; the network is called with views
 of it; MTT's graph runs through all steps at once, TESLA's second pass takes the first one's vectors from a
@@ -98,6 +98,41 @@ class PlainTESLA(PlainTrajectories):
         self.update()
 
 
+class PlainFTD(PlainMTT):
+    """MTT's iteration, and the moving average of the images."""
+
+    def __init__(self, data: Dataset, ipc: int) -> None:
+        super().__init__(data, ipc)
+        self.average = self.synthetic.detach().clone()
+
+    def step(self) -> None:
+        """One iteration."""
+        super().step()
+        self.average = 0.9995 * self.average + 0.0005 * self.synthetic.detach()
+
+
+class PlainDATM(PlainMTT):
+    """MTT's iteration with the softmax of logits for labels, which are learned too."""
+
+    def __init__(self, data: Dataset, ipc: int) -> None:
+        super().__init__(data, ipc)
+        self.logits = torch.randn(len(self.targets), self.classes, device=self.device, requires_grad=True)
+        self.label_optimizer = torch.optim.SGD([self.logits], lr=2.0, momentum=0.9)
+
+    def batch(self) -> tuple[Tensor, Tensor]:
+        """All images in another order, augmented, with their soft labels."""
+        order = torch.as_tensor(np.random.default_rng().permutation(len(self.targets))).to(self.device)
+        draws = sample_draws(FULL_STRATEGY, len(order), self.size, torch.Generator(), one_operation=True)
+        images = augment(self.synthetic[order], FULL_STRATEGY, draws, align_corners=True)
+        return images, torch.softmax(self.logits[order], dim=1)
+
+    def update(self) -> None:
+        """One step of all three optimisers."""
+        super().update()
+        self.label_optimizer.step()
+        self.label_optimizer.zero_grad()
+
+
 SETTINGS = {
     "student_steps": STUDENT_STEPS,
     "max_start": 1,
@@ -109,4 +144,6 @@ SETTINGS = {
 LOOPS = {
     "mtt": Loop(lambda data, ipc: PlainMTT(data, ipc).step, SETTINGS),
     "tesla": Loop(lambda data, ipc: PlainTESLA(data, ipc).step, SETTINGS),
+    "ftd": Loop(lambda data, ipc: PlainFTD(data, ipc).step, SETTINGS),
+    "datm": Loop(lambda data, ipc: PlainDATM(data, ipc).step, {**SETTINGS, "first_max_start": None}),
 }
