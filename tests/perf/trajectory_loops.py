@@ -1,4 +1,4 @@
-"""Reference loops for time and memory: iterations of trajectory matching written plainly, as by their authors.
+"""Reference loops for time and memory: iterations of trajectory matching written plainly, as authors do.
 
 All weights lie in one flat vector that a student's steps replace by another; the network is called with views
 of it; MTT's graph runs through all steps at once, TESLA's second pass takes the first one's vectors from a
