@@ -19,7 +19,8 @@ Departures from the authors' code (NUS-HPC-AI-Lab/PAD `buffer_CL.py`, `PAD.py`, 
 those of DATM; the default follows the paper, whose script is no longer there, and its Table 7; their files of
 difficulties (of unknown networks) are replaced by those of networks trained here, after twenty passes as in
 Paul et al. 2021; n is the size of each class, not 5000 for every dataset, so that other datasets are filtered
-at all; nothing is added to the accuracy, as was one point until November 2024.
+at all; which easy images are left out late is published for CIFAR-10 alone, and used for all; nothing is
+added to the accuracy, as was one point until November 2024.
 """
 
 from __future__ import annotations
