@@ -47,6 +47,8 @@ class Steps:
     factor: each stored image decodes to factor x factor training images; a method that can store images whole
         as well has a setting of this name.
     augmentation: strategy that training on the set calls for; None: the dataset's usual one.
+    learned: steps of training that are stored with the images, which protocols of them need; 0: none.
+    multiple: of what the images per class are to be a multiple.
     labels: kind of those that are stored with the images, which protocols of stored labels need to be soft.
 
     That synthetic images pass the network forwards and backwards in each step is taken for granted. The
@@ -59,6 +61,8 @@ class Steps:
     factor: int = 1
     augmentation: str | None = None
     labels: Literal["hard", "soft"] = "hard"
+    learned: int = 0
+    multiple: int = 1
 
 
 @dataclass(frozen=True)
