@@ -75,9 +75,9 @@ PAPER: dict[tuple[str, int], dict[str, Any]] = {
 
 SCALED: dict[str, dict[str, Any]] = {
     "cpu": {
-        "iterations": 120,
+        "iterations": 170,
         "unrolled": 10,
-        "step_size": 0.02,
+        "step_size": 0.1,
         "decays": 2,
         "batch_real": 256,
     },

@@ -104,12 +104,12 @@ PAPER: dict[tuple[str, int], dict[str, Any]] = {
 
 SCALED: dict[str, dict[str, Any]] = {
     "cpu": {
-        "iterations": 400,
+        "iterations": 240,
         "batch_real": 256,
         "lr_label": 1e-2,
         "inner_lr": 0.05,
         "true_share": 0.7,
-        "validate_every": 100,
+        "validate_every": 120,
     },
     "smoke": {"iterations": 20, "batch_real": 32, "gap": 4, "validate_every": 10},
 }
