@@ -86,7 +86,7 @@ SCALED: dict[str, dict[str, Any]] = {
 
 
 def steps_of(config: Config) -> Steps:
-    """The loop, whose networks also learn from all images of the set, and the steps that the set keeps.
+    """The loop, the steps that the set keeps, and what an update costs: a real batch and the unrolled steps.
 
     UserError for more batches than steps, of which some would never be seen.
     """
@@ -95,8 +95,15 @@ def steps_of(config: Config) -> Steps:
             f"dd makes {config.unrolled} steps on {config.steps} batches of images; choose --set dd.steps "
             f"from 1 to {config.unrolled}, or more steps by dd.unrolled"
         )
-    trained = config.networks * config.batch_real
-    return Steps(config.iterations, trained=trained, learned=config.unrolled, multiple=config.steps or 1)
+
+    def passes(classes: int, ipc: int) -> tuple[float, float]:
+        batch = classes * ipc // batches_of(ipc, config)
+        seen, real = batch * config.unrolled, config.batch_real
+        # Of the first step's images nothing goes back to the weights that it starts from.
+        return config.networks * (3 * real + 9 * seen - batch), config.networks * (real + 3 * seen)
+
+    learned, multiple = config.unrolled, config.steps or 1
+    return Steps(config.iterations, learned=learned, multiple=multiple, passes=passes)
 
 
 def distill(
@@ -106,6 +113,7 @@ def distill(
     context = context or Context()
     data = context.dataset(dataset)
     config = config or resolve("dd", data.name, ipc).config
+    steps_of(config)
     batches = batches_of(ipc, config)
     net = context.network(data)
     images = initial_images(data, ipc, batches, context).requires_grad_()
@@ -136,7 +144,6 @@ def distill(
 
 def batches_of(ipc: int, config: Config) -> int:
     """How many batches the images of a class are shared out to; UserError if they cannot be."""
-    steps_of(config)
     if config.steps is None:
         return max(k for k in range(1, min(_MOST_BATCHES, config.unrolled) + 1) if ipc % k == 0)
     if ipc % config.steps:

@@ -116,8 +116,16 @@ SCALED: dict[str, dict[str, Any]] = {
 
 
 def steps_of(config: Config) -> Steps:
-    """The loop; each update also takes the network through images of the set."""
-    return Steps(config.iterations, trained=config.batch_real, labels="soft")
+    """The loop, and what an update costs: a real batch, and images of the set there and back twice."""
+    real = config.batch_real
+
+    def passes(classes: int, ipc: int) -> tuple[float, float]:
+        inner = min(config.batch_inner, classes * ipc)
+        if config.algorithm == "ridge":
+            return real + 3 * inner, inner
+        return 3 * real + 7 * inner, real + 3 * inner
+
+    return Steps(config.iterations, labels="soft", passes=passes)
 
 
 def distill(

@@ -172,14 +172,16 @@ def load_by_network(path: Path = REPORTED_CSV) -> dict[NetworkKey, ReportedFigur
 def load_soft(path: Path = REPORTED_CSV) -> dict[tuple[Regime, NetworkKey], ReportedFigure]:
     """Figures with soft labels, by their regime and as `load_by_network`: the preferred one, else the first.
 
-    The network is ConvNet for whatever ConvNet, else what the paper calls it. Methods are in this harness's
-    names, whether it has them or not.
+    The network is ConvNet for whatever ConvNet, and for whatever network the preferred figure of a method
+    with stored labels was obtained with; else what the paper calls it. Methods are in this harness's names,
+    whether it has them or not.
     """
     known = set(methods.discover())
     found: dict[tuple[Regime, NetworkKey], ReportedFigure] = {}
     for method, dataset, ipc, figure in sorted(_lines(path), key=lambda line: not line.figure.preferred):
         if figure.regime in ("stored", "teacher") and ipc != ALL_IMAGES and not figure.suspect:
-            arch = "ConvNet" if _is_convnet(figure.arch) else figure.arch
+            own = figure.regime == "stored" and figure.preferred
+            arch = "ConvNet" if own or _is_convnet(figure.arch) else figure.arch
             found.setdefault((figure.regime, (_variant(method, known), dataset, ipc, arch)), figure)
     return found
 

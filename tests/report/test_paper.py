@@ -27,7 +27,7 @@ from harness.engine.records import Record
 from harness.perf.steps import MeasuredStep, StepSheet
 from harness.report.paper.cells import IPCS, Completeness, PaperCell, RecordIndex, Spec, best_by_seed
 from harness.report.paper.commands import Missing, as_text, group, missing, words
-from harness.report.paper.hours import Evidence, TrialHours, image_pass, step_flops
+from harness.report.paper.hours import TOLERANCE, Evidence, TrialHours, image_pass, step_flops
 from harness.report.paper.tables import NAMES, CellFilter, Tables, make_tables, page, plain, specs
 from harness.report.protocols import REGIMES
 from harness.report.reported import (
@@ -546,6 +546,28 @@ def test_the_formula_gives_the_flops_that_real_records_counted() -> None:
     found = Evidence(real, [])
     confirmed = {name for name in ("bacon", "idm", "dm", "dm+bacon", "dc", "mtt") if found._confirmed(name)}
     assert confirmed == {"bacon", "idm", "dm", "dm+bacon"}
+
+
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        ("ld", {"batch_real": 64, "batch_inner": 50, "validate_every": 0}),
+        ("ld@rr", {"batch_real": 256, "batch_inner": 10, "validate_every": 0}),
+        ("dd", {"batch_real": 64, "unrolled": 20}),
+    ],
+)
+def test_methods_that_say_what_a_step_costs_are_right(method: str, changes: dict[str, Any]) -> None:
+    from harness.core.context import Context
+    from harness.core.data.toy import toy
+
+    config = methods.resolve(method, "cifar10", 10, overrides={"iterations": 1, **changes}).config
+    context = Context(arch="ConvNetW16")
+    data = toy(10, (3, 32, 32), 40, test_per_class=1)
+    methods.load(method).distill(data, 10, config=config, context=context)
+    one = image_pass("cifar10", "ConvNetW16")
+    assert one is not None
+    expected = step_flops(methods.load(method).steps_of(config), "cifar10", 10, one)
+    assert context.cost().flops == pytest.approx(expected, rel=TOLERANCE)
 
 
 def test_groups_keep_settings_with_their_method() -> None:

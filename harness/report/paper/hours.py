@@ -2,8 +2,9 @@
 
 FLOPs of a distillation follow from its settings where the loop is simple: real images pass the network
 forwards (F each), synthetic ones forwards and backwards to the pixels (2 F), training images forwards and
-backwards to the weights (3 F less the first layer's). Whether a method is such is not assumed: the formula
-must give what its records counted, at any scale, to `TOLERANCE`. Seconds then come from
+backwards to the weights (3 F less the first layer's). Other loops say themselves what they do. None of this
+is taken on trust: the formula must give what a method's records counted, at any scale, to `TOLERANCE`. Seconds
+then come from
 
 1. records of the same cell at paper scale on a GPU: other seeds take as long;
 2. a kept step on a GPU (in `report/data/steps`, CIFAR-10 at ipc 10), times the ratio of FLOPs: its own, or
@@ -193,8 +194,11 @@ def steps_in(trial: Trial) -> Steps | None:
 
 
 def step_flops(steps: Steps, dataset: str, ipc: int, one: Pass) -> float:
-    """FLOPs of one such step in distribution matching, by the formula above."""
+    """FLOPs of one such step in distribution matching, by the formula above, or by the method's own."""
     known = KNOWN[dataset]
+    if steps.passes is not None:
+        whole, first = steps.passes(known.classes, ipc)
+        return whole * one.forward - first * one.first
     real = known.classes * min(steps.real, known.train // known.classes)
     synthetic = known.classes * ipc * steps.factor**2
     return one.forward * real + 2 * one.forward * synthetic + one.train * steps.trained
