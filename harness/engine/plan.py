@@ -125,7 +125,9 @@ def asked_of_each(options: Options) -> dict[str, Options]:
     scale = scale_named(options.scale)
     under = {method: protocols_of(method, options, scale) for method in options.methods}
     if options.gains:
-        everything = tuple(dict.fromkeys(name for names in under.values() for name in names))
+        every = dict.fromkeys(name for names in under.values() for name in names)
+        # Sets that they are compared with keep no steps of training.
+        everything = tuple(name for name in every if not protocol_named(name).needs_steps)
         for method, regimes in COMPANIONS.items():
             needed = [name for name in everything if protocol_named(name).regime in regimes]
             if needed:

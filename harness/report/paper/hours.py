@@ -3,8 +3,8 @@
 FLOPs of a distillation follow from its settings where the loop is simple: real images pass the network
 forwards (F each), synthetic ones forwards and backwards to the pixels (2 F), training images forwards and
 backwards to the weights (3 F less the first layer's). Other loops say themselves what they do. None of this
-is taken on trust: the formula must give what a method's records counted, at any scale, to `TOLERANCE`. Seconds
-then come from
+is taken on trust: the formula must give what a method's records counted, at any scale, to `TOLERANCE`.
+Seconds then come from
 
 1. records of the same cell at paper scale on a GPU: other seeds take as long;
 2. a kept step on a GPU (in `report/data/steps`, CIFAR-10 at ipc 10), times the ratio of FLOPs: its own, or
