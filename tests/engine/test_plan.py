@@ -573,7 +573,7 @@ def test_soft_labels_that_a_method_does_not_make_are_refused_at_once() -> None:
 
 def test_steps_that_a_method_does_not_learn_are_refused_at_once() -> None:
     asked = Options(scale="smoke", methods=("dd", "dm"), ipc=(1,), protocol=("dc-smoke", "dd"))
-    with pytest.raises(UserError, match="protocol dd makes the steps that were .* sets of dm keep none"):
+    with pytest.raises(UserError, match=r"protocol dd makes the steps that were .* sets of dm keep none"):
         expand(asked, [SMALL])
     alone = dataclasses.replace(asked, methods=("dd",), gains=True)
     planned = {(trial.method, trial.protocol) for trial in expand(alone, [SMALL]).trials}
