@@ -120,6 +120,7 @@ def distill(
     raw = torch.full((config.unrolled,), config.step_size, device=data.device).expm1().log().requires_grad_()
     labels = torch.arange(data.num_classes, device=data.device).repeat_interleave(ipc // batches)
     seed = fixed_seed(context) if config.initialisation == "fixed" else None
+    fixed = None if seed is None else draw_weights(net, torch.Generator().manual_seed(seed))
     optimizer = Adam([images, raw], lr=config.lr, betas=_BETAS)
 
     for step in context.steps(config.iterations, {"images": images, "raw": raw, "optimizer": optimizer}):
@@ -129,7 +130,7 @@ def distill(
         loss = images.new_zeros(())
         gradient = [torch.zeros_like(images), torch.zeros_like(raw)]
         for _ in range(config.networks):
-            start = draw_weights(net, seed, context)
+            start = fixed or draw_weights(net, context.generator("net"))
             end = unrolled(net, start, images, labels, F.softplus(raw))
             share = F.cross_entropy(functional_call(net, end, (real,)), classes) / config.networks
             for total, part in zip(gradient, torch.autograd.grad(share, (images, raw)), strict=True):
@@ -165,9 +166,8 @@ def fixed_seed(context: Context) -> int:
     return int(torch.randint(2**31, (), generator=context.generator("fixed", on_cpu=True)))
 
 
-def draw_weights(net: Network, seed: int | None, context: Context) -> dict[str, Tensor]:
-    """Fresh weights by name, leaves of a graph: of that seed, or else any."""
-    generator = context.generator("net") if seed is None else torch.Generator().manual_seed(seed)
+def draw_weights(net: Network, generator: torch.Generator) -> dict[str, Tensor]:
+    """Fresh weights by name, leaves of a graph."""
     draw_xavier(net, generator)
     return {name: weight.detach().clone().requires_grad_() for name, weight in net.named_parameters()}
 

@@ -149,7 +149,7 @@ def distill(
         batch = draw_uniform(len(real), config.batch_real, context.generator("real"))
         rows = draw_uniform(len(images), config.batch_inner, context.generator("inner"))
         loss, error = learner.teach(labels, rows, real.batch(batch), real.labels[batch])
-        if rule.ends(error):
+        if rule.ends(told(error, labels)):
             learner.restart(context.generator("net"))
         if best is not None and (step + 1) % config.validate_every == 0:
             best.judge(labels, rule.length)
@@ -166,22 +166,33 @@ def initial_labels(data: Dataset, ipc: int, config: Config) -> Tensor:
     return config.true_share * true + (1 - config.true_share) / data.num_classes
 
 
+def told(error: Tensor, labels: Labels) -> float:
+    """The error of an update, which the host must know; DivergedError for labels that are none any more."""
+    found, least = torch.stack([error, labels.least.double()]).tolist()
+    if not least > 0:
+        raise DivergedError("the labels of an image ended as zeros or no numbers; lower lr_label")
+    return float(found)
+
+
 class Labels:
-    """The learned labels, rows (n, C) of probabilities, with their Adam."""
+    """The learned labels, rows (n, C) of probabilities, with their Adam.
+
+    least: the smallest sum of a row before it was divided by it; 0 or no number if that cannot be done.
+    """
 
     def __init__(self, rows: Tensor, config: Config) -> None:
         self.rows = rows.requires_grad_()
+        self.least = rows.detach().sum(dim=1).min()
         self._adam = Adam([self.rows], lr=config.lr_label)
 
     def step(self, loss: Tensor) -> None:
-        """A step down that loss, all rows by their moments; DivergedError for a row of zeros or of none."""
+        """A step down that loss, all rows by their moments."""
         (self.rows.grad,) = torch.autograd.grad(loss, self.rows)
         self._adam.step()
         with torch.no_grad():
             cut = self.rows.clamp_(0, 1)
             sums = cut.sum(dim=1, keepdim=True)
-            if not bool((sums > 0).all()):
-                raise DivergedError("the labels of an image ended as zeros or no numbers; lower lr_label")
+            self.least = sums.min()
             cut.div_(sums)
 
     def state_dict(self) -> dict[str, Any]:
@@ -198,10 +209,10 @@ class Labels:
 class Learner(Protocol):
     """A network that learns from images of the set, and that shows the labels how they serve it."""
 
-    def teach(self, labels: Labels, rows: Tensor, real: Tensor, classes: Tensor) -> tuple[Tensor, float]:
+    def teach(self, labels: Labels, rows: Tensor, real: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """One update of the labels and of the network, on rows of the set and a real batch.
 
-        Returns the loss on the real batch and its error in percent, both before the update.
+        Returns the loss on the real batch and its error in percent, float64, both before the update.
         """
 
     def learn(self, labels: Tensor, rows: Tensor) -> None:
@@ -234,7 +245,7 @@ class SecondOrderLearner:
         self._weights = dict(net.named_parameters())
         self._adam = Adam(self._weights.values(), lr=config.lr_net)
 
-    def teach(self, labels: Labels, rows: Tensor, real: Tensor, classes: Tensor) -> tuple[Tensor, float]:
+    def teach(self, labels: Labels, rows: Tensor, real: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """One update of the labels, then one of the network by the labels from before."""
         inner = self._inner_gradient(labels.rows, rows, create_graph=True)
         fast = {
@@ -295,7 +306,7 @@ class RidgeLearner:
         self.scale = images.new_ones(1).requires_grad_()
         self._scale_adam = Adam([self.scale], lr=config.lr_scale)
 
-    def teach(self, labels: Labels, rows: Tensor, real: Tensor, classes: Tensor) -> tuple[Tensor, float]:
+    def teach(self, labels: Labels, rows: Tensor, real: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """One update of the labels by a fixed network, then one of the network by the labels from after."""
         hidden = self.net.embed(self.images[rows])
         with torch.no_grad():
@@ -367,9 +378,9 @@ class RidgeLearner:
         return scale * (hidden @ ridge[:-1] + ridge[-1])
 
 
-def error_percent(logits: Tensor, classes: Tensor) -> float:
-    """Share of wrong answers in percent."""
-    return 100 * float((logits.argmax(dim=1) != classes).double().mean())
+def error_percent(logits: Tensor, classes: Tensor) -> Tensor:
+    """Share of wrong answers in percent, float64."""
+    return 100 * (logits.argmax(dim=1) != classes).double().mean()
 
 
 class RestartRule:
@@ -445,14 +456,14 @@ class BestLabels:
         for _ in range(steps):
             chosen = draw_uniform(self._images, self._inner, self._context.generator("judge-rows"))
             self._learner.learn(rows, chosen)
-        error = self._error_of()
+        error = float(self._error_of())
         if error <= self._error:
             self.rows, self._error = rows.clone(), error
 
     @torch.no_grad()
-    def _error_of(self) -> float:
+    def _error_of(self) -> Tensor:
         held_out = self._held_out
-        wrong = 0.0
+        wrong = torch.zeros((), dtype=torch.float64, device=held_out.labels.device)
         for piece in pieces(len(held_out), _AT_ONCE):
             classes = held_out.labels[piece]
             wrong += error_percent(self._learner.logits(held_out.batch(piece)), classes) * len(classes)

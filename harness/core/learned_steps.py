@@ -35,10 +35,6 @@ class LearnedSteps:
         """T, the number of steps."""
         return len(self.sizes)
 
-    def batch(self, step: int) -> Tensor:
-        """Images (m,) that a step sees."""
-        return self.rows[step % len(self.rows)]
-
     def initialise(self, net: Network, generator: torch.Generator) -> None:
         """Draw a network's weights as the steps expect them, from the generator or from their own seed."""
         draw_xavier(net, generator if self.seed is None else torch.Generator().manual_seed(self.seed))

@@ -185,13 +185,14 @@ def follow_steps(
     forward, labels = logits_forward(context), training_set.labels
     weights: list[Tensor] = [*net.parameters()]
     last = training_set.images.new_zeros(())
+    batches, sizes = steps.rows.to(labels.device), steps.sizes.tolist()
     net.train()
     for step in context.steps(len(steps), {"net": net, "loss": last}, name=name, budgeted=False):
-        rows = steps.batch(step).to(labels.device)
+        rows = batches[step % len(batches)]
         loss = F.cross_entropy(forward(net, training_set.images[rows]), labels[rows])
         gradients = torch.autograd.grad(loss, weights)
         with torch.no_grad():
-            torch._foreach_add_(weights, gradients, alpha=-float(steps.sizes[step]))
+            torch._foreach_add_(weights, gradients, alpha=-sizes[step])
         last.copy_(loss.detach())
         context.log(last)
     return float(last)

@@ -28,11 +28,12 @@ REGIMES = {"hard": "hard labels", "stored": "stored soft labels", "teacher": "a 
 def in_words(protocol: Protocol) -> str:
     """All that decides how a network is trained, in a few sentences."""
     if protocol.needs_steps:
+        factor = f"{protocol.recipe.optimiser.lr:g}"
         return (
             f"{length_in_words(protocol).capitalize()}: plain gradient steps in their order, each on its own "
-            f"images at its own size (learning rate {protocol.recipe.optimiser.lr:g} times that), from weights "
-            "by Xavier's normal distribution with zero biases, or from the one initialisation that the set was "
-            "made for. Training images are not augmented."
+            f"images at {factor} times its own size, from weights by Xavier's normal distribution with zero "
+            "biases, or from the one initialisation that the set was made for. Training images are not "
+            "augmented."
         )
     parts = [f"{_training(protocol)}; {_rate(protocol)}.", _labels(protocol.recipe)]
     if protocol.grid:

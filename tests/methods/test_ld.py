@@ -74,7 +74,7 @@ class Watched:
             self.learner = learner
             loss, error = teach(learner, *arguments)
             self.losses.append(float(loss))
-            self.errors.append(error)
+            self.errors.append(float(error))
             return loss, error
 
         def spy_step(labels: Any, loss: Tensor) -> None:
