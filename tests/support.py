@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.core.nets import Network, build
 from harness.engine.record_files import existing_record
@@ -34,6 +34,35 @@ def assert_close(got: Tensor, reference: np.ndarray, relative: float = 2e-5) -> 
     assert got.shape == want.shape
     deviation = float((got.detach() - want).abs().max())
     assert deviation <= relative * float(want.abs().max()), f"off by {deviation}"
+
+
+def uniforms(length: int, k: int, salt: int) -> np.ndarray:
+    """The golden README's integer hash of 0..length-1, as float64 in [0, 1)."""
+    h = np.arange(length, dtype=np.uint32) * np.uint32(2654435761)
+    h += np.uint32((k * 40503 + salt * 977 + 12345) % 2**32)
+    for shift, factor in ((16, 2246822507), (13, 3266489909)):
+        h ^= h >> np.uint32(shift)
+        h *= np.uint32(factor)
+    h ^= h >> np.uint32(16)
+    return h / 2.0**32
+
+
+def hashed(name: str, shape: tuple[int, ...], k: int, salt: int) -> Tensor:
+    """Parameter number k of that name and shape by the golden README's hash."""
+    u = uniforms(int(np.prod(shape)), k, salt).reshape(shape)
+    if len(shape) > 1:
+        values = (2 * u - 1) * np.sqrt(6 / np.prod(shape[1:]))
+    else:
+        values = 0.75 + 0.5 * u if name.endswith("weight") else 0.2 * (u - 0.5)
+    return torch.from_numpy(values.astype(np.float32))
+
+
+@torch.no_grad()
+def load_hashed(net: nn.Module, salt: int, *left_out: str) -> None:
+    """Give a network the hashed weights of that salt, by registration order, but for parameters left out."""
+    named = [(name, value) for name, value in net.named_parameters() if name not in left_out]
+    for k, (name, value) in enumerate(named):
+        value.copy_(hashed(name, tuple(value.shape), k, salt))
 
 
 @dataclass(frozen=True)

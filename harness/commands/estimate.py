@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from harness.core.context import Context
     from harness.core.data import Dataset
     from harness.core.distilled import Distilled
+    from harness.core.learned_steps import LearnedSteps
 
 LIMIT_SECONDS = 50.0  # for measuring, so that a plan, start included, takes a minute at most
 LEAST_SECONDS = 2.0  # for one cell; no other is begun when less is left
@@ -37,6 +38,7 @@ FAIR_SHARES = 3  # of the seconds left that one cell may take: the first ones wa
 STEPS = 3  # real steps timed: the first one warms up
 TIMED_SHARE = 0.3  # of a cell's seconds that its real steps may take
 PIECE_ROWS = 64  # images in the piece of work that tells the speed, at most
+LEARNED_BATCHES = 10  # of a set that keeps steps, one for each step in turn
 PIECE_SECONDS = 1.0  # for which it is repeated
 # How far off a time may be: factors either way, found beside whole trials.
 TIMED_OFF_BY = 1.3
@@ -290,7 +292,20 @@ def _stand_in(trial: Trial, data: Dataset) -> Distilled:
     labels = distilled.labels
     if protocol_named(trial.protocol).regime == "stored":
         labels = F.one_hot(labels, data.num_classes).float()
-    return dataclasses.replace(distilled, labels=labels, factor=steps.factor, augmentation=strategy)
+    learned = _steps_like(len(distilled.images), steps.learned) if steps.learned else None
+    return dataclasses.replace(
+        distilled, labels=labels, factor=steps.factor, augmentation=strategy, steps=learned
+    )
+
+
+def _steps_like(images: int, count: int) -> LearnedSteps:
+    """So many steps, each over a tenth of the images."""
+    import torch
+
+    from harness.core.learned_steps import LearnedSteps
+
+    batch = -(-images // LEARNED_BATCHES)
+    return LearnedSteps(torch.arange(batch)[None], torch.full((count,), 1e-3))
 
 
 def _spread(seconds: Sequence[float]) -> float | None:

@@ -9,13 +9,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import methods
 from harness.commands.arguments import add_options, typed_options
 from harness.commands.existing import FILTERS, SetFilter, leave_out, plan_of, wanted_from
 from harness.commands.run import carry_out, deadline_in, finish
 from harness.core.errors import UserError
 from harness.core.text import plural
 from harness.engine.options import Options, parse_options
-from harness.engine.plan import asked_of, protocols_of, refuse_hard_labels
+from harness.engine.plan import asked_of, protocols_of, refuse_hard_labels, refuse_missing_steps
 from harness.engine.provenance import SUBMITTED
 from harness.engine.record_files import found_sets
 from harness.engine.records import Distillation, LabelKind, trial_of
@@ -72,10 +73,19 @@ def command(options: Options, wanted: SetFilter, files: Sequence[Path], again: s
     chosen = list(_chosen(options, wanted, files))
     for made, kind in chosen:
         refuse_hard_labels(f"the set of {made.label} has", kind, _protocols(made, options))
+        refuse_missing_steps(made.method, _learned(made), _protocols(made, options))
     trials = [trial_of(made, **asked) for made, _ in chosen for asked in _asked(made, options)]
     print(f"{plural(len(chosen), 'set')} to ask", file=sys.stderr)
     plan = plan_of(trials, options, wanted.folders, repeated=False)
     return finish(carry_out(options, deadline_in(options.for_), plan), options, again)
+
+
+def _learned(made: Distillation) -> int:
+    """How many steps of training a set keeps, by its method; 0 for one that is here no more."""
+    try:
+        return methods.steps_of(made.method, made.config).learned
+    except UserError:
+        return 0
 
 
 def _protocols(made: Distillation, options: Options) -> tuple[str, ...]:

@@ -142,6 +142,7 @@ def _decoded(found: Distilled) -> Distilled:
         ipc=found.ipc * found.factor**2,
         factor=1,
         classes=None if found.classes is None else classes[order],
+        steps=None if found.steps is None else found.steps.reordered(order),
     )
 
 
@@ -246,6 +247,11 @@ def _described(found: Sequence[Distilled], request: ExportRequest) -> Iterator[s
         yield (
             "images are as networks see them, normalised; normalisation, class names, augmentation and "
             "learning rate stand beside them for `submit`, other readers pass over them"
+        )
+    if first.steps is not None and request.format != "safetensors":
+        yield (
+            f"dropped: {first.steps.words()}, which are half of what was learned; safetensors keeps them for "
+            "protocol dd"
         )
     yield f"read back: {_reading_back(first, request)}"
 

@@ -20,7 +20,7 @@ from harness.engine.records import Record
 from harness.perf.steps import load_sheets
 from harness.report.frames import print_problems
 from harness.report.paper.cells import SCALE, Completeness
-from harness.report.paper.tables import NAMES, CellFilter, Tables, make_tables, page, plain
+from harness.report.paper.tables import FILLED, NAMES, SOFT, CellFilter, Tables, make_tables, page, plain
 from harness.report.reported import load_by_network, load_soft
 
 PAGE = Path("report", "paper.md")
@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="print the commands that fill the empty cells, with estimated GPU-hours",
     )
     parser.add_argument(
-        "--run", metavar="TABLE", help="run what a table lacks: main, cross, terms, lambda or cost"
+        "--run", metavar="TABLE", help="run what a table lacks: main, cross, terms, lambda, cost or soft"
     )
     decided = (
         "scale",
@@ -99,8 +99,8 @@ def command(request: PaperRequest) -> int:
     named on stderr and make the status 1. UserError: an unknown table or cell, no such folder.
     """
     options = request.options
-    if request.run is not None and request.run not in NAMES:
-        raise UnknownNameError("table", request.run, NAMES)
+    if request.run is not None and request.run not in FILLED:
+        raise UnknownNameError("table", request.run, FILLED)
     if request.run is not None and request.missing:
         raise UserError("--run runs what --missing lists; drop one")
     if request.run is None and not options.results.is_dir():
@@ -150,7 +150,8 @@ def _run(request: PaperRequest, tables: Tables) -> int:
 
     assert request.run is not None
     chosen = {name: tables.cells[name] if name == request.run else () for name in NAMES}
-    found = missing(dataclasses.replace(tables, cells=chosen), _wanted(request.options), None)
+    soft = tables.soft if request.run == SOFT else ()
+    found = missing(dataclasses.replace(tables, cells=chosen, soft=soft), _wanted(request.options), None)
     if not found.commands:
         print(f"nothing to run: all of these cells of the table {request.run} are complete", file=sys.stderr)
         return 0

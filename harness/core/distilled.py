@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from harness.core.data import Dataset, Transform, transform_from_state
 from harness.core.errors import DivergedError, UserError
 from harness.core.files import replacing
 from harness.core.formation import decode
+from harness.core.learned_steps import LearnedSteps
 from harness.core.passes import hard
 from harness.core.settings import values_of
 
@@ -35,6 +37,7 @@ class Distilled:
     augmentation: the DSA strategy that training on the set calls for; "" for none.
     learned_lr: a learning rate that was distilled along; None if there is none.
     classes: (n,) int64, what each image is, where soft labels do not tell; None: the largest entry tells.
+    steps: steps of training that were learned along, in their order; None if training is free.
     method: the name that it was asked for by; the harness sets it, a direct call need not.
     """
 
@@ -50,6 +53,7 @@ class Distilled:
     augmentation: str = ""
     learned_lr: float | None = None
     classes: Tensor | None = None
+    steps: LearnedSteps | None = None
 
     def __post_init__(self) -> None:
         """Refuse images that are not finite numbers, and counts that do not match."""
@@ -97,7 +101,7 @@ class Distilled:
     @property
     def stored_bytes(self) -> int:
         """Bytes of the tensors that have to be kept."""
-        return self.images.nbytes + self.labels.nbytes + (0 if self.classes is None else self.classes.nbytes)
+        return sum(tensor.nbytes for tensor in self._tensors().values())
 
     def decoded(self) -> tuple[Tensor, Tensor]:
         """Training images (n * f^2, C, H, W) and their labels."""
@@ -112,7 +116,12 @@ class Distilled:
         return self.classes.repeat(self.factor**2)
 
     def to_dataset(self) -> TensorDataset:
-        """An ordinary torch Dataset of (image, label) pairs, decoded, in the space of `transform`."""
+        """An ordinary torch Dataset of (image, label) pairs, decoded, in the space of `transform`.
+
+        Warns of what was learned along and has no place in it.
+        """
+        if self.steps is not None:
+            warnings.warn(f"an ordinary dataset drops {self.steps.words()}", stacklevel=2)
         return TensorDataset(*self.decoded())
 
     def pixels(self) -> Tensor:
@@ -120,16 +129,21 @@ class Distilled:
         return self.transform.inverse(self.images).clamp(0, 1)
 
     def digest(self) -> str:
-        """SHA-256 of images, labels and classes, in hex."""
+        """SHA-256 of images, labels, classes and steps, in hex."""
         content = hashlib.sha256()
-        for tensor in (self.images, self.labels, *(() if self.classes is None else (self.classes,))):
+        for tensor in self._tensors().values():
             content.update(tensor.contiguous().cpu().numpy().tobytes())
         return content.hexdigest()
 
-    def save(self, path: Path | str) -> None:
-        """Write as safetensors, aside and then moved; the same set gives the same bytes."""
+    def _tensors(self) -> dict[str, Tensor]:
+        """What the set itself consists of, by name."""
         tensors = {"images": self.images, "labels": self.labels}
         tensors |= {} if self.classes is None else {"classes": self.classes}
+        return tensors | ({} if self.steps is None else self.steps.tensors())
+
+    def save(self, path: Path | str) -> None:
+        """Write as safetensors, aside and then moved; the same set gives the same bytes."""
+        tensors = self._tensors()
         tensors |= {f"transform.{name}": tensor for name, tensor in self.transform.state().items()}
         about = {
             "format": FORMAT,
@@ -141,7 +155,7 @@ class Distilled:
             "learned_lr": self.learned_lr,
             "method": self.method,
             "config": self.config,
-        }
+        } | ({} if self.steps is None else {"steps": self.steps.facts()})
         # One key only: safetensors writes several in random order, and the bytes would differ.
         metadata = {"distilled": msgspec.json.encode(about, order="sorted").decode()}
         with replacing(Path(path)) as aside:
@@ -161,6 +175,8 @@ class Distilled:
             }
             transform = transform_from_state(state)
             about["class_names"] = tuple(about["class_names"])
+            if "steps" in about:
+                about["steps"] = LearnedSteps.restored(tensors, about["steps"])
             parts = {name: tensors[name] for name in ("images", "labels")}
             return cls(**parts, classes=tensors.get("classes"), transform=transform, **about)
         except FileNotFoundError:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, TypeVar, cast
@@ -47,10 +47,16 @@ class Steps:
     factor: each stored image decodes to factor x factor training images; a method that can store images whole
         as well has a setting of this name.
     augmentation: strategy that training on the set calls for; None: the dataset's usual one.
+    learned: steps of training that are stored with the images, which protocols of them need; 0: none.
+    multiple: of what the images per class are to be a multiple.
     labels: kind of those that are stored with the images, which protocols of stored labels need to be soft.
 
-    That synthetic images pass the network forwards and backwards in each step is taken for granted. The
-    account may be rough: hours are derived from it only for methods whose records counted the same FLOPs.
+    passes: FLOPs of a step that is of another kind, by classes and ipc: passes of one image forwards through
+    the network, and passes through its first layer alone to be taken off (nobody asks for pixels' gradients).
+
+    Without `passes`, that synthetic images pass the network forwards and backwards in each step is taken for
+    granted. The account may be rough: hours are derived from it only for methods whose records counted the
+    same FLOPs.
     """
 
     count: int
@@ -59,6 +65,9 @@ class Steps:
     factor: int = 1
     augmentation: str | None = None
     labels: Literal["hard", "soft"] = "hard"
+    learned: int = 0
+    multiple: int = 1
+    passes: Callable[[int, int], tuple[float, float]] | None = None
 
 
 @dataclass(frozen=True)

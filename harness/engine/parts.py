@@ -119,7 +119,8 @@ class SetSize:
     """What of a set decides how long networks train on it.
 
     stored: its images as they are kept. decoded: the images that its tiles make. augmented: whether it is
-    trained on with augmentation.
+    trained on with augmentation. learned: batches that it is cut into and steps over them, of a set that
+    keeps steps; those that DD publishes where the set is not known.
     """
 
     classes: int
@@ -127,6 +128,7 @@ class SetSize:
     stored: int
     decoded: int
     augmented: bool = True
+    learned: tuple[int, int] = (10, 30)
 
     @classmethod
     def of(cls, classes: int, ipc: int, factor: int = 1, *, augmented: bool = True) -> SetSize:
@@ -219,7 +221,17 @@ class StepsByImages:
         return Extent(batch, batches, steps + extra, steps, 1)
 
 
-Length = Epochs | MatchedSteps | StepsByImages
+@dataclass(frozen=True)
+class LearnedLength:
+    """As many steps as were learned with the set, each over one of the batches that it is cut into."""
+
+    def extent(self, size: SetSize, batch: int, extra: int, *, merged: bool) -> Extent:
+        """For a set; its own batches and steps, whatever else is asked."""
+        batches, steps = size.learned
+        return Extent(-(-size.decoded // batches), batches, steps, steps, 1)
+
+
+Length = Epochs | MatchedSteps | StepsByImages | LearnedLength
 
 
 def batches_of(images: int, batch: int, *, merged: bool) -> int:

@@ -125,7 +125,9 @@ def asked_of_each(options: Options) -> dict[str, Options]:
     scale = scale_named(options.scale)
     under = {method: protocols_of(method, options, scale) for method in options.methods}
     if options.gains:
-        everything = tuple(dict.fromkeys(name for names in under.values() for name in names))
+        every = dict.fromkeys(name for names in under.values() for name in names)
+        # Sets that they are compared with keep no steps of training.
+        everything = tuple(name for name in every if not protocol_named(name).needs_steps)
         for method, regimes in COMPANIONS.items():
             needed = [name for name in everything if protocol_named(name).regime in regimes]
             if needed:
@@ -345,6 +347,8 @@ def _trials(
     _refuse_uneven_tiles(method, steps.factor, facts)
     seeds = range(scale.seeds) if options.seeds is None else options.seeds
     refuse_hard_labels(f"{method} makes", steps.labels, options.protocol)
+    refuse_missing_steps(method, steps.learned, options.protocol)
+    _refuse_uneven_steps(method, ipc, steps.multiple)
     made = Distillation(
         method=method,
         dataset=spec.name,
@@ -406,6 +410,25 @@ def refuse_hard_labels(whose: str, kind: str | None, protocols: Iterable[str]) -
             f"protocol {stored[0]} trains on soft labels that lie with the set, and {whose} hard ones alone; "
             "choose a protocol for hard labels or with a teacher (`python -m harness list protocols`), or a "
             "method that makes soft labels, such as random@soft"
+        )
+
+
+def refuse_missing_steps(method: str, learned: int, protocols: Iterable[str]) -> None:
+    """UserError if sets are to be asked under a protocol of learned steps and keep none."""
+    needing = [name for name in protocols if protocol_named(name).needs_steps]
+    if needing and not learned:
+        raise UserError(
+            f"protocol {needing[0]} makes the steps that were learned with a set, and sets of {method} keep "
+            "none; choose another protocol (`python -m harness list protocols`), or a method that learns "
+            "steps, such as dd"
+        )
+
+
+def _refuse_uneven_steps(method: str, ipc: int, multiple: int) -> None:
+    if ipc % multiple:
+        raise UserError(
+            f"{method} shares the images of a class out to {multiple} steps, and {ipc} are no multiple of "
+            f"that; choose --ipc {-(-ipc // multiple) * multiple} or another --set {method}.steps"
         )
 
 

@@ -16,7 +16,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from harness.core.errors import DivergedError, UnknownNameError
+from harness.core.errors import DivergedError, UnknownNameError, UserError
 from harness.core.regime import Regime
 from harness.engine import schedules
 from harness.engine.parts import (
@@ -30,6 +30,7 @@ from harness.engine.parts import (
     CutMix,
     Epochs,
     LabelUse,
+    LearnedLength,
     Length,
     Loss,
     MatchedSteps,
@@ -54,8 +55,8 @@ class Recipe:
     source: the repository and function, or the paper, that it follows, and what is different here.
     labels: what is trained on; "own": the set's labels, whether hard or stored soft ones.
     batch: images, never more than there are; augmentation: strategy in place of the one that the set calls
-    for; None: that one. order: of the images in a pass. merges: whether a single image left over joins the
-    batch before it, as its statistics alone are of no use to batch norm.
+    for; None: that one. order: of the images, "learned" with the set. merges: whether a single image left
+    over joins the batch before it, as its statistics alone are of no use to batch norm.
     """
 
     source: str
@@ -66,7 +67,7 @@ class Recipe:
     batch: int | ByIpc | ByClasses = 256
     mixing: Mixing | None = None
     augmentation: str | None = None
-    order: Literal["shuffled", "stored"] = "shuffled"
+    order: Literal["shuffled", "stored", "learned"] = "shuffled"
     accumulation: Accumulation = field(default_factory=Accumulation)
     merges: bool = False
 
@@ -120,6 +121,11 @@ class Protocol:
     def regime(self) -> Regime:
         """With which results its own may be compared; a set with stored soft labels is not "hard" there."""
         return "hard" if self.recipe.labels == "own" else self.recipe.labels
+
+    @property
+    def needs_steps(self) -> bool:
+        """Whether it makes the steps that a set keeps, and no others."""
+        return self.recipe.order == "learned"
 
     def networks(self, evals: int) -> int:
         """How many networks are trained to evaluate `evals` of them."""
@@ -230,6 +236,14 @@ SRE2L = Recipe(
     merges=True,
 )
 
+DD = Recipe(
+    source="ssnl/dataset-distillation `train_distilled_image.py`: the learned steps and nothing else",
+    optimiser=SGD(1.0, momentum=0.0, weight_decay=0.0),
+    rule=schedules.CONSTANT,
+    augmentation="none",
+    order="learned",
+)
+
 PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
@@ -280,6 +294,7 @@ PROTOCOLS = {
             FREPO_SHORT,
             StepsByImages(((10, 100), (100, 200), (200, 2000), (400, 500), (1000, 1000), (2000, 4000))),
         ),
+        Protocol("dd", "that of DD: the steps that a set keeps, at their sizes, once", DD, LearnedLength()),
         Protocol(
             "kd-300",
             "students of RDED: a teacher labels each CutMix batch, AdamW 0.001, 300 epochs",
@@ -314,7 +329,7 @@ def without_augmentation(name: str) -> str | None:
 def protocol_named(name: str) -> Protocol:
     """The protocol of that name, with its learning rate tuned if "@tuned" follows.
 
-    UnknownNameError lists the choices.
+    UnknownNameError lists the choices; UserError where no rate can be tuned.
     """
     base, at, way = name.partition("@")
     if base not in PROTOCOLS:
@@ -323,5 +338,7 @@ def protocol_named(name: str) -> Protocol:
         return PROTOCOLS[base]
     if f"@{way}" != TUNED:
         raise UnknownNameError(f"way to ask for protocol {base}:", f"{base}@{way}", (f"{base}{TUNED}",))
+    if PROTOCOLS[base].needs_steps:
+        raise UserError(f"protocol {base} takes the step sizes of the set: there is no rate to choose")
     summary = f"{PROTOCOLS[base].summary}; rate chosen on a tenth of train"
     return dataclasses.replace(PROTOCOLS[base], name=name, summary=summary, grid=GRID)

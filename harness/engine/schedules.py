@@ -65,6 +65,7 @@ QUARTERS = Drops(
 )
 # VILA-Lab/SRe2L's students; LINs-lab/RDED's end at half the rate.
 COSINE = Cosine()
+CONSTANT = Drops(lambda epochs: (), decay=1.0)
 HALF_COSINE = Cosine(stretch=2.0)
 
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from harness.core import dc_augment
 from harness.core.augment import DIGIT_DATASETS, STAGE, augment_batch, operations
 from harness.core.checkpoint import State
 from harness.core.errors import UserError
+from harness.core.learned_steps import LearnedSteps
 from harness.core.nets import Network
 from harness.core.passes import backward, hard, logits_forward, rows_per_piece
 from harness.engine.losses import SummedLoss, Targets, summed
@@ -45,7 +47,8 @@ class TrainingSet:
 
     classes: (n,) what each image is, where soft labels do not tell; None: their largest entries tell.
     strategy: augmentation, of `harness.core.augment` or, with the prefix "dc:", of `harness.core.dc_augment`.
-    lr: learning rate that was distilled along; None: the protocol's. ipc, stored: images per class and in
+    lr: learning rate that was distilled along; None: the protocol's. steps: those that were learned with the
+    images, of which `lr` is then the mean size. ipc, stored: images per class and in
     all, as they are kept; None: those that are here.
     """
 
@@ -56,6 +59,7 @@ class TrainingSet:
     ipc: int | None = None
     stored: int | None = None
     classes: Tensor | None = None
+    steps: LearnedSteps | None = None
 
     @property
     def hard_labels(self) -> Tensor:
@@ -72,7 +76,10 @@ class TrainingSet:
         decoded = len(self.images)
         stored = decoded if self.stored is None else self.stored
         ipc = max(1, stored // classes) if self.ipc is None else self.ipc
-        return SetSize(classes, ipc, stored, decoded, self.augmented)
+        size = SetSize(classes, ipc, stored, decoded, self.augmented)
+        if self.steps is None:
+            return size
+        return replace(size, learned=(len(self.steps.rows), len(self.steps)))
 
 
 @dataclass(frozen=True)
@@ -86,22 +93,29 @@ class Script:
 def training_set_of(distilled: Distilled, protocol: Protocol, device: torch.device) -> TrainingSet:
     """The decoded images on `device`, with labels, augmentation and rate that set and protocol call for.
 
-    UserError if the protocol trains on stored soft labels and the set has none.
+    UserError if the protocol trains on stored soft labels, or by learned steps, and the set has none.
     """
+    if protocol.needs_steps and distilled.steps is None:
+        raise UserError(
+            f"protocol {protocol.name} makes the steps that were learned with a set, and this one keeps none;"
+            " choose another protocol, see `list protocols`"
+        )
     images, labels, classes = (part.to(device) for part in (*distilled.decoded(), distilled.hard_labels()))
     strategy, recipe = distilled.augmentation, protocol.recipe
     if recipe.augmentation is not None:
         strategy = recipe.augmentation
         if distilled.dataset in DIGIT_DATASETS:
             strategy = STAGE.join(stage for stage in strategy.split(STAGE) if stage != "flip")
+    steps = distilled.steps if protocol.needs_steps else None
     return TrainingSet(
         images,
         _labels(labels, classes, protocol),
         strategy,
-        distilled.learned_lr,
+        distilled.learned_lr if steps is None else float(steps.sizes.mean()),
         ipc=distilled.ipc,
         stored=len(distilled.images),
         classes=classes,
+        steps=steps,
     )
 
 
@@ -131,6 +145,8 @@ def train_network(
     stands in for what is drawn. UserError if the protocol needs a teacher and has none.
     """
     check_teacher(protocol, teacher)
+    if training_set.steps is not None:
+        return follow_steps(net, training_set, training_set.steps, context, name=name)
     forward, loss_of = context.accelerate(logits_forward(context)), summed(protocol.recipe.loss)
     images = training_set.images
     rows_at_once = rows_per_piece(net, (images.shape[1], images.shape[2], images.shape[3]))
@@ -156,6 +172,30 @@ def train_network(
         mean_loss.copy_(total / seen)
         context.log(mean_loss)
     return float(mean_loss)
+
+
+def follow_steps(
+    net: Network, training_set: TrainingSet, steps: LearnedSteps, context: Context, *, name: str
+) -> float:
+    """Train `net` in place by the steps that were learned with the set, from a start that they expect.
+
+    Returns the loss before the last step.
+    """
+    steps.initialise(net, context.generator("initialisation", on_cpu=True))
+    forward, labels = logits_forward(context), training_set.labels
+    weights: list[Tensor] = [*net.parameters()]
+    last = training_set.images.new_zeros(())
+    batches, sizes = steps.rows.to(labels.device), steps.sizes.tolist()
+    net.train()
+    for step in context.steps(len(steps), {"net": net, "loss": last}, name=name, budgeted=False):
+        rows = batches[step % len(batches)]
+        loss = F.cross_entropy(forward(net, training_set.images[rows]), labels[rows])
+        gradients = torch.autograd.grad(loss, weights)
+        with torch.no_grad():
+            torch._foreach_add_(weights, gradients, alpha=-sizes[step])
+        last.copy_(loss.detach())
+        context.log(last)
+    return float(last)
 
 
 def _piece_loss(loss_of: SummedLoss, targets: Targets, logits: Tensor, piece: slice) -> Tensor:

@@ -11,6 +11,7 @@ from harness.engine.parts import (
     CrossEntropy,
     CutMix,
     Epochs,
+    LearnedLength,
     MatchedSteps,
     SetSize,
     SoftCrossEntropy,
@@ -26,6 +27,14 @@ REGIMES = {"hard": "hard labels", "stored": "stored soft labels", "teacher": "a 
 
 def in_words(protocol: Protocol) -> str:
     """All that decides how a network is trained, in a few sentences."""
+    if protocol.needs_steps:
+        factor = f"{protocol.recipe.optimiser.lr:g}"
+        return (
+            f"{length_in_words(protocol).capitalize()}: plain gradient steps in their order, each on its own "
+            f"images at {factor} times its own size, from weights by Xavier's normal distribution with zero "
+            "biases, or from the one initialisation that the set was made for. Training images are not "
+            "augmented."
+        )
     parts = [f"{_training(protocol)}; {_rate(protocol)}.", _labels(protocol.recipe)]
     if protocol.grid:
         factors = ", ".join(f"{factor:g}" for factor in protocol.grid)
@@ -44,6 +53,8 @@ def length_in_words(protocol: Protocol) -> str:
             return f"{count + extra} epochs{fewer}"
         case MatchedSteps(epochs):
             return f"the steps of {epochs + extra} epochs of the stored images, however many they decode to"
+        case LearnedLength():
+            return "the steps that were learned with the set"
         case StepsByImages(values):
             steps = ", ".join(str(count) for _, count in values)
             return f"{steps} steps for {', '.join(str(images) for images, _ in values)} images"

@@ -68,6 +68,11 @@ class ReportedFigure:
         return self.note.startswith(PREFERRED)
 
     @property
+    def suspect(self) -> bool:
+        """Whether it seems to be a slip."""
+        return self.note.startswith(SUSPECT)
+
+    @property
     def traced(self) -> bool:
         """Whether the source can be looked up."""
         return self.source != "recalled"
@@ -90,8 +95,12 @@ class ReportedFigure:
 
     @property
     def text_beside_bacon(self) -> str:
-        """As the BACON paper's tables here show it: with its network, marked if by another paper."""
-        arch = "" if self.arch in ("ConvNet", *CROSS_NETWORKS) else f" ({self.arch})"
+        """As the BACON paper's tables here show it: with its network, marked if by another paper.
+
+        What stands for its method there is by that method's own network, whichever it is.
+        """
+        shown_above = self.arch == "ConvNet" or (self.arch in CROSS_NETWORKS and not self.preferred)
+        arch = "" if shown_above else f" ({self.arch})"
         return f"{self.printed}{arch}{'' if self.own else OTHER}{self._mark}"
 
     @property
@@ -145,38 +154,43 @@ def fitting(figures: ReportedFigures, regime: str) -> ReportedFigures:
 def load_by_network(path: Path = REPORTED_CSV) -> dict[NetworkKey, ReportedFigure]:
     """The figure of each (method, dataset, ipc, network) of the BACON paper, in this harness's names.
 
-    Figures with soft labels, stored or by a teacher, are left to `load_soft`.
+    Figures with soft labels, stored or by a teacher, are left to `load_soft`. Methods are in this harness's
+    names, whether it has them or not; what is on the whole train split has the ipc `ALL_IMAGES`.
     Of several, the authors' current table goes before their older ones, and these before other papers'
-    preferred figures. The network is ConvNet for whatever ConvNet a figure was obtained with.
+    preferred figures, and these before their others. The network is ConvNet for whatever ConvNet a figure was
+    obtained with, and for whatever network the preferred figure of a method was.
     """
     known = set(methods.discover())
-    wanted = [line for line in _lines(path) if line.ipc != ALL_IMAGES and _belongs(line.figure)]
+    wanted = [line for line in _lines(path) if _belongs(line.figure)]
     found: dict[NetworkKey, ReportedFigure] = {}
     for line in sorted(wanted, key=lambda line: _rank(line.figure)):
-        arch = CROSS_NETWORKS.get(line.figure.arch, "ConvNet")
+        arch = "ConvNet" if line.figure.preferred else CROSS_NETWORKS.get(line.figure.arch, "ConvNet")
         found.setdefault((_variant(line.method, known), line.dataset, line.ipc, arch), line.figure)
     return found
 
 
 def load_soft(path: Path = REPORTED_CSV) -> dict[tuple[Regime, NetworkKey], ReportedFigure]:
-    """Preferred figures with soft labels, by their regime and as `load_by_network`.
+    """Figures with soft labels, by their regime and as `load_by_network`: the preferred one, else the first.
 
-    The network is ConvNet for whatever ConvNet, else what the paper calls it. Methods are in this harness's
-    names, whether it has them or not.
+    The network is ConvNet for whatever ConvNet, and for whatever network the preferred figure of a method
+    with stored labels was obtained with; else what the paper calls it. Methods are in this harness's names,
+    whether it has them or not.
     """
     known = set(methods.discover())
     found: dict[tuple[Regime, NetworkKey], ReportedFigure] = {}
-    for method, dataset, ipc, figure in _lines(path):
-        if figure.preferred and figure.regime in ("stored", "teacher") and ipc != ALL_IMAGES:
-            arch = "ConvNet" if figure.arch.startswith("ConvNet") else figure.arch
-            found[figure.regime, (_variant(method, known), dataset, ipc, arch)] = figure
+    for method, dataset, ipc, figure in sorted(_lines(path), key=lambda line: not line.figure.preferred):
+        if figure.regime in ("stored", "teacher") and ipc != ALL_IMAGES and not figure.suspect:
+            own = figure.regime == "stored" and figure.preferred
+            arch = "ConvNet" if own or _is_convnet(figure.arch) else figure.arch
+            found.setdefault((figure.regime, (_variant(method, known), dataset, ipc, arch)), figure)
     return found
 
 
-def methods_of(figures: FiguresByNetwork, arch: str = "ConvNet") -> list[str]:
-    """Methods of this harness with a figure for that network: others first, BACON last as in its paper."""
-    known = set(methods.discover())
-    shown = {key[0] for key in figures if key[0] in known and key[3] == arch}
+def methods_of(
+    figures: FiguresByNetwork, ipcs: Collection[int] | None = None, arch: str = "ConvNet"
+) -> list[str]:
+    """Methods with a figure for that network, here or not: others first, BACON last as in its paper."""
+    shown = {key[0] for key in figures if key[3] == arch and (ipcs is None or key[2] in ipcs)}
     own = {key[0] for key, figure in figures.items() if figure.own}
     return sorted(shown, key=lambda name: (name in own, name == "bacon", name))
 
@@ -210,15 +224,19 @@ def _lines(path: Path) -> list[_Line]:
 
 def _belongs(figure: ReportedFigure) -> bool:
     """Whether a figure may stand in the BACON paper's tables."""
-    if figure.regime in ("stored", "teacher"):
+    if figure.regime in ("stored", "teacher") or figure.suspect:
         return False
-    own = figure.own and not figure.note.startswith(SUSPECT)
-    return own or figure.arch in CROSS_NETWORKS or figure.preferred
+    return figure.own or figure.arch in CROSS_NETWORKS or figure.preferred or _is_convnet(figure.arch)
+
+
+def _is_convnet(arch: str) -> bool:
+    """Whether a network is a ConvNet; kernels of infinitely wide ones are none."""
+    return arch.startswith("ConvNet") and "NTK" not in arch
 
 
 def _rank(figure: ReportedFigure) -> int:
     if not figure.own:
-        return 3
+        return 3 if figure.preferred or figure.arch in CROSS_NETWORKS else 4
     # Of two older revisions the later one is preferred, or says so.
     return 0 if CURRENT in figure.source else 1 if figure.note.startswith((PREFERRED, "later")) else 2
 

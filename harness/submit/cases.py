@@ -226,4 +226,5 @@ def _distilled(images: Any, labels: Any, one: Imported, data: Dataset, request: 
         augmentation=augmentation,
         learned_lr=request.lr if request.lr is not None else one.learned_lr,
         classes=None if one.classes is None or labels.ndim == 1 else classes[order],
+        steps=None if one.steps is None else one.steps.reordered(order),
     )

@@ -15,6 +15,7 @@ from harness.commands.cli import main
 from harness.core.context import Context
 from harness.core.data import Dataset, load, parse
 from harness.core.distilled import Distilled
+from harness.core.learned_steps import LearnedSteps
 from harness.engine.record_files import read_records
 from harness.submit import importers
 from harness.submit.importers.common import Imported
@@ -58,6 +59,38 @@ def export(path: Path, kind: str, output: Path, *more: str) -> int:
 def read(path: Path, data: Dataset) -> Imported:
     (found,) = importers.read(importers.find(path), data)
     return found
+
+
+@pytest.fixture(scope="module")
+def stepped(real: Distilled) -> Distilled:
+    """As DD leaves a set: with the steps that learn from it."""
+    rows = torch.arange(len(real.images)).view(-1, IPC).T.contiguous()
+    return replace(real, steps=LearnedSteps(rows, torch.tensor([0.1, 0.2, 0.3])))
+
+
+@pytest.mark.parametrize("kind", ["dc", "npz", "imagefolder"])
+def test_other_forms_say_that_they_drop_the_learned_steps(
+    kind: str, stepped: Distilled, digits: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / FILES[kind]
+    assert export(saved(stepped, tmp_path), kind, output) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (dropped,) = [line for line in lines if line.startswith("dropped: ")]
+    assert "the order of 3 steps and their sizes (0.1 to 0.3)" in dropped
+    assert read(output, digits).steps is None
+
+
+def test_our_own_form_keeps_the_learned_steps(
+    stepped: Distilled, digits: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / FILES["safetensors"]
+    assert export(saved(stepped, tmp_path), "safetensors", output) == 0
+    assert "dropped" not in capsys.readouterr().out
+    found = read(output, digits).steps
+    assert found is not None
+    assert stepped.steps is not None
+    assert torch.equal(found.rows, stepped.steps.rows)
+    assert torch.equal(found.sizes, stepped.steps.sizes)
 
 
 @pytest.mark.parametrize("kind", ["dc", "npz", "safetensors"])

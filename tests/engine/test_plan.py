@@ -571,6 +571,26 @@ def test_soft_labels_that_a_method_does_not_make_are_refused_at_once() -> None:
     assert planned == made | along, "each under what it has labels for"
 
 
+def test_steps_that_a_method_does_not_learn_are_refused_at_once() -> None:
+    asked = Options(scale="smoke", methods=("dd", "dm"), ipc=(1,), protocol=("dc-smoke", "dd"))
+    with pytest.raises(UserError, match=r"protocol dd makes the steps that were .* sets of dm keep none"):
+        expand(asked, [SMALL])
+    alone = dataclasses.replace(asked, methods=("dd",), gains=True)
+    planned = {(trial.method, trial.protocol) for trial in expand(alone, [SMALL]).trials}
+    along = {("random", "dc-smoke"), ("whole", "dc-smoke")}
+    assert planned == {("dd", "dc-smoke"), ("dd", "dd")} | along, "others keep no steps"
+
+
+def test_images_that_cannot_be_shared_out_to_steps_are_refused_at_once() -> None:
+    asked = Options(scale="smoke", methods=("dd",), ipc=(1, 6), set=(Setting("dd", "steps", "4"),))
+    with pytest.raises(UserError, match="to 4 steps, and 1 are no multiple of that; choose --ipc 4"):
+        expand(asked, [SMALL])
+    more = dataclasses.replace(asked, ipc=(4,), set=(Setting("dd", "steps", "9"),))
+    with pytest.raises(UserError, match="dd makes 4 steps on 9 batches of images"):
+        expand(more, [SMALL])
+    assert expand(dataclasses.replace(asked, ipc=(4,)), [SMALL]).trials
+
+
 def test_each_set_is_asked_by_each_network_under_each_protocol() -> None:
     asked = Options(
         scale="smoke",

@@ -21,6 +21,8 @@ from harness.engine.protocol import protocol_named
 # Where the host must know, and why; by file and function.
 DECIDES = {
     "methods/cafe.py query": "the accuracy decides whether images or the network are trained next",
+    "methods/ld.py told": "the error decides whether a fresh network takes over",
+    "methods/ld.py judge": "images left out decide, now and then, which labels are kept",
     "methods/ncfm.py distill": "the loss decides whether the rate of the images falls",
     "methods/shared/aligned.py condense": "the loss decides whether a step is made",
     "methods/shared/clusters.py centroids": "the centroids' movement decides whether there is another round",

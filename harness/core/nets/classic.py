@@ -1,7 +1,7 @@
 """MLP, LeNet, AlexNet and VGG-11 in the small-image form of DatasetCondensation's ``networks.py``.
 
-Layer names and their order are those of that code, so state dicts can be exchanged. Each function takes the
-problem and returns a network; the convolutional ones raise ImageTooSmallError.
+Layer names and their order are those of that code, so state dicts can be exchanged; AlexCifarNet is another
+one's. Each function takes the problem and returns a network; the convolutional ones raise ImageTooSmallError.
 """
 
 from __future__ import annotations
@@ -52,6 +52,27 @@ def alexnet(problem: Problem, *, norm: Norm) -> Network:
         stack.activation("relu")
         stack.pool("max" if pooled else "none")
     return Network(Features(*stack.layers), {"fc": nn.Linear(stack.flat_dim, problem.classes)})
+
+
+def alexcifarnet(problem: Problem) -> Network:
+    """The network of DD and LD for CIFAR-10, after cuda-convnet's; the embedding is the layer of 192 units.
+
+    Two convolutions of 64 channels, overlapping max pools and local response norms.
+    """
+    stack = Stack(problem)
+    stack.conv(64, kernel=5, padding=2)
+    stack.activation("relu")
+    stack.pool("overlapping")
+    stack.response_norm()
+    stack.conv(64, kernel=5, padding=2)
+    stack.activation("relu")
+    stack.response_norm()
+    stack.pool("overlapping")
+    hidden = (nn.Flatten(), nn.Linear(stack.flat_dim, 384), activation_layer("relu"), nn.Linear(384, 192))
+    fc_1, fc_2 = hidden[1], hidden[3]
+    fc_3 = nn.Linear(192, problem.classes)
+    features = Features(*stack.layers, borrowed=(*hidden, activation_layer("relu")))
+    return Network(features, {"fc_1": fc_1, "fc_2": fc_2, "fc_3": fc_3})
 
 
 def vgg11(problem: Problem, *, norm: Norm, width: int = 64) -> Network:

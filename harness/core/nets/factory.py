@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from harness.core.errors import UserError
 from harness.core.nets.base import ImageTooSmallError, Network, Problem
-from harness.core.nets.classic import alexnet, lenet, mlp, vgg11
+from harness.core.nets.classic import alexcifarnet, alexnet, lenet, mlp, vgg11
 from harness.core.nets.convnet import convnet
 from harness.core.nets.names import base_and_width, canonical, convnet_spec
 from harness.core.nets.resnet import Style, resnet18
@@ -19,6 +19,7 @@ from harness.core.nets.resnet import Style, resnet18
 _ZOO: dict[str, Callable[..., Network]] = {
     "MLP": mlp,
     "LeNet": lenet,
+    "AlexCifarNet": alexcifarnet,
     "AlexNet": partial(alexnet, norm="none"),
     "AlexNetBN": partial(alexnet, norm="batch"),
     "VGG11": partial(vgg11, norm="instance"),

@@ -66,6 +66,7 @@ def _suffix(field: str, value: int | str) -> str:
 _ZOO: dict[str, str] = {
     "MLP": "two hidden layers of 128 units",
     "LeNet": "LeNet-5 with ReLU and max pooling",
+    "AlexCifarNet": "DD's network for CIFAR-10: two 5x5 convolutions of 64, local response norm",
     "AlexNet": "AlexNet cut down to small images, no normalisation",
     "AlexNetBN": "AlexNet with batch norm",
     "VGG11": "VGG-11 with instance norm and a single linear layer",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import nn
 
 from harness.core.nets.base import ImageTooSmallError, Problem
@@ -62,9 +64,16 @@ class Stack:
         """Append an activation."""
         self.layers.append(activation_layer(kind))
 
-    def pool(self, kind: Pooling) -> None:
-        """Append a 2x2 pooling with stride 2; ``none`` appends nothing."""
-        if kind != "none":
+    def response_norm(self) -> None:
+        """Append cuda-convnet's normalisation of each value by those of the channels around it."""
+        self.layers.append(nn.LocalResponseNorm(4, alpha=0.001 / 9, beta=0.75, k=1.0))
+
+    def pool(self, kind: Pooling | Literal["overlapping"]) -> None:
+        """Append a 2x2 pooling with stride 2; ``none`` appends nothing, ``overlapping`` a 3x3 max pool."""
+        if kind == "overlapping":
+            self.layers.append(nn.MaxPool2d(3, stride=2, padding=1))
+            self._resize((self.size[0] + 1) // 2, (self.size[1] + 1) // 2)
+        elif kind != "none":
             self.layers.append(nn.AvgPool2d(2) if kind == "avg" else nn.MaxPool2d(2))
             self._resize(self.size[0] // 2, self.size[1] // 2)
 

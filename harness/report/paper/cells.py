@@ -6,9 +6,11 @@ import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
+import methods
+from harness.core.errors import UserError
 from harness.core.regime import Regime
 from harness.core.text import MISSING
 from harness.engine.protocol import PROTOCOLS, TUNED
@@ -22,6 +24,7 @@ SCALE = SCALES["paper"]
 DATASETS = ("svhn", "cifar10", "cifar100", "tinyimagenet", "mnist", "fashionmnist")
 IPCS = (1, 10, 50)
 NOT_RUN = "not run"
+NOT_HERE = "not implemented here"
 OTHER_DATA = "other images only"
 
 
@@ -71,7 +74,7 @@ class PaperCell:
 
     done: finished records at paper scale, one for each seed. missed: statuses of the others. elsewhere:
     `cpu scale`, and the dataset if it is a copy of another name, for what ran at another scale only. tuned:
-    the same with a learning rate that was chosen for the network.
+    the same with a learning rate that was chosen for the network. here: whether this harness has the method.
     """
 
     spec: Spec
@@ -80,6 +83,7 @@ class PaperCell:
     missed: tuple[str, ...] = ()
     elsewhere: tuple[str, ...] = ()
     tuned: PaperCell | None = None
+    here: bool = True
 
     @cached_property
     def measured(self) -> Estimate | None:
@@ -103,12 +107,12 @@ class PaperCell:
 
     @property
     def state(self) -> str:
-        """`measured`, the status of trials that brought nothing, `cpu scale only`, or `not run`."""
+        """`measured`, the status of trials that brought nothing, `cpu scale only`, `not run`, or why not."""
         if self.measured is not None:
             return "measured"
         if self.missed:
             return ", ".join(self.missed)
-        return "; ".join(self.elsewhere) or NOT_RUN
+        return "; ".join(self.elsewhere) or (NOT_RUN if self.here else NOT_HERE)
 
     @property
     def text(self) -> str:
@@ -151,7 +155,8 @@ class RecordIndex:
         """The cell of this spec."""
         figure = None if spec.settings else figures.get(spec.key)
         tuned = self._measured(spec, tuned=True)
-        return dataclasses.replace(self._measured(spec, tuned=False), figure=figure, tuned=tuned)
+        found = self._measured(spec, tuned=False)
+        return dataclasses.replace(found, figure=figure, tuned=tuned, here=is_here(spec.method))
 
     def _measured(self, spec: Spec, *, tuned: bool) -> PaperCell:
         """The cell under the fixed or the chosen rate, with nothing that is printed."""
@@ -173,6 +178,16 @@ class RecordIndex:
             missed=tuple(sorted({record.status for record in at_scale if record.status != "done"})),
             elsewhere=(*([OTHER_DATA] if others else []), *_elsewhere(here, spec.dataset)),
         )
+
+
+@cache
+def is_here(method: str) -> bool:
+    """Whether this harness has a method; papers print figures of others too."""
+    try:
+        methods.find(method)
+    except UserError:
+        return False
+    return True
 
 
 def regime_of(trial: Trial) -> Regime | None:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
+from harness.core.regime import Regime
 from harness.core.text import plural
 from harness.engine.options import flag
 from harness.report.paper.cells import SCALE, Completeness, PaperCell, Spec
 from harness.report.paper.hours import Evidence, Hours, TrialHours
-from harness.report.paper.tables import COMPARED, NAMES, Tables
+from harness.report.paper.tables import COMPARED, FILLED, Tables
 
 UNKNOWN = "unknown"
 PHASES = ("distillation", "evaluation")
@@ -38,6 +39,11 @@ class Command:
     lacking: tuple[tuple[int, ...], ...]
 
     @property
+    def regime(self) -> Regime:
+        """What its networks are told of the images' classes."""
+        return self.cells[0].regime
+
+    @property
     def trials(self) -> int:
         """Trials that it will run."""
         return sum(map(len, self.lacking))
@@ -52,6 +58,8 @@ class Command:
         }
         if self.networks != (SCALE.arch,):
             asked["eval_arch"] = ",".join(self.networks)
+        if self.regime != "hard":
+            asked["protocol"] = SCALE.protocols[self.regime]
         if self.settings:
             asked["set"] = [f"{self.methods[0]}.{name}={value}" for name, value in self.settings]
         return asked
@@ -66,12 +74,13 @@ class Missing:
     """Commands with the hours of one trial of each of their cells.
 
     new_sets: the seeds whose sets are made for a cell; those of its other seeds are there already or made for
-    another cell, and cost nothing.
+    another cell, and cost nothing. not_here: methods with cells that this harness lacks.
     """
 
     commands: tuple[Command, ...]
     hours: Mapping[Spec, TrialHours]
     new_sets: Mapping[Spec, tuple[int, ...]] = field(default_factory=dict)
+    not_here: Sequence[str] = ()
 
     def counted(self, spec: Spec, seeds: Collection[int], phase: str) -> int:
         """How often a phase of one trial of a cell is to be paid."""
@@ -103,29 +112,34 @@ def missing(tables: Tables, wanted: Completeness, evidence: Evidence | None) -> 
     """
     commands: list[Command] = []
     seen: set[Spec] = set()
-    for name in NAMES:
-        cells = {cell.spec: cell for _, cell in tables.cells[name] if cell.lacking(wanted)}
+    for name in FILLED:
+        cells = {cell.spec: cell for cell in tables.to_fill(name) if cell.lacking(wanted)}
         commands += group(name, [cell for spec, cell in cells.items() if spec not in seen], wanted)
         seen |= set(cells)
     specs = dict.fromkeys(spec for command in commands for spec in command.cells)
     hours = {spec: evidence.hours(spec) for spec in specs} if evidence else {}
-    return Missing(tuple(commands), hours, _new_sets(tables, commands))
+    return Missing(tuple(commands), hours, _new_sets(tables, commands), tables.not_here())
 
 
 def _new_sets(tables: Tables, commands: Iterable[Command]) -> dict[Spec, tuple[int, ...]]:
     """For each cell that is filled the seeds whose sets no record tells of and no cell before it needs."""
     made = {
-        (cell.spec.home, record.trial.seed)
-        for cells in tables.cells.values()
-        for _, cell in cells
+        (_set_of(cell.spec), record.trial.seed)
+        for name in FILLED
+        for cell in tables.to_fill(name)
         for record in cell.done
     }
     found: dict[Spec, tuple[int, ...]] = {}
     for command in commands:
         for spec, seeds in zip(command.cells, command.lacking, strict=True):
-            found[spec] = tuple(seed for seed in seeds if (spec.home, seed) not in made)
-            made |= {(spec.home, seed) for seed in seeds}
+            found[spec] = tuple(seed for seed in seeds if (_set_of(spec), seed) not in made)
+            made |= {(_set_of(spec), seed) for seed in seeds}
     return found
+
+
+def _set_of(spec: Spec) -> Spec:
+    """What the cells of a set have in common: its networks may be others, and told otherwise."""
+    return dataclasses.replace(spec.home, regime="hard")
 
 
 def group(name: str, cells: Iterable[PaperCell], wanted: Completeness) -> list[Command]:
@@ -136,7 +150,8 @@ def group(name: str, cells: Iterable[PaperCell], wanted: Completeness) -> list[C
         # Settings name their method, so methods with settings of their own have commands of their own; those
         # of the authors' own table are apart from the many others.
         own = spec.method if spec.settings else str(spec.method in COMPARED)
-        sets.setdefault((spec.dataset, own, spec.settings, spec.method, spec.ipc), []).append(cell)
+        kind = (spec.dataset, own, spec.settings, spec.regime)
+        sets.setdefault((*kind, spec.method, spec.ipc), []).append(cell)
     rows: dict[tuple[Any, ...], list[PaperCell]] = {}
     for (*place, method, _), asked in sets.items():
         networks = tuple(cell.spec.arch for cell in asked)
@@ -156,7 +171,7 @@ def group(name: str, cells: Iterable[PaperCell], wanted: Completeness) -> list[C
             cells=tuple(cell.spec for cell in part),
             lacking=tuple(cell.lacking(wanted) for cell in part),
         )
-        for (dataset, _, changed, networks, ipcs), part in merged.items()
+        for (dataset, _, changed, _, networks, ipcs), part in merged.items()
     ]
 
 
@@ -174,12 +189,13 @@ def words(options: Mapping[str, Any]) -> list[str]:
 
 def as_text(found: Missing, launch: Mapping[str, Any]) -> str:
     """For people and for a shell: a comment on what each command fills and may take, then the command."""
+    lacks = [f"# not implemented here, and left out: {', '.join(found.not_here)}"] if found.not_here else []
     if not found.commands:
-        return "# nothing is missing: none of these cells is empty\n"
+        return "\n".join(["# nothing is missing: none of these cells is empty", *lacks]) + "\n"
     lines: list[str] = []
     for command in found.commands:
         lines += [*_comments(found, command), command.line(launch), ""]
-    return "\n".join([*lines, _summary(found)]) + "\n"
+    return "\n".join([*lines, _summary(found), *lacks]) + "\n"
 
 
 def as_json(found: Missing, launch: Mapping[str, Any]) -> str:
@@ -204,7 +220,7 @@ def as_json(found: Missing, launch: Mapping[str, Any]) -> str:
         }
         for command in found.commands
     ]
-    return msgspec.json.encode({"commands": content}).decode()
+    return msgspec.json.encode({"commands": content, "not_implemented": found.not_here}).decode()
 
 
 def _comments(found: Missing, command: Command) -> list[str]:

@@ -2,8 +2,9 @@
 
 FLOPs of a distillation follow from its settings where the loop is simple: real images pass the network
 forwards (F each), synthetic ones forwards and backwards to the pixels (2 F), training images forwards and
-backwards to the weights (3 F less the first layer's). Whether a method is such is not assumed: the formula
-must give what its records counted, at any scale, to `TOLERANCE`. Seconds then come from
+backwards to the weights (3 F less the first layer's). Other loops say themselves what they do. None of this
+is taken on trust: the formula must give what a method's records counted, at any scale, to `TOLERANCE`.
+Seconds then come from
 
 1. records of the same cell at paper scale on a GPU: other seeds take as long;
 2. a kept step on a GPU (in `report/data/steps`, CIFAR-10 at ipc 10), times the ratio of FLOPs: its own, or
@@ -36,12 +37,13 @@ from harness.engine.parts import SetSize
 from harness.engine.protocol import protocol_named
 from harness.engine.records import Record, Trial, hardware
 from harness.perf.steps import StepSheet
-from harness.report.paper.cells import SCALE, Spec, copy_of, network_of, published
+from harness.report.paper.cells import SCALE, Spec, copy_of, network_of, published, regime_of
 
 TOLERANCE = 0.02  # of FLOPs by formula against those that records counted
 STEP_CELL = ("cifar10", 10)  # at whose settings kept steps are measured
 NO_FORMULA = "no formula for its FLOPs that records of it confirm"
 NO_NETWORK = "no formula for the FLOPs of the network"
+NO_TEACHER = "no formula for what a teacher adds"
 
 
 @dataclass(frozen=True)
@@ -136,18 +138,24 @@ class Evidence:
                 lambda record: _seconds(record.evaluate) * SCALE.evals / record.trial.evals,
                 "other seeds",
             )
+        if spec.regime == "teacher":
+            return Hours(None, NO_TEACHER)
         one = image_pass(spec.dataset, spec.arch)
         kin = [r for r in self._done if r.trial.method == spec.method and r.stored_images]
-        kin = [record for record in kin if published(record.trial)]
+        kin = [record for record in kin if published(record.trial, spec.regime)]
         if one is None or not kin or not kin[0].decoded_images or not kin[0].stored_images:
             return Hours(None, NO_NETWORK if one is None else "no record says how many images it decodes to")
         tiles = kin[0].decoded_images / kin[0].stored_images
         stored = KNOWN[spec.dataset].classes * spec.ipc
         images = round(stored * tiles)
         size = SetSize(KNOWN[spec.dataset].classes, spec.ipc, stored, images, _augmented(kin[0]))
-        forwarded = protocol_named(SCALE.protocol).course(size).images(images)
+        forwarded = protocol_named(SCALE.protocols[spec.regime]).course(size).images(images)
         near = _nearest(
-            (r for r in self._small if _same_shape(r, spec) and 0 < _decoded(r) <= images),
+            (
+                r
+                for r in self._small
+                if _same_shape(r, spec) and 0 < _decoded(r) <= images and published(r.trial, spec.regime)
+            ),
             _decoded,
         )
         if not near:
@@ -186,8 +194,11 @@ def steps_in(trial: Trial) -> Steps | None:
 
 
 def step_flops(steps: Steps, dataset: str, ipc: int, one: Pass) -> float:
-    """FLOPs of one such step in distribution matching, by the formula above."""
+    """FLOPs of one such step in distribution matching, by the formula above, or by the method's own."""
     known = KNOWN[dataset]
+    if steps.passes is not None:
+        whole, first = steps.passes(known.classes, ipc)
+        return whole * one.forward - first * one.first
     real = known.classes * min(steps.real, known.train // known.classes)
     synthetic = known.classes * ipc * steps.factor**2
     return one.forward * real + 2 * one.forward * synthetic + one.train * steps.trained
@@ -251,14 +262,16 @@ def _has_set(record: Record, spec: Spec) -> bool:
     trial = record.trial
     made = trial.method, trial.scale, trial.dataset, trial.ipc, trial.arch
     same = all(trial.config.get(name) == value for name, value in spec.settings)
-    return made == (spec.method, SCALE.name, spec.dataset, spec.ipc, SCALE.arch) and same and published(trial)
+    own = made == (spec.method, SCALE.name, spec.dataset, spec.ipc, SCALE.arch) and same
+    return own and published(trial, spec.regime)
 
 
 def _at_other_scale(record: Record) -> bool:
     """Whether a record is of work on a known dataset and networks at another scale."""
     trial, dataset = record.trial, original(record.trial.dataset)
     known = bool(dataset) and all(image_pass(dataset, arch) for arch in (trial.arch, trial.network))
-    return known and trial.scale != SCALE.name and published(trial)
+    regime = regime_of(trial)
+    return known and trial.scale != SCALE.name and regime is not None and published(trial, regime)
 
 
 def _same_shape(record: Record, spec: Spec) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -14,19 +14,33 @@ from harness.core.text import MISSING, count, memory, seconds, table
 from harness.engine.protocol import TUNED
 from harness.engine.records import Record, hardware
 from harness.perf.steps import PLAIN, StepSheet
-from harness.report.paper.cells import DATASETS, IPCS, SCALE, PaperCell, RecordIndex, Spec
+from harness.report.paper.cells import (
+    DATASETS,
+    IPCS,
+    NOT_HERE,
+    SCALE,
+    PaperCell,
+    RecordIndex,
+    Spec,
+    is_here,
+)
 from harness.report.protocols import REGIMES
 from harness.report.reported import (
+    ALL_IMAGES,
     CROSS_NETWORKS,
     OTHER,
     UNTRACED,
     FiguresByNetwork,
+    NetworkKey,
+    ReportedFigure,
     SoftFigures,
     methods_of,
     sources,
 )
 
 NAMES = ("main", "cross", "terms", "lambda", "cost")
+SOFT = "soft"  # the table of the other regimes, no part of the paper
+FILLED = (*NAMES, SOFT)  # what `--missing` lists and `--run` runs
 TITLES = {
     "main": "Main comparison",
     "cross": "Cross-architecture",
@@ -66,7 +80,8 @@ and what fills them: `python -m harness paper --missing`.
   ({SCALE.seeds}×{SCALE.evals} is complete).
 - *not run*: there is no record; *cpu scale only*: there are records of the smaller track alone, whose
   accuracies do not compare and are left out; *other images only*: there are records of other images than most
-  records of the dataset, by their fingerprints; a status word: trials ended without a result.
+  records of the dataset, by their fingerprints; *{NOT_HERE}*: papers print figures of a method that this
+  harness lacks; a status word: trials ended without a result.
 - **reported**: printed in the BACON authors' own table; {OTHER} reported by another paper; {UNTRACED} not yet
   traced to a printed source; {MISSING} none known.
 - **gap**: measured less reported, in points; *z* is the gap in standard deviations that the paper prints."""
@@ -92,7 +107,12 @@ SOFT_NOTE = (
     "What papers print for sets with soft labels, in tables of their own: figures of two regimes do not"
     " compare. `network` is trained on the set, and for others than the ConvNet distilled it as well;"
     f" measured are sets by {SCALE.arch}, under {SCALE.protocols['stored']} or {SCALE.protocols['teacher']}."
-    " Methods that this harness lacks are listed too."
+    f" Methods that this harness lacks are listed too, as {NOT_HERE}."
+)
+ELSEWHERE_TITLE = "Printed for other sets"
+ELSEWHERE_NOTE = (
+    "What papers print at other images per class or on other networks, of which no table above has a cell;"
+    " `all` is the whole train split."
 )
 ALWAYS_SHOWN = "cifar10"  # the dataset whose cells are shown even when nothing was measured
 COST_NOTE = (
@@ -143,12 +163,24 @@ class CellFilter:
 class Tables:
     """All cells by the name of their table, with the label of their row.
 
-    soft: those of other regimes, no part of the paper, which `--missing` and `--run` leave alone.
+    soft: those of other regimes, no part of the paper. elsewhere: printed figures that have no cell.
     """
 
     cells: Mapping[str, Sequence[tuple[str, PaperCell]]]
     sheets: Sequence[StepSheet] = ()
     soft: Sequence[PaperCell] = ()
+    elsewhere: Sequence[PaperCell] = ()
+
+    def to_fill(self, name: str) -> list[PaperCell]:
+        """The cells of a table that trials of this harness can fill."""
+        cells = self.soft if name == SOFT else [cell for _, cell in self.cells[name]]
+        # Other networks of the table of other regimes have distilled the sets too.
+        return [cell for cell in cells if cell.here and (name != SOFT or cell.spec.arch == SCALE.arch)]
+
+    def not_here(self) -> list[str]:
+        """Methods with cells that this harness lacks."""
+        cells = [*(cell for part in self.cells.values() for _, cell in part), *self.soft]
+        return sorted({cell.spec.method for cell in cells if not cell.here})
 
 
 def make_tables(
@@ -169,6 +201,8 @@ def make_tables(
         for name in NAMES
     }
     others = _soft_cells(index, soft or {}, cell_filter)
+    placed = {cell.spec.key for part in cells.values() for _, cell in part}
+    elsewhere = [] if cell_filter.ipcs else _elsewhere(figures, soft or {}, placed, cell_filter)
     if not any(cells.values()) and not others:
         known = sorted(
             {spec.method for name in NAMES for _, spec in specs(name, figures)}
@@ -178,7 +212,29 @@ def make_tables(
             if method not in known:
                 raise UnknownNameError("method of the paper's tables", method, known)
         raise UserError("no cell of the paper's tables fits --methods, --dataset and --ipc; leave one out")
-    return Tables(cells, sheets, others)
+    return Tables(cells, sheets, others, elsewhere)
+
+
+def _elsewhere(
+    figures: FiguresByNetwork, soft: SoftFigures, placed: Collection[NetworkKey], cell_filter: CellFilter
+) -> list[PaperCell]:
+    """Printed figures that have no cell in the tables, by dataset, method and ipc."""
+    hard: SoftFigures = {("hard", key): figure for key, figure in figures.items() if key not in placed}
+    others = {key: figure for key, figure in soft.items() if key[1][2] not in IPCS}
+    order = {name: place for place, name in enumerate(DATASETS)}
+    found = [
+        PaperCell(Spec(method, dataset, ipc, arch, regime=regime), figure, here=is_here(method))
+        for (regime, (method, dataset, ipc, arch)), figure in {**hard, **others}.items()
+    ]
+    return sorted(
+        (cell for cell in found if cell_filter.takes(cell.spec)),
+        key=lambda cell: (
+            order.get(cell.spec.dataset, len(order)),
+            cell.spec.method,
+            cell.spec.ipc,
+            cell.spec.arch,
+        ),
+    )
 
 
 def _soft_cells(index: RecordIndex, soft: SoftFigures, cell_filter: CellFilter) -> list[PaperCell]:
@@ -191,7 +247,9 @@ def _soft_cells(index: RecordIndex, soft: SoftFigures, cell_filter: CellFilter) 
     ]
     return [
         dataclasses.replace(
-            index.cell(spec, {}) if spec.arch == SCALE.arch else PaperCell(spec, None),
+            index.cell(spec, {})
+            if spec.arch == SCALE.arch
+            else PaperCell(spec, None, here=is_here(spec.method)),
             figure=soft.get((spec.regime, spec.key)),
         )
         for spec in wanted
@@ -205,7 +263,7 @@ def specs(name: str, figures: FiguresByNetwork) -> list[tuple[str, Spec]]:
         rows = [
             Spec(method, dataset, ipc)
             for dataset in DATASETS
-            for method in methods_of(figures)
+            for method in _rows_of(dataset, figures)
             for ipc in IPCS
         ]
     elif name == "cross":
@@ -217,12 +275,24 @@ def specs(name: str, figures: FiguresByNetwork) -> list[tuple[str, Spec]]:
     return [(spec.label, spec) for spec in rows]
 
 
+def _rows_of(dataset: str, figures: FiguresByNetwork) -> list[str]:
+    """Methods of the main table of a dataset; those that are not here only where a figure is printed."""
+    printed = {key[0] for key in figures if key[1] == dataset and key[2] in IPCS}
+    return [method for method in methods_of(figures, IPCS) if is_here(method) or method in printed]
+
+
 def page(tables: Tables) -> str:
     """All tables in Markdown."""
     parts = [INTRODUCTION, *(_section(name, tables) for name in NAMES if tables.cells[name])]
     if tables.soft:
         parts.append(_soft_section(tables.soft))
-    cells = [*(cell for part in tables.cells.values() for _, cell in part), *tables.soft]
+    if tables.elsewhere:
+        parts.append(_elsewhere_section(tables.elsewhere))
+    cells = [
+        *(cell for part in tables.cells.values() for _, cell in part),
+        *tables.soft,
+        *tables.elsewhere,
+    ]
     shown = [cell.figure for cell in cells if cell.figure]
     if shown:
         listed = "\n".join(f"- {source}" for source in sources(shown))
@@ -239,7 +309,8 @@ def plain(tables: Tables) -> dict[str, list[dict[str, Any]]]:
     }
     return found | {
         "cost": _cost_rows([cell for _, cell in tables.cells["cost"]]),
-        "soft": [_plain_cell(cell.spec.label, cell) for cell in tables.soft],
+        SOFT: [_plain_cell(cell.spec.label, cell) for cell in tables.soft],
+        "elsewhere": [_plain_cell(cell.spec.label, cell) for cell in tables.elsewhere],
     }
 
 
@@ -247,7 +318,7 @@ def _cross_specs(figures: FiguresByNetwork) -> list[Spec]:
     """BACON, IDM and whatever has printed figures on other networks, on the networks of such tables."""
     printed = {(key[0], key[2]) for key in figures if key[3] in CROSS_NETWORKS.values() and key[1] == ABLATED}
     compared = {(method, ipc) for method in COMPARED for ipc in IPCS[1:]}
-    order = methods_of(figures)
+    order = methods_of(figures, IPCS)
     pairs = sorted(
         ((method, ipc) for method, ipc in printed | compared if method in order and ipc in IPCS),
         key=lambda pair: (pair[1], order.index(pair[0])),
@@ -300,6 +371,24 @@ def _soft_section(cells: Sequence[PaperCell]) -> str:
     return "\n\n".join([f"## {SOFT_TITLE}", SOFT_NOTE, *parts])
 
 
+def _elsewhere_section(cells: Sequence[PaperCell]) -> str:
+    """One row for each method, dataset, network and regime, with its figures by ipc."""
+    ipcs = sorted({cell.spec.ipc for cell in cells}, key=lambda ipc: (ipc == ALL_IMAGES, ipc))
+    rows: dict[tuple[str, ...], dict[int, ReportedFigure]] = defaultdict(dict)
+    for cell in cells:
+        spec, words = cell.spec, REGIMES.get(cell.spec.regime, "hard labels")
+        method = spec.method if cell.here else f"{spec.method} ({NOT_HERE})"
+        if cell.figure is not None:
+            rows[spec.dataset, method, spec.arch, words][spec.ipc] = cell.figure
+    headers = ["dataset", "method", "network", "labels"]
+    headers += ["all" if ipc == ALL_IMAGES else f"ipc {ipc}" for ipc in ipcs]
+    texts = [
+        [*row, *(_beside(row[2], found[ipc]) if ipc in found else MISSING for ipc in ipcs)]
+        for row, found in rows.items()
+    ]
+    return "\n\n".join([f"## {ELSEWHERE_TITLE}", ELSEWHERE_NOTE, table(headers, texts, text_columns=4)])
+
+
 def _by_method_and_network(cells: Sequence[PaperCell]) -> str:
     found = {(cell.spec.method, cell.spec.arch, cell.spec.ipc): cell for cell in cells}
     ipcs = sorted({ipc for _, _, ipc in found})
@@ -318,9 +407,12 @@ def _by_method_and_network(cells: Sequence[PaperCell]) -> str:
 
 def _printed_with_network(cell: PaperCell) -> str:
     """What is printed, with the network where the row's is another ConvNet."""
-    if cell.figure is None:
-        return MISSING
-    return cell.figure.text if cell.spec.arch == SCALE.arch else cell.figure.bare_text
+    return MISSING if cell.figure is None else _beside(cell.spec.arch, cell.figure)
+
+
+def _beside(arch: str, figure: ReportedFigure) -> str:
+    """A figure in a row of that network."""
+    return figure.text if arch == SCALE.arch else figure.bare_text
 
 
 def _by_ipc(cells: Sequence[tuple[str, PaperCell]], corner: str) -> str:

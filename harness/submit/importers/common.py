@@ -16,6 +16,7 @@ from harness.core.errors import UserError
 
 if TYPE_CHECKING:
     from harness.core.data import Transform
+    from harness.core.learned_steps import LearnedSteps
 
 WIDEST = 8  # bytes of a number that torch knows
 NUMBERS = "fiub"
@@ -29,8 +30,8 @@ class Imported:
     labels: class numbers, or a row of numbers for each image.
     experiment: which of the file's sets it is, from 0; authors repeat their distillation in one file.
     claims: mean accuracy in [0, 1] that the file itself gives, by the name of the network that it is of.
-    transform, class_names, factor, augmentation, classes: known for sets of this harness only; `classes` (n,)
-        of images whose soft labels do not tell.
+    transform, class_names, factor, augmentation, classes, steps: known for sets of this harness only;
+        `classes` (n,) of images whose soft labels do not tell.
     notes: what a reader of the result should know about this format or file.
     """
 
@@ -45,6 +46,7 @@ class Imported:
     factor: int | None = None
     augmentation: str | None = None
     classes: Tensor | None = None
+    steps: LearnedSteps | None = None
     notes: tuple[str, ...] = ()
 
 

@@ -36,4 +36,5 @@ def _own(path: Path) -> Imported:
         class_names=distilled.class_names,
         factor=distilled.factor,
         augmentation=distilled.augmentation,
+        steps=distilled.steps,
     )

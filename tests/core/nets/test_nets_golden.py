@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from support import assert_close, golden, golden_convnet, tensor
+from support import assert_close, golden, golden_convnet, hashed, load_hashed, tensor, uniforms
 from torch import nn
 
 from harness.core.nets import Network, build
@@ -130,26 +130,6 @@ def test_all_golden_variants_are_tested() -> None:
     )
 
 
-def uniforms(length: int, k: int, salt: int) -> np.ndarray:
-    """The golden README's integer hash of 0..length-1, as float64 in [0, 1)."""
-    h = np.arange(length, dtype=np.uint32) * np.uint32(2654435761)
-    h += np.uint32((k * 40503 + salt * 977 + 12345) % 2**32)
-    for shift, factor in ((16, 2246822507), (13, 3266489909)):
-        h ^= h >> np.uint32(shift)
-        h *= np.uint32(factor)
-    h ^= h >> np.uint32(16)
-    return h / 2.0**32
-
-
-def hashed(name: str, shape: tuple[int, ...], k: int, salt: int) -> torch.Tensor:
-    u = uniforms(int(np.prod(shape)), k, salt).reshape(shape)
-    if len(shape) > 1:
-        values = (2 * u - 1) * np.sqrt(6 / np.prod(shape[1:]))
-    else:
-        values = 0.75 + 0.5 * u if name.endswith("weight") else 0.2 * (u - 0.5)
-    return torch.from_numpy(values.astype(np.float32))
-
-
 @pytest.mark.golden("net_zoo")
 @pytest.mark.parametrize("model", ZOO)
 def test_zoo_has_the_authors_parameters_and_logits(model: str) -> None:
@@ -204,3 +184,20 @@ def _in_golden_order(net: Network, arrays: dict[str, np.ndarray]) -> list[tuple[
     found = [(name, own[name]) for name in names]
     assert [",".join(map(str, parameter.shape)) for _, parameter in found] == list(arrays["shapes"])
     return found
+
+
+@pytest.mark.golden("net_dd", "dd", "ld", "ld@rr")
+@pytest.mark.parametrize("model", ["lenet28", "lenet32", "alex"])
+def test_networks_of_dd_and_ld(model: str) -> None:
+    arrays = golden("net_dd")
+    salt, channels = int(arrays["salt"]), 1 if model == "lenet28" else 3
+    side = 28 if channels == 1 else 32
+    shape = (int(arrays["n"]), channels, side, side)
+    images = 4 * uniforms(int(np.prod(shape)), 1000 + channels, salt).reshape(shape) - 2
+    inputs = torch.from_numpy(images.astype(np.float32))
+    net = network("AlexCifarNet" if model == "alex" else "LeNet", inputs, int(arrays["classes"]))
+    shapes = [str(tuple(parameter.shape)) for parameter in net.parameters()]
+    assert shapes == [str(text) for text in arrays[f"{model}_shapes"]]
+    load_hashed(net, salt)
+    assert_close(net(inputs), arrays[f"{model}_logits"])
+    assert_close(net.embed(inputs), arrays[f"{model}_feat"])
