@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import torch
@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from harness.core.data import Dataset, Transform, transform_from_state
+from harness.core.data import Dataset, HeldOut, RegularisedZCA, Transform, transform_from_state
 from harness.core.errors import DivergedError, UserError
 from harness.core.files import replacing
 from harness.core.formation import decode
@@ -22,6 +22,8 @@ from harness.core.passes import hard
 from harness.core.settings import values_of
 
 FORMAT = "distilled-set-1"
+
+Seen = TypeVar("Seen", Dataset, HeldOut)
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,14 @@ class Distilled:
     classes: Tensor | None = None
 
     def __post_init__(self) -> None:
-        """Refuse images that are not finite numbers, and counts that do not match."""
+        """Refuse images and labels that are not finite numbers, and counts that do not match."""
         if not bool(torch.isfinite(self.images).all()):
             raise DivergedError(
                 f"{self.method or 'it'} ended with images that are not finite; lower the learning rate"
+            )
+        if not bool(torch.isfinite(self.labels).all()):
+            raise DivergedError(
+                f"{self.method or 'it'} ended with labels that are not finite; lower the labels' learning rate"
             )
         stored, decoded = len(self.images), len(self.images) * self.factor**2
         if len(self.labels) != stored and (self.labels.ndim == 1 or len(self.labels) != decoded):
@@ -110,6 +116,18 @@ class Distilled:
         if self.classes is None:
             return hard(self.decoded()[1])
         return self.classes.repeat(self.factor**2)
+
+    def view_of(self, data: Seen) -> Seen:
+        """The dataset as networks see it that are trained on the set: through the set's own whitening, if any.
+
+        Whitening that is the dataset's own, as `--zca` asks for it, is left to the dataset.
+        """
+        return data.seen_through(self.transform) if self.whitened_by_method else data
+
+    @property
+    def whitened_by_method(self) -> bool:
+        """Whether the method that made it whitened the images in a way of its own."""
+        return isinstance(self.transform, RegularisedZCA)
 
     def to_dataset(self) -> TensorDataset:
         """An ordinary torch Dataset of (image, label) pairs, decoded, in the space of `transform`."""

@@ -34,7 +34,7 @@ from harness.core.augment import augment_batch, cutmix_batch
 from harness.core.checkpoint import State
 from harness.core.clock import Cost
 from harness.core.context import Context
-from harness.core.data import Dataset, Normalization
+from harness.core.data import Dataset, Normalization, RegularisedZCA
 from harness.core.errors import UserError
 from harness.core.faults import passing
 from harness.core.files import replacing
@@ -193,10 +193,11 @@ class _ExpertTrainer:
         if not settings["cutmix"]:
             del settings["cutmix"]
         transform = self.data.transform
-        # A whitening follows from the images alone.
-        values = (
-            [transform.mean.tolist(), transform.std.tolist()] if isinstance(transform, Normalization) else []
-        )
+        values: list[Any] = []  # the dataset's own whitening follows from the images alone
+        if isinstance(transform, Normalization):
+            values = [transform.mean.tolist(), transform.std.tolist()]
+        elif isinstance(transform, RegularisedZCA):
+            values = [hashlib.sha256(transform.whiten.cpu().numpy().tobytes()).hexdigest()]
         identity = {
             "format": FORMAT,
             "dataset": self.data.fingerprint,

@@ -70,7 +70,8 @@ def evaluate(
     The test split stays sealed until all of them are trained, and is opened once. UserError if set, dataset,
     protocol and `teacher` do not go together, before anything is trained.
     """
-    data = dataset.to(context.device)
+    check_asked(distilled, protocol)
+    data = distilled.view_of(dataset.to(context.device))
     check_fits(distilled, data)
     check_teacher(protocol, teacher)
     training_set = training_set_of(distilled, protocol, context.device)
@@ -115,6 +116,15 @@ def _regime(training_set: TrainingSet, protocol: Protocol) -> Regime:
     if protocol.recipe.labels == "own":
         return "stored" if training_set.labels.ndim == 2 else "hard"
     return protocol.recipe.labels
+
+
+def check_asked(distilled: Distilled, protocol: Protocol) -> None:
+    """UserError if a teacher is to be asked about images that its method whitened in a way of its own."""
+    if protocol.recipe.labels == "teacher" and distilled.whitened_by_method:
+        raise UserError(
+            f"protocol {protocol.name} asks a teacher, which has not seen images whitened as those of this set "
+            f"are; ask it under another protocol, or distil it with --set {distilled.method}.zca_reg=0"
+        )
 
 
 def check_fits(distilled: Distilled, data: Dataset) -> None:
