@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ from harness.core.files import replacing
 from harness.core.formation import decode
 from harness.core.passes import hard
 from harness.core.settings import values_of
+from harness.core.tangent import KernelRidge
 
 FORMAT = "distilled-set-1"
 
@@ -37,6 +38,7 @@ class Distilled:
     augmentation: the DSA strategy that training on the set calls for; "" for none.
     learned_lr: a learning rate that was distilled along; None if there is none.
     classes: (n,) int64, what each image is, where soft labels do not tell; None: the largest entry tells.
+    ridge: the regression in a kernel that the set was distilled for, whose support it is; None: none.
     method: the name that it was asked for by; the harness sets it, a direct call need not.
     """
 
@@ -52,6 +54,7 @@ class Distilled:
     augmentation: str = ""
     learned_lr: float | None = None
     classes: Tensor | None = None
+    ridge: KernelRidge | None = None
 
     def __post_init__(self) -> None:
         """Refuse images and labels that are not finite numbers, and counts that do not match."""
@@ -160,6 +163,8 @@ class Distilled:
             "method": self.method,
             "config": self.config,
         }
+        if self.ridge is not None:
+            about["ridge"] = asdict(self.ridge)
         # One key only: safetensors writes several in random order, and the bytes would differ.
         metadata = {"distilled": msgspec.json.encode(about, order="sorted").decode()}
         with replacing(Path(path)) as aside:
@@ -179,6 +184,8 @@ class Distilled:
             }
             transform = transform_from_state(state)
             about["class_names"] = tuple(about["class_names"])
+            if "ridge" in about:
+                about["ridge"] = msgspec.convert(about["ridge"], KernelRidge)
             parts = {name: tensors[name] for name in ("images", "labels")}
             return cls(**parts, classes=tensors.get("classes"), transform=transform, **about)
         except FileNotFoundError:
