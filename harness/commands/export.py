@@ -247,6 +247,13 @@ def _described(found: Sequence[Distilled], request: ExportRequest) -> Iterator[s
             "images are as networks see them, normalised; normalisation, class names, augmentation and "
             "learning rate stand beside them for `submit`, other readers pass over them"
         )
+    if request.format != "safetensors":
+        yield from (f"left out: {loss}; --format safetensors keeps it" for loss in first.beyond_pairs())
+    if first.whitened_by_method:
+        yield (
+            "the images are whitened as only their method does; `submit` brings them back to pixels, on which, "
+            "normalised as the dataset is, networks are then trained"
+        )
     yield f"read back: {_reading_back(first, request)}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +24,8 @@ from harness.core.settings import values_of
 from harness.core.tangent import KernelRidge
 
 FORMAT = "distilled-set-1"
+
+logger = logging.getLogger(__name__)
 
 Seen = TypeVar("Seen", Dataset, HeldOut)
 
@@ -133,8 +136,22 @@ class Distilled:
         return isinstance(self.transform, RegularisedZCA)
 
     def to_dataset(self) -> TensorDataset:
-        """An ordinary torch Dataset of (image, label) pairs, decoded, in the space of `transform`."""
+        """An ordinary torch Dataset of (image, label) pairs, decoded, in the space of `transform`.
+
+        It is logged what of the set such pairs cannot hold.
+        """
+        for loss in self.beyond_pairs():
+            logger.warning("a dataset of pairs has no place for %s", loss)
         return TensorDataset(*self.decoded())
+
+    def beyond_pairs(self) -> list[str]:
+        """What is lost of the set where only images and labels are kept, in words."""
+        if self.ridge is None:
+            return []
+        return [
+            f"the kernel that the set is for ({self.ridge.kernel.kind}, regulariser {self.ridge.reg:g}), of whose "
+            "regression it is the support"
+        ]
 
     def pixels(self) -> Tensor:
         """Stored images (n, C, H, W) as pixels, clamped to [0, 1]."""

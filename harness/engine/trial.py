@@ -373,6 +373,7 @@ def done_record(
         tried_rates=[TriedRate(one.rate, one.accuracy) for one in evaluation.tried_rates],
         negative_log_likelihoods=evaluation.negative_log_likelihoods,
         calibration_errors=evaluation.calibration_errors,
+        kernel_accuracy=evaluation.kernel_accuracy,
         images_digest=found.record.images_digest,
         dataset_fingerprint=dataset.fingerprint,
         test_fingerprint=evaluation.test_fingerprint,
