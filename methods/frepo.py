@@ -1,8 +1,8 @@
 """FRePo: kernel ridge regression on the features of a pool of networks that learn from the set itself.
 
-Zhou, Nezhadarya & Ba, "Dataset Distillation using Neural Feature Regression", NeurIPS 2022 (arXiv 2206.00719).
-With f the features of a network from a pool, K_ss = f(S) f(S)^T of the n synthetic images S, K_ts those of a
-real batch with them, Y the labels of S, which are learned, and y_t = one-hot - 1/C,
+Zhou, Nezhadarya & Ba, "Dataset Distillation using Neural Feature Regression", NeurIPS 2022 (arXiv
+2206.00719). With f the features of a network from a pool, K_ss = f(S) f(S)^T of the n synthetic images S,
+K_ts those of a real batch with them, Y the labels of S, which are learned, and y_t = one-hot - 1/C,
 
     minimise  mean_t 1/2 | K_ts (K_ss + reg tr(K_ss)/n I)^-1 Y - y_t |^2  -  mean_s min(margin of Y_s, 1/C)
 
@@ -12,9 +12,9 @@ step of Adam on the set, or makes room for a fresh one if it has made 100, and t
 Reported (a ConvNet of width 128, 256, 512, trained by the squared error to the labels): 46.8, 65.5, 71.7 % on
 CIFAR-10 at ipc 1, 10, 50, each the checkpoint that is best on the test images.
 
-Departures from the authors' code (yongchaoz/FRePo, in JAX): each real batch is drawn anew, not in turn; K and
-its inverse are in float64, not float32; networks are trained in PyTorch; sets are trained on with DSA in place
-of their own jitter, crops and rotations; the last set is scored, not the best of many looks at the test.
+Departures from the authors' code (yongchaoz/FRePo, in JAX): each real batch is drawn anew, not in turn; K
+and its inverse are in float64, not float32; sets are trained on with DSA in place of their own jitter, crops
+and rotations; the last set is scored, not the best of many looks at the test.
 ZCA divides by the standard deviations of the train split, not by constants rounded to four digits. The
 network that distils is the asked one with their habits (`ConvNet` becomes `ConvNetPBDW`); one that is no
 ConvNet is taken as it is.
@@ -60,7 +60,9 @@ class Config:
     networks: int = setting(10, "networks in the pool")
     max_updates: int = setting(100, "updates after which a network makes room for a fresh one")
     lr_net: float = setting(3e-4, "learning rate of the networks' Adam")
-    batch_net: int = setting(1000, "most synthetic images in an update of a network, drawn where there are more")
+    batch_net: int = setting(
+        1000, "most synthetic images in an update of a network, drawn where there are more"
+    )
     zca_reg: float = setting(
         0.0, "ZCA whitening of the images, its regulariser relative to the mean variance; 0: none"
     )
@@ -119,7 +121,9 @@ def distill(
     pool = Pool(context, data, config)
     features = Features(context)
 
-    for step in context.steps(config.iterations, {"images": image_steps, "labels": label_steps, "pool": pool}):
+    for step in context.steps(
+        config.iterations, {"images": image_steps, "labels": label_steps, "pool": pool}
+    ):
         net = pool.current
         batch = draw_uniform(len(data), config.batch_real, context.generator("real"))
         targets = centred_classes(data.labels[batch], data.num_classes)
@@ -283,7 +287,10 @@ class Pool:
         arch, forward = pool_arch(context.arch), context.accelerate(logits_forward(context))
         self.members = [
             Member(
-                context.network(data, arch=arch), config.lr_net, k * config.max_updates // config.networks, forward
+                context.network(data, arch=arch),
+                config.lr_net,
+                k * config.max_updates // config.networks,
+                forward,
             )
             for k in range(config.networks)
         ]

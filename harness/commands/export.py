@@ -251,8 +251,8 @@ def _described(found: Sequence[Distilled], request: ExportRequest) -> Iterator[s
         yield from (f"left out: {loss}; --format safetensors keeps it" for loss in first.beyond_pairs())
     if first.whitened_by_method:
         yield (
-            "the images are whitened as only their method does; `submit` brings them back to pixels, on which, "
-            "normalised as the dataset is, networks are then trained"
+            "the images are whitened as only their method does; `submit` brings them back to pixels, and "
+            "networks are then trained on these, normalised as the dataset is"
         )
     yield f"read back: {_reading_back(first, request)}"
 

@@ -67,7 +67,8 @@ class Distilled:
             )
         if not bool(torch.isfinite(self.labels).all()):
             raise DivergedError(
-                f"{self.method or 'it'} ended with labels that are not finite; lower the labels' learning rate"
+                f"{self.method or 'it'} ended with labels that are not finite; lower the labels' learning "
+                "rate"
             )
         stored, decoded = len(self.images), len(self.images) * self.factor**2
         if len(self.labels) != stored and (self.labels.ndim == 1 or len(self.labels) != decoded):
@@ -124,7 +125,7 @@ class Distilled:
         return self.classes.repeat(self.factor**2)
 
     def view_of(self, data: Seen) -> Seen:
-        """The dataset as networks see it that are trained on the set: through the set's own whitening, if any.
+        """The dataset as networks see it that learn from the set: through the set's own whitening, if any.
 
         Whitening that is the dataset's own, as `--zca` asks for it, is left to the dataset.
         """
@@ -149,8 +150,8 @@ class Distilled:
         if self.ridge is None:
             return []
         return [
-            f"the kernel that the set is for ({self.ridge.kernel.kind}, regulariser {self.ridge.reg:g}), of whose "
-            "regression it is the support"
+            f"the kernel that the set is for ({self.ridge.kernel.kind}, regulariser {self.ridge.reg:g}), of "
+            "whose regression it is the support"
         ]
 
     def pixels(self) -> Tensor:

@@ -74,7 +74,7 @@ class TangentKernel:
     def between(
         self, rows: Tensor, columns: Tensor, of_rows: list[Tensor], of_columns: list[Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """The tangent kernel and the covariance (r, c) of images (r, ...) and (c, ...), given their variances."""
+        """Tangent kernel and covariance (r, c) of images (r, ...) and (c, ...), given their variances."""
         way = _WAYS[self.kind]
         s, t = way.start(rows, columns), None
         for layer, (a, b) in enumerate(zip(of_rows, of_columns, strict=True)):
@@ -91,7 +91,7 @@ class TangentKernel:
         return s, s if t is None else s + self.w_std**2 * way.mean_over_offsets(t)
 
     def elements(self, shape: tuple[int, ...]) -> int:
-        """Elements of S in all layers, for one pair of images of `shape` (C, H, W) as the kernel takes them."""
+        """Elements of S in all layers, for a pair of images (C, H, W) as the kernel takes them."""
         height, width = shape[1:]
         if self.kind == "fc":
             return self.depth
@@ -296,7 +296,7 @@ class _ReLU(torch.autograd.Function):
 
 
 def _angles(s: Tensor, root: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """t with its sine and cosine; exactly 0 where rounding alone tells it from that."""
+    """The angle t with its sine and cosine; exactly 0 where rounding alone tells it from that."""
     cosine = (s / root).clamp(-1, 1)
     squared = 1 - cosine.square()
     cosine = torch.where((squared <= 32 * torch.finfo(s.dtype).eps) & (cosine > 0), 1.0, cosine)
@@ -398,9 +398,7 @@ class KernelRidge:
         ]
         return seen, [torch.cat(layer) for layer in zip(*parts, strict=True)]
 
-    def _made(
-        self, rows: Tensor, of_rows: list[Tensor], columns: Tensor, of_columns: list[Tensor]
-    ) -> Tensor:
+    def _made(self, rows: Tensor, of_rows: list[Tensor], columns: Tensor, of_columns: list[Tensor]) -> Tensor:
         """Kernel (r, c), piece by piece; that of images with themselves from one half."""
         alike = rows is columns
         found = rows.new_zeros(len(rows), len(columns))

@@ -151,8 +151,8 @@ def check_asked(distilled: Distilled, protocol: Protocol) -> None:
     """UserError if a teacher is to be asked about images that its method whitened in a way of its own."""
     if protocol.recipe.labels == "teacher" and distilled.whitened_by_method:
         raise UserError(
-            f"protocol {protocol.name} asks a teacher, which has not seen images whitened as those of this set "
-            f"are; ask it under another protocol, or distil it with --set {distilled.method}.zca_reg=0"
+            f"protocol {protocol.name} asks a teacher, which has not seen images whitened as those of this "
+            f"set are; ask it under another protocol, or distil it with --set {distilled.method}.zca_reg=0"
         )
 
 

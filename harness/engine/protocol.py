@@ -281,7 +281,9 @@ PROTOCOLS = {
             FREPO_SHORT,
             StepsByImages(((10, 100), (100, 200), (200, 2000), (400, 500), (1000, 1000), (2000, 4000))),
         ),
-        Protocol("frepo-smoke", "frepo-cpu cut to 30 steps for smoke runs", FREPO_SMOKE, StepsByImages(((10, 30),))),
+        Protocol(
+            "frepo-smoke", "frepo-cpu cut to 30 steps for smoke runs", FREPO_SMOKE, StepsByImages(((10, 30),))
+        ),
         Protocol(
             "kd-300",
             "students of RDED: a teacher labels each CutMix batch, AdamW 0.001, 300 epochs",

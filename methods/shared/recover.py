@@ -202,9 +202,7 @@ class Adam:
     counted: steps that the bias corrections take for made before the first.
     """
 
-    def __init__(
-        self, images: Tensor, betas: tuple[float, float] = (0.5, 0.9), *, counted: int = 0
-    ) -> None:
+    def __init__(self, images: Tensor, betas: tuple[float, float] = (0.5, 0.9), *, counted: int = 0) -> None:
         self.images, self.betas = images, betas
         self._mean, self._square = torch.zeros_like(images), torch.zeros_like(images)
         self._steps = counted

@@ -15,10 +15,10 @@ from harness.commands.cli import main
 from harness.core.context import Context
 from harness.core.data import Dataset, load, parse
 from harness.core.distilled import Distilled
+from harness.core.tangent import KernelRidge, TangentKernel
 from harness.engine.record_files import read_records
 from harness.submit import importers
 from harness.submit.importers.common import Imported
-from harness.core.tangent import KernelRidge, TangentKernel
 from methods import random
 from methods.shared.whitening import whitened
 

@@ -61,9 +61,7 @@ def test_pieces_change_nothing(kind: Any, monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize("kind", ["pool", "vec", "fc"])
 def test_gradients_are_the_slopes(kind: Any) -> None:
     generator = torch.Generator().manual_seed(1)
-    support, targets = (
-        torch.randn(n, 2, 4, 4, generator=generator, dtype=torch.float64) for n in (3, 4)
-    )
+    support, targets = (torch.randn(n, 2, 4, 4, generator=generator, dtype=torch.float64) for n in (3, 4))
     labels, wanted = (torch.randn(n, 2, generator=generator, dtype=torch.float64) for n in (3, 4))
     ridge = KernelRidge(TangentKernel(kind, 2), 1e-2)
     _, by_images, by_labels = ridge.gradients(support, labels, targets, wanted)
@@ -81,7 +79,10 @@ def test_gradients_are_the_slopes(kind: Any) -> None:
 
 def test_single_precision_is_near() -> None:
     generator = torch.Generator().manual_seed(2)
-    support, targets = torch.rand(5, 1, 8, 8, generator=generator), torch.rand(4, 1, 8, 8, generator=generator)
+    support, targets = (
+        torch.rand(5, 1, 8, 8, generator=generator),
+        torch.rand(4, 1, 8, 8, generator=generator),
+    )
     double = KernelRidge(TangentKernel("vec", 3), 1e-6)
     single = dataclasses.replace(double, double=False)
     assert single.matrix(targets, support).dtype == torch.float32
@@ -106,4 +107,7 @@ def test_a_kernel_without_an_inverse_is_said_in_a_line() -> None:
 
 
 def test_targets_sum_to_zero() -> None:
-    assert_close(centred_classes(torch.tensor([1, 0]), 4), np.array([[-0.25, 0.75, -0.25, -0.25], [0.75, -0.25, -0.25, -0.25]]))
+    assert_close(
+        centred_classes(torch.tensor([1, 0]), 4),
+        np.array([[-0.25, 0.75, -0.25, -0.25], [0.75, -0.25, -0.25, -0.25]]),
+    )

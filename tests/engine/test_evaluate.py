@@ -307,7 +307,11 @@ def test_no_teacher_is_asked_about_images_that_a_method_whitened() -> None:
     data = toy(num_classes=3, shape=(3, 16, 16))
     with pytest.raises(UserError, match=r"protocol kd-cpu asks a teacher.*--set kip\.zca_reg=0"):
         evaluate(
-            in_a_kernel(data, zca_reg=0.1), data, PROTOCOLS["kd-cpu"], evals=1, context=Context(arch="ConvNetW8")
+            in_a_kernel(data, zca_reg=0.1),
+            data,
+            PROTOCOLS["kd-cpu"],
+            evals=1,
+            context=Context(arch="ConvNetW8"),
         )
 
 

@@ -203,7 +203,9 @@ def test_whitening_is_refused_on_whitened_images() -> None:
     data = toy(3, (3, 8, 8), 20)
     config = dataclasses.replace(resolve("frepo", data.name, 1, "smoke").config, iterations=1, zca_reg=0.1)
     with pytest.raises(UserError, match=r"whitened already.*drop --zca.*METHOD\.zca_reg=0"):
-        frepo.distill(data.seen_through(ZCA.fit(data.images)), 1, config=config, context=Context(arch="ConvNetW8D2"))
+        frepo.distill(
+            data.seen_through(ZCA.fit(data.images)), 1, config=config, context=Context(arch="ConvNetW8D2")
+        )
 
 
 def test_the_loss_falls_and_sets_are_whitened() -> None:
@@ -240,7 +242,12 @@ def test_the_network_has_the_papers_habits(arch: str, expected: str) -> None:
 
 def test_weights_begin_as_flax_draws_them() -> None:
     net = build(
-        "ConvNetNNDW", channels=3, image_size=(32, 32), classes=10, generator=torch.Generator().manual_seed(0), device="cpu"
+        "ConvNetNNDW",
+        channels=3,
+        image_size=(32, 32),
+        classes=10,
+        generator=torch.Generator().manual_seed(0),
+        device="cpu",
     )
     weights = [module.weight for module in net.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
     assert [len(weight) for weight in weights] == [128, 256, 512, 10]

@@ -41,7 +41,7 @@ def config_of(arrays: Arrays, case: str, updates: int) -> kip.Config:
 
 
 def trace_data(arrays: Arrays, case: str, updates: int) -> tuple[ScriptedData, list[int]]:
-    """The golden images as a dataset of double numbers, and the place of each row of the set in the file's."""
+    """The golden images as a dataset, and the place of each row of the set in the file's."""
     support, targets = arrays[f"{case}xs0"], arrays[f"{case}xt"]
     classes, real = arrays[f"{case}ys0"].argmax(1), arrays[f"{case}yt"].argmax(1)
     order = np.argsort(classes, kind="stable")
@@ -65,7 +65,7 @@ def test_updates_are_the_authors(monkeypatch: pytest.MonkeyPatch) -> None:
         found: list[tuple[Tensor, ...]] = []
         original = KernelRidge.gradients
 
-        def spy(self: KernelRidge, *given: Tensor, original: Any = original) -> Any:
+        def spy(self: KernelRidge, *given: Tensor, original: Any = original, found: Any = found) -> Any:
             found.append(tuple(part.detach().clone() for part in (*original(self, *given), *given)))
             return found[-1][:3]
 
@@ -96,7 +96,9 @@ def test_predictions_and_solved_labels_are_the_authors() -> None:
     arrays = golden("kip_loss")
     for case in sorted(name.removesuffix("kind") for name in arrays if name.endswith("_kind")):
         ridge = kip.ridge_of(config_of(arrays, case, 1))
-        support, labels, targets, wanted = (tensor(arrays[case + name]) for name in ("xs0", "ys0", "xt", "yt"))
+        support, labels, targets, wanted = (
+            tensor(arrays[case + name]) for name in ("xs0", "ys0", "xt", "yt")
+        )
         predicted = ridge.predict(support, labels, targets)
         assert_close(predicted, arrays[f"{case}pred0"])
         right = (predicted.argmax(1) == wanted.argmax(1)).double().mean()
@@ -109,7 +111,9 @@ def test_solved_labels_fit_better_than_classes() -> None:
     data = toy(3, (1, 8, 8), 20)
 
     def loss(first_labels: Any) -> float:
-        config = dataclasses.replace(resolve("kip@fc", data.name, 2, "smoke").config, first_labels=first_labels)
+        config = dataclasses.replace(
+            resolve("kip@fc", data.name, 2, "smoke").config, first_labels=first_labels
+        )
         config = dataclasses.replace(config, iterations=1, lr_img=0.0, lr_label=0.0, double=True)
         made = kip.distill(data, 2, config=config, context=Context())
         assert made.ridge is not None

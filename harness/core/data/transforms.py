@@ -144,7 +144,7 @@ class RegularisedZCA:
 
     @classmethod
     def fit(cls, images: Tensor, scaling: Normalization, reg: float, *, unit_norm: bool) -> RegularisedZCA:
-        """Fit on images as `scaling` takes them, in float64, chunked; `unit_norm`: KIP's way, else FRePo's."""
+        """Fit on images as `scaling` takes them, in float64, chunked; `unit_norm`: as KIP, else as FRePo."""
         chunks = torch.split(images, _CHUNK)
         norm = torch.zeros(1, dtype=torch.float64, device=images.device)
         if unit_norm:

@@ -89,7 +89,7 @@ def _fill_uniform(parameter: Tensor, bound: float, generator: torch.Generator) -
 
 
 def _fill_normal(parameter: Tensor, deviation: float, generator: torch.Generator) -> None:
-    """A normal distribution cut off at two deviations, scaled so that `deviation` is its own after the cut."""
+    """A normal distribution cut off at two deviations, and scaled so that `deviation` is its own then."""
     share = torch.empty(parameter.shape, dtype=torch.float32, device=generator.device)
     # Of the normal distribution, the part between -2 and 2 deviations is that of erf(sqrt 2).
     share.uniform_(-_WITHIN_TWO, _WITHIN_TWO, generator=generator)
