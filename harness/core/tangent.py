@@ -374,6 +374,8 @@ class KernelRidge:
         to_among, to_across = torch.autograd.grad(loss, (among, across), retain_graph=True)
         back = _WayBack(self.kernel, support, own)
         for rows, columns in self._pieces(support, len(support), len(support)):
+            if columns.start >= rows.stop:
+                continue  # the other half
             back.through(rows, columns, None, to_among[rows, columns])
         for rows, columns in self._pieces(support, len(wanted), len(support)):
             part = targets[0][rows], [variance[rows] for variance in targets[1]]
@@ -439,8 +441,6 @@ class _WayBack:
         self, rows: slice, columns: slice, others: tuple[Tensor, list[Tensor]] | None, gradient: Tensor
     ) -> None:
         """One piece of the kernel of these images, its rows, with themselves or `others`."""
-        if not bool(gradient.any()):
-            return
         leaves = [part[columns].detach().requires_grad_() for part in (self._seen, *self._own)]
         left = others
         if left is None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import TypeAlias
 
 import torch
@@ -164,6 +165,11 @@ class RegularisedZCA:
         parts = (centre, whiten, unwhiten, norm)
         return cls(scaling.mean, scaling.std, *(part.float() for part in parts))
 
+    @cached_property
+    def unit_norm(self) -> bool:
+        """Whether images are divided by their norms; asked once, since a device is waited for."""
+        return bool(self.norm > 0)
+
     @property
     def scaling(self) -> Normalization:
         """What comes before the whitening."""
@@ -171,13 +177,13 @@ class RegularisedZCA:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Whitened float images from uint8 or [0, 1] float ones, (n, C, H, W)."""
-        flat = _flat(self.scaling(images), unit_norm=bool(self.norm > 0))
+        flat = _flat(self.scaling(images), unit_norm=self.unit_norm)
         return ((flat - self.centre) @ self.whiten).view(images.shape)
 
     def inverse(self, images: Tensor) -> Tensor:
         """Back to [0, 1] space, not clamped, (n, C, H, W); of images divided by their norms nearly so."""
         flat = images.flatten(1) @ self.unwhiten + self.centre
-        flat = flat * self.norm if bool(self.norm > 0) else flat
+        flat = flat * self.norm if self.unit_norm else flat
         return self.scaling.inverse(flat.view(images.shape))
 
     def to(self, device: torch.device | str) -> RegularisedZCA:
