@@ -25,8 +25,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.core.errors import DivergedError
-
 Kind = Literal["pool", "vec", "fc"]
 
 # Bytes of what is kept of a piece for its way back: larger ones leave a CPU's cache, and fill a GPU.
@@ -190,14 +188,14 @@ class _AllPixels:
 
     def start(self, rows: Tensor, columns: Tensor) -> Tensor:
         products = torch.einsum("rcp,dcq->rdpq", rows.flatten(2), columns.flatten(2)) / rows.shape[1]
-        return products.unflatten(3, columns.shape[2:]).unflatten(2, rows.shape[2:])
+        return products.view(*products.shape[:2], *rows.shape[2:], *columns.shape[2:])
 
     def start_alone(self, images: Tensor) -> Tensor:
         products = torch.einsum("ncp,ncq->npq", images.flatten(2), images.flatten(2)) / images.shape[1]
-        return products.unflatten(2, images.shape[2:]).unflatten(1, images.shape[2:])
+        return products.view(len(images), *images.shape[2:], *images.shape[2:])
 
     def mean_over_offsets(self, s: Tensor) -> Tensor:
-        return _MeanOverOffsets.apply(s)  # type: ignore[no-any-return, no-untyped-call]
+        return _MeanOverOffsets.apply(s)  # type: ignore[no-any-return]
 
     def pooled(self, s: Tensor) -> Tensor:
         height, width = s.shape[-2:]
@@ -206,7 +204,8 @@ class _AllPixels:
         high, wide = height // 2, width // 2
         s = s[..., : 2 * high, : 2 * wide, : 2 * high, : 2 * wide]
         windows = s.unflatten(-1, (wide, 2)).unflatten(-3, (high, 2)).unflatten(-5, (wide, 2))
-        return windows.unflatten(-7, (high, 2)).mean(dim=(-1, -3, -5, -7))
+        means: Tensor = windows.unflatten(-7, (high, 2)).mean(dim=(-1, -3, -5, -7))
+        return means
 
     def own(self, s: Tensor) -> Tensor:
         return s.diagonal(dim1=-4, dim2=-2).diagonal(dim1=-3, dim2=-2)
@@ -258,8 +257,8 @@ def _mean_over_offsets(s: Tensor) -> Tensor:
 def _relu(s: Tensor, t: Tensor | None, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """S and T after ReLU; a and b, the variances, are laid out to go with S. Without T there is none."""
     if t is None:
-        return _ReLU.apply(s, s, a, b, True)  # type: ignore[no-any-return, no-untyped-call]
-    return _ReLU.apply(s, t, a, b, False)  # type: ignore[no-any-return, no-untyped-call]
+        return _ReLU.apply(s, s, a, b, True)  # type: ignore[no-any-return]
+    return _ReLU.apply(s, t, a, b, False)  # type: ignore[no-any-return]
 
 
 class _ReLU(torch.autograd.Function):
@@ -372,11 +371,12 @@ class KernelRidge:
             across = self._made(*targets, support, own).requires_grad_()
         loss, by_labels = self._loss(among, across, labels, wanted)
         to_among, to_across = torch.autograd.grad(loss, (among, across), retain_graph=True)
+        to_half = to_among.tril() + to_among.triu(1).T  # the other half was made of this one
         back = _WayBack(self.kernel, support, own)
         for rows, columns in self._pieces(support, len(support), len(support)):
             if columns.start >= rows.stop:
-                continue  # the other half
-            back.through(rows, columns, None, to_among[rows, columns])
+                continue
+            back.through(rows, columns, None, to_half[rows, columns])
         for rows, columns in self._pieces(support, len(wanted), len(support)):
             part = targets[0][rows], [variance[rows] for variance in targets[1]]
             back.through(rows, columns, part, to_across[rows, columns])
@@ -470,17 +470,11 @@ def _slices(count: int, at_once: int) -> Iterator[slice]:
 
 
 def dual_weights(kernel: Tensor, labels: Tensor, reg: float) -> Tensor:
-    """A^-1 Y (n, C), float64, of a kernel (n, n) and labels (n, C).
+    """A^-1 Y (n, C), float64, of a kernel (n, n) and labels (n, C); not finite where A has no inverse.
 
-    DivergedError if the support has degenerated so far that A cannot be inverted.
+    A loop sees that by its loss: to ask here would make the host wait for the device.
     """
-    try:
-        found: Tensor = torch.linalg.solve(regularised(kernel, reg), labels.double())
-    except torch.linalg.LinAlgError:
-        raise DivergedError(
-            "the kernel of the synthetic images has no inverse any more: they have become alike or their "
-            "features vanished; a lower learning rate or a larger reg may help (--set METHOD.reg=...)"
-        ) from None
+    found: Tensor = torch.linalg.solve_ex(regularised(kernel, reg), labels.double()).result
     return found
 
 
@@ -493,4 +487,4 @@ def regularised(kernel: Tensor, reg: float) -> Tensor:
 
 def centred_classes(classes: Tensor, count: int) -> Tensor:
     """Targets (n, count): one where the class is, less 1 / count everywhere; float64."""
-    return F.one_hot(classes, count).double() - 1 / count
+    return (classes[:, None] == torch.arange(count, device=classes.device)).double() - 1 / count

@@ -595,6 +595,6 @@ def test_each_set_is_asked_by_each_network_under_each_protocol() -> None:
 def test_methods_with_a_protocol_of_their_own_are_asked_under_its_short_form() -> None:
     for scale, protocol in (("smoke", "frepo-smoke"), ("cpu", "frepo-cpu"), ("paper", "frepo")):
         asked = Options(scale=scale, methods=("frepo",), ipc=(1,))
-        assert {trial.protocol for trial in expand(asked, [SMALL])} == {protocol}
+        assert {trial.protocol for trial in expand(asked, [SMALL]).trials} == {protocol}
     named = Options(scale="smoke", methods=("frepo",), ipc=(1,), protocol=("dc-smoke",))
-    assert {trial.protocol for trial in expand(named, [SMALL])} == {"dc-smoke"}
+    assert {trial.protocol for trial in expand(named, [SMALL]).trials} == {"dc-smoke"}

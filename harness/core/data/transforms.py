@@ -209,7 +209,8 @@ def _exactly(scaling: Normalization, images: Tensor) -> Tensor:
 def _own_norms(images: Tensor) -> Tensor:
     """Norm (n,) of each image less its own mean."""
     flat = images.flatten(1)
-    return (flat - flat.mean(dim=1, keepdim=True)).norm(dim=1)
+    norms: Tensor = torch.linalg.vector_norm(flat - flat.mean(dim=1, keepdim=True), dim=1)
+    return norms
 
 
 def _flat(images: Tensor, *, unit_norm: bool) -> Tensor:
@@ -218,7 +219,8 @@ def _flat(images: Tensor, *, unit_norm: bool) -> Tensor:
     if not unit_norm:
         return flat
     flat = flat - flat.mean(dim=1, keepdim=True)
-    return flat / flat.norm(dim=1, keepdim=True).clamp_min(torch.finfo(flat.dtype).tiny)
+    norms: Tensor = torch.linalg.vector_norm(flat, dim=1, keepdim=True)
+    return flat / norms.clamp_min(torch.finfo(flat.dtype).tiny)
 
 
 Transform: TypeAlias = Normalization | ZCA | RegularisedZCA
