@@ -77,7 +77,7 @@ class Config:
         "ZCA whitening of the images, each brought to unit norm before, its regulariser relative to the mean "
         "variance; 0: none",
     )
-    most_hours: float = setting(12.0, "hours that the kernels may take by estimate; a longer run is refused")
+    most_hours: float = setting(3.0, "hours that the kernels may take by estimate; a longer run is refused")
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
