@@ -17,7 +17,7 @@ not fit in memory, each is made again for the way back (`gradients`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -339,7 +339,7 @@ class KernelRidge:
         with torch.no_grad():
             others, of_others = self._ready(targets)
         entries = len(support) * (len(support) + len(targets))
-        if entries * self._bytes(seen) <= KEPT_BYTES.get(seen.device.type, KEPT_BYTES["cuda"]):
+        if entries * self._bytes(seen) <= _budget(KEPT_BYTES, seen.device):
             own = self.kernel.variances(seen)
             among, across = self._made(seen, own, seen, own), self._made(others, of_others, seen, own)
             loss, by_labels = self._loss(among, across, labels, wanted)
@@ -380,7 +380,7 @@ class KernelRidge:
         for rows, columns in self._pieces(support, len(wanted), len(support)):
             part = targets[0][rows], [variance[rows] for variance in targets[1]]
             back.through(rows, columns, part, to_across[rows, columns])
-        for rows in _slices(len(support), self._at_once(support, alone=True)):
+        for rows in _slices(len(support), self._at_once(support)):
             back.through_variances(rows)
         (by_support,) = torch.autograd.grad(seen, leaf, back.images)
         return loss.detach(), by_support, by_labels()
@@ -395,9 +395,7 @@ class KernelRidge:
     def _ready(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Images as the kernel takes them, and their variances."""
         seen = self.kernel.seen(images.to(self.dtype))
-        parts = [
-            self.kernel.variances(seen[rows]) for rows in _slices(len(seen), self._at_once(seen, alone=True))
-        ]
+        parts = [self.kernel.variances(seen[rows]) for rows in _slices(len(seen), self._at_once(seen))]
         return seen, [torch.cat(layer) for layer in zip(*parts, strict=True)]
 
     def _made(self, rows: Tensor, of_rows: list[Tensor], columns: Tensor, of_columns: list[Tensor]) -> Tensor:
@@ -418,10 +416,9 @@ class KernelRidge:
             for across in _slices(columns, wide):
                 yield down, across
 
-    def _at_once(self, images: Tensor, *, alone: bool = False) -> int:
+    def _at_once(self, images: Tensor) -> int:
         """How many pairs of images make a piece, or how many images with themselves do."""
-        budget = PIECE_BYTES.get(images.device.type, PIECE_BYTES["cuda"])
-        return max(1, budget // self._bytes(images))
+        return max(1, _budget(PIECE_BYTES, images.device) // self._bytes(images))
 
     def _bytes(self, images: Tensor) -> int:
         """What one pair of images keeps for the way back."""
@@ -462,6 +459,14 @@ class _WayBack:
     def _add(self, rows: slice, gradients: tuple[Tensor, ...]) -> None:
         for total, part in zip((self.images, *self._by_own), gradients, strict=True):
             total[rows] += part
+
+
+def _budget(table: Mapping[str, int], device: torch.device) -> int:
+    """Bytes by a table, on a GPU no more than a quarter of its memory."""
+    budget = table.get(device.type, table["cuda"])
+    if device.type != "cuda":
+        return budget
+    return min(budget, torch.cuda.get_device_properties(device).total_memory // 4)
 
 
 def _slices(count: int, at_once: int) -> Iterator[slice]:
