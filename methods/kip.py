@@ -58,8 +58,8 @@ class Config:
     )
     depth: int = setting(3, "blocks of the network, or layers")
     extra: int = setting(1, "layers before the blocks, without pooling")
-    pool_side: int = setting(
-        0, "longest side of images in a kernel with pooling, larger ones are averaged down; 0: as they are"
+    side: int = setting(
+        0, "longest side of images in a kernel of convolutions, larger ones are averaged down; 0: as they are"
     )
     w_std: float = setting(2**0.5, "deviation of the network's weights, times the root of the fan in")
     b_std: float = setting(0.1, "deviation of its biases")
@@ -93,7 +93,7 @@ PAPER: dict[tuple[str, int], dict[str, Any]] = {
 }
 SCALED: dict[str, dict[str, Any]] = {
     "cpu": {"iterations": 150, "batch_target": 50, "double": False, "zca_reg": 0.0},
-    "smoke": {"iterations": 10, "batch_target": 20, "double": False, "zca_reg": 0.0, "pool_side": 4},
+    "smoke": {"iterations": 10, "batch_target": 20, "double": False, "zca_reg": 0.0, "side": 4},
 }
 
 
@@ -142,9 +142,7 @@ def distill(
 
 def ridge_of(config: Config) -> KernelRidge:
     """The regression by the settings."""
-    kernel = TangentKernel(
-        config.kernel, config.depth, config.extra, config.w_std, config.b_std, config.pool_side
-    )
+    kernel = TangentKernel(config.kernel, config.depth, config.extra, config.w_std, config.b_std, config.side)
     return KernelRidge(kernel, config.reg, config.double)
 
 
@@ -184,7 +182,7 @@ def refuse_unaffordable(ridge: KernelRidge, data: Dataset, ipc: int, config: Con
         raise UserError(
             f"{pairs:,} pairs of images a step in a kernel of the kind {config.kernel} take about "
             f"{roughly(step)} on this {place}, the whole run {roughly(whole)}, and METHOD.most_hours allows "
-            f"{config.most_hours:g} h; kip@vec and kip@fc are quicker, --set METHOD.pool_side=8 averages "
+            f"{config.most_hours:g} h; kip@vec and kip@fc are quicker, --set METHOD.side=8 averages "
             "images down"
         )
 

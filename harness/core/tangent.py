@@ -41,7 +41,7 @@ DOUBLE_COSTS = 2.0
 class TangentKernel:
     """A kernel by its network: `extra` layers before `depth` blocks.
 
-    side: longest side of images that "pool" takes as they are, larger ones are averaged down; 0: any.
+    side: longest side of images that convolutions take as they are, larger ones are averaged down; 0: any.
     """
 
     kind: Kind
@@ -54,7 +54,7 @@ class TangentKernel:
     def seen(self, images: Tensor) -> Tensor:
         """Images (n, C, H, W) as the kernel takes them."""
         longest = max(images.shape[2:])
-        if self.kind != "pool" or not self.side or longest <= self.side:
+        if self.kind == "fc" or not self.side or longest <= self.side:
             return images
         return F.avg_pool2d(images, -(-longest // self.side))
 
