@@ -77,7 +77,7 @@ class Config:
         "ZCA whitening of the images, each brought to unit norm before, its regulariser relative to the mean "
         "variance; 0: none",
     )
-    most_hours: float = setting(3.0, "hours that the kernels may take by estimate; a longer run is refused")
+    most_hours: float = setting(2.0, "hours that the kernels may take by estimate; a longer run is refused")
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -92,7 +92,7 @@ PAPER: dict[tuple[str, int], dict[str, Any]] = {
     **{("*", ipc): {} for ipc in (1, 10, 50)},
 }
 SCALED: dict[str, dict[str, Any]] = {
-    "cpu": {"iterations": 150, "batch_target": 50, "double": False, "zca_reg": 0.0},
+    "cpu": {"iterations": 120, "batch_target": 50, "double": False, "zca_reg": 0.0},
     "smoke": {"iterations": 10, "batch_target": 20, "double": False, "zca_reg": 0.0, "side": 4},
 }
 
