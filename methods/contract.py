@@ -66,6 +66,11 @@ class Method(Protocol):
     a teacher.
     """
 
+    PROTOCOL: str
+    """The protocol that its sets are asked under where none is named, in the scale's short form; "": the
+    regime's. For sets that the regime's protocol cannot ask, such as those whose labels are any numbers.
+    """
+
     def steps_of(self, config: Any, /) -> Steps:
         """How many steps the loop makes by these settings, and what the harness is to cost them by."""
 
@@ -83,10 +88,11 @@ DEFAULTS: Mapping[str, Any] = {
     "SCALED": {},
     "IGNORES_IPC": False,
     "REGIME": "hard",
+    "PROTOCOL": "",
     "steps_of": steps_by_length,
 }
 CONSTANTS = tuple(filter(str.isupper, DEFAULTS))
-PLAIN = ("IGNORES_IPC", "REGIME")  # those that are no tables
+PLAIN = ("IGNORES_IPC", "REGIME", "PROTOCOL")  # those that are no tables
 
 # Scales at which no method can run as published; methods with loops say in SCALED how they are shortened.
 SHORT_SCALES = ("cpu", "smoke")
@@ -298,6 +304,8 @@ def _table_breaches(method: Method) -> Iterator[str]:
         yield "has an IGNORES_IPC that is neither True nor False"
     if cast(Any, method.REGIME) not in REGIMES:
         yield f"has REGIME = {method.REGIME!r}; expected one of {', '.join(REGIMES)}"
+    if not isinstance(cast(Any, method.PROTOCOL), str):
+        yield f"has PROTOCOL = {method.PROTOCOL!r}; expected the name of a protocol"
     paper, borrowed = cast("tuple[Any, Any]", (method.PAPER, method.BORROWED))
     if not isinstance(borrowed, Mapping) or not isinstance(paper, Mapping):
         yield "has a BORROWED that is no dict of PAPER's keys"

@@ -62,6 +62,7 @@ def method_page(name: str) -> dict[str, Any]:
         "scaled": dict(method.SCALED),
         "ignores_ipc": method.IGNORES_IPC,
         "regime": method.REGIME,
+        "protocol": method.PROTOCOL,
     }
 
 
@@ -74,7 +75,8 @@ def as_text(page: Mapping[str, Any]) -> str:
     blocks += _block("other scales", [(key, row_text(row)) for key, row in page["scaled"].items()])
     blocks += _block("changed for", [(key, row_text(row)) for key, row in page["unpublished"].items()])
     if page["regime"] != "hard":
-        blocks.append(f"asked under: {REGIMES[page['regime']]}")
+        by = f", by the protocol {page['protocol']}" if page["protocol"] else ""
+        blocks.append(f"asked under: {REGIMES[page['regime']]}{by}")
     if page["ignores_ipc"]:
         blocks.append("ignores ipc: run once, at ipc 1")
     if page["settings"]:

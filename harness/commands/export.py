@@ -248,10 +248,12 @@ def _described(found: Sequence[Distilled], request: ExportRequest) -> Iterator[s
             "images are as networks see them, normalised; normalisation, class names, augmentation and "
             "learning rate stand beside them for `submit`, other readers pass over them"
         )
-    if first.steps is not None and request.format != "safetensors":
+    if request.format != "safetensors":
+        yield from (f"dropped: {loss}; --format safetensors keeps it" for loss in first.beyond_pairs())
+    if first.whitened_by_method:
         yield (
-            f"dropped: {first.steps.words()}, which are half of what was learned; safetensors keeps them for "
-            "protocol dd"
+            "the images are whitened as only their method does; `submit` brings them back to pixels, and "
+            "networks are then trained on these, normalised as the dataset is"
         )
     yield f"read back: {_reading_back(first, request)}"
 

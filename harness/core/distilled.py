@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import torch
@@ -15,15 +15,18 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from harness.core.data import Dataset, Transform, transform_from_state
+from harness.core.data import Dataset, HeldOut, RegularisedZCA, Transform, transform_from_state
 from harness.core.errors import DivergedError, UserError
 from harness.core.files import replacing
 from harness.core.formation import decode
 from harness.core.learned_steps import LearnedSteps
 from harness.core.passes import hard
 from harness.core.settings import values_of
+from harness.core.tangent import KernelRidge
 
 FORMAT = "distilled-set-1"
+
+Seen = TypeVar("Seen", Dataset, HeldOut)
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Distilled:
     learned_lr: a learning rate that was distilled along; None if there is none.
     classes: (n,) int64, what each image is, where soft labels do not tell; None: the largest entry tells.
     steps: steps of training that were learned along, in their order; None if training is free.
+    ridge: the regression in a kernel that the set was distilled for, whose support it is; None: none.
     method: the name that it was asked for by; the harness sets it, a direct call need not.
     """
 
@@ -54,12 +58,18 @@ class Distilled:
     learned_lr: float | None = None
     classes: Tensor | None = None
     steps: LearnedSteps | None = None
+    ridge: KernelRidge | None = None
 
     def __post_init__(self) -> None:
-        """Refuse images that are not finite numbers, and counts that do not match."""
+        """Refuse images and labels that are not finite numbers, and counts that do not match."""
         if not bool(torch.isfinite(self.images).all()):
             raise DivergedError(
                 f"{self.method or 'it'} ended with images that are not finite; lower the learning rate"
+            )
+        if not bool(torch.isfinite(self.labels).all()):
+            raise DivergedError(
+                f"{self.method or 'it'} ended with labels that are not finite; lower the labels' learning "
+                "rate"
             )
         stored, decoded = len(self.images), len(self.images) * self.factor**2
         if len(self.labels) != stored and (self.labels.ndim == 1 or len(self.labels) != decoded):
@@ -115,14 +125,36 @@ class Distilled:
             return hard(self.decoded()[1])
         return self.classes.repeat(self.factor**2)
 
+    def view_of(self, data: Seen) -> Seen:
+        """The dataset as networks see it that learn from the set: through the set's own whitening, if any.
+
+        Whitening that is the dataset's own, as `--zca` asks for it, is left to the dataset.
+        """
+        return data.seen_through(self.transform) if self.whitened_by_method else data
+
+    @property
+    def whitened_by_method(self) -> bool:
+        """Whether the method that made it whitened the images in a way of its own."""
+        return isinstance(self.transform, RegularisedZCA)
+
     def to_dataset(self) -> TensorDataset:
         """An ordinary torch Dataset of (image, label) pairs, decoded, in the space of `transform`.
 
-        Warns of what was learned along and has no place in it.
+        Warns of what the set holds that such pairs cannot.
         """
-        if self.steps is not None:
-            warnings.warn(f"an ordinary dataset drops {self.steps.words()}", stacklevel=2)
+        for loss in self.beyond_pairs():
+            warnings.warn(f"an ordinary dataset drops {loss}", stacklevel=2)
         return TensorDataset(*self.decoded())
+
+    def beyond_pairs(self) -> list[str]:
+        """What is lost of the set where only images and labels are kept, in words."""
+        lost = []
+        if self.steps is not None:
+            lost.append(f"{self.steps.words()}, which are half of what was learned")
+        if self.ridge is not None:
+            kernel = f"{self.ridge.kernel.kind}, regulariser {self.ridge.reg:g}"
+            lost.append(f"the kernel that the set is for ({kernel}), of whose regression it is the support")
+        return lost
 
     def pixels(self) -> Tensor:
         """Stored images (n, C, H, W) as pixels, clamped to [0, 1]."""
@@ -155,7 +187,11 @@ class Distilled:
             "learned_lr": self.learned_lr,
             "method": self.method,
             "config": self.config,
-        } | ({} if self.steps is None else {"steps": self.steps.facts()})
+        }
+        if self.steps is not None:
+            about["steps"] = self.steps.facts()
+        if self.ridge is not None:
+            about["ridge"] = asdict(self.ridge)
         # One key only: safetensors writes several in random order, and the bytes would differ.
         metadata = {"distilled": msgspec.json.encode(about, order="sorted").decode()}
         with replacing(Path(path)) as aside:
@@ -177,6 +213,8 @@ class Distilled:
             about["class_names"] = tuple(about["class_names"])
             if "steps" in about:
                 about["steps"] = LearnedSteps.restored(tensors, about["steps"])
+            if "ridge" in about:
+                about["ridge"] = msgspec.convert(about["ridge"], KernelRidge)
             parts = {name: tensors[name] for name in ("images", "labels")}
             return cls(**parts, classes=tensors.get("classes"), transform=transform, **about)
         except FileNotFoundError:

@@ -38,7 +38,7 @@ from harness.core.checkpoint import State
 from harness.core.clock import Cost
 from harness.core.context import Context
 from harness.core.curriculum import Curriculum, Syllabus
-from harness.core.data import Dataset, Normalization
+from harness.core.data import Dataset, Normalization, RegularisedZCA
 from harness.core.errors import UserError
 from harness.core.faults import passing
 from harness.core.files import replacing
@@ -213,10 +213,11 @@ class _ExpertTrainer:
             if not settings[name]:
                 del settings[name]  # so that experts keep the keys that they had before there was one
         transform = self.data.transform
-        # A whitening follows from the images alone.
-        values = (
-            [transform.mean.tolist(), transform.std.tolist()] if isinstance(transform, Normalization) else []
-        )
+        values: list[Any] = []  # the dataset's own whitening follows from the images alone
+        if isinstance(transform, Normalization):
+            values = [transform.mean.tolist(), transform.std.tolist()]
+        elif isinstance(transform, RegularisedZCA):
+            values = [hashlib.sha256(transform.whiten.cpu().numpy().tobytes()).hexdigest()]
         identity = {
             "format": FORMAT,
             "dataset": self.data.fingerprint,

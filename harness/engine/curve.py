@@ -44,12 +44,13 @@ class CurveEvaluator:
         from harness.engine.training import train_network, training_set_of
 
         found = []
+        held_out = distilled.view_of(self.held_out)
         for k in range(self.networks):
             context = self.context_of(step, k)
             training_set = training_set_of(distilled, self.protocol, context.device)
-            net = context.network(self.held_out, role="network")
+            net = context.network(held_out, role="network")
             train_network(net, training_set, self.protocol, context)
-            found.append(accuracy(net, self.held_out, context))
+            found.append(accuracy(net, held_out, context))
         return found
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from harness.core.data import Dataset, sealed
+from harness.core.data import Dataset, Split, sealed
 from harness.core.errors import UserError
+from harness.core.passes import pieces
 from harness.core.regime import Regime
+from harness.core.text import roughly
 from harness.engine.protocol import Protocol
 from harness.engine.scoring import answers
 from harness.engine.training import Teacher, TrainingSet, check_teacher, train_network, training_set_of
@@ -20,6 +23,11 @@ from harness.engine.tuning import Candidate, candidates, chosen
 if TYPE_CHECKING:
     from harness.core.context import Context
     from harness.core.distilled import Distilled
+
+MOST_KERNEL_SECONDS = 1800.0  # by estimate, that the score of a kernel may take
+KERNEL_ROWS = 2000  # test images at once
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -33,7 +41,8 @@ class Evaluation:
     regime: hard labels (of soft ones, the highest of each row), soft ones that lie with the set, or a
     teacher's. augmentation: the strategy that was used, "" for none. images_per_epoch: in a pass over the
     decoded set. optimizer_steps: of each network. learning_rate: the base of the schedule; tried_rates: how
-    each rate of the grid did, if it was chosen from one.
+    each rate of the grid did, if it was chosen from one. kernel_accuracy: of the regression that the set was
+    distilled for; None if it was for none, or if that would take more than half an hour.
     """
 
     accuracies: list[float]
@@ -54,6 +63,7 @@ class Evaluation:
     probabilities: Tensor
     test_labels: Tensor
     tried_rates: list[Candidate] = field(default_factory=list)
+    kernel_accuracy: float | None = None
 
 
 def evaluate(
@@ -70,7 +80,8 @@ def evaluate(
     The test split stays sealed until all of them are trained, and is opened once. UserError if set, dataset,
     protocol and `teacher` do not go together, before anything is trained.
     """
-    data = dataset.to(context.device)
+    check_asked(distilled, protocol)
+    data = distilled.view_of(dataset.to(context.device))
     check_fits(distilled, data)
     check_teacher(protocol, teacher)
     training_set = training_set_of(distilled, protocol, context.device)
@@ -107,7 +118,26 @@ def evaluate(
         probabilities=torch.stack([one.probability for one in found]),
         test_labels=test.labels.cpu(),
         tried_rates=tried,
+        kernel_accuracy=kernel_accuracy(distilled, test, context.device),
     )
+
+
+@torch.no_grad()
+def kernel_accuracy(distilled: Distilled, test: Split, device: torch.device) -> float | None:
+    """Share of the test images whose class is told by the regression that the set is the support of."""
+    ridge, images = distilled.ridge, distilled.images.to(device)
+    if ridge is None:
+        return None
+    _, channels, height, width = images.shape
+    seconds = ridge.seconds(len(images) * len(test), (channels, height, width), device)
+    if seconds > MOST_KERNEL_SECONDS:
+        logger.warning("the kernel is not scored on the test images: that would take %s", roughly(seconds))
+        return None
+    labels, right = distilled.labels.to(device), 0
+    for piece in pieces(len(test), KERNEL_ROWS):
+        told = ridge.predict(images, labels, test.batch(piece)).argmax(dim=1)
+        right += int((told == test.labels[piece]).sum())
+    return right / len(test)
 
 
 def _regime(training_set: TrainingSet, protocol: Protocol) -> Regime:
@@ -115,6 +145,15 @@ def _regime(training_set: TrainingSet, protocol: Protocol) -> Regime:
     if protocol.recipe.labels == "own":
         return "stored" if training_set.labels.ndim == 2 else "hard"
     return protocol.recipe.labels
+
+
+def check_asked(distilled: Distilled, protocol: Protocol) -> None:
+    """UserError if a teacher is to be asked about images that its method whitened in a way of its own."""
+    if protocol.recipe.labels == "teacher" and distilled.whitened_by_method:
+        raise UserError(
+            f"protocol {protocol.name} asks a teacher, which has not seen images whitened as those of this "
+            f"set are; ask it under another protocol, or distil it with --set {distilled.method}.zca_reg=0"
+        )
 
 
 def check_fits(distilled: Distilled, data: Dataset) -> None:

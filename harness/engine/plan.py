@@ -143,7 +143,8 @@ def protocols_of(method: str, options: Options, scale: Scale) -> tuple[str, ...]
     if options.protocol:
         return options.protocol
     try:
-        return (scale.protocols[methods.load(method).REGIME],)
+        found = methods.load(method)
+        return (scale.short_form(found.PROTOCOL) if found.PROTOCOL else scale.protocols[found.REGIME],)
     except UserError:
         return (scale.protocol,)
 

@@ -208,6 +208,7 @@ FREPO = Recipe(
 FREPO_SHORT = dataclasses.replace(
     FREPO, optimiser=AdamW(3e-3, weight_decay=0.0), rule=schedules.Cosine(warmup=50, floor=0.01)
 )
+FREPO_SMOKE = dataclasses.replace(FREPO_SHORT, rule=schedules.Cosine(warmup=5, floor=0.01))
 # Batches of RDED's commands, by classes and ipc.
 RDED_BATCH = ByClasses(
     ((10, ByIpc(((1, 10), (10, 50), (50, 100)))), (100, ByIpc(((1, 20), (10, 100), (50, 200)))), (200, 100))
@@ -295,6 +296,9 @@ PROTOCOLS = {
             StepsByImages(((10, 100), (100, 200), (200, 2000), (400, 500), (1000, 1000), (2000, 4000))),
         ),
         Protocol("dd", "that of DD: the steps that a set keeps, at their sizes, once", DD, LearnedLength()),
+        Protocol(
+            "frepo-smoke", "frepo-cpu cut to 30 steps for smoke runs", FREPO_SMOKE, StepsByImages(((10, 30),))
+        ),
         Protocol(
             "kd-300",
             "students of RDED: a teacher labels each CutMix batch, AdamW 0.001, 300 epochs",

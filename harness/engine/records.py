@@ -335,6 +335,8 @@ class Record(FirstRecord, frozen=True, kw_only=True, forbid_unknown_fields=True)
         optimizer_steps: of each network. images_per_epoch: that it was trained on.
         learning_rate: of their training. tried_rates: held-out accuracy by rate, where it was chosen.
         negative_log_likelihoods, calibration_errors: of each network on the test split.
+        kernel_accuracy: of the regression that the set was distilled for, without any network; null for sets
+            without one, and where it would take too long.
         set_place: path of the set's files relative to the results folder, without suffix.
         distilled_in: circumstances of the distillation; those of the evaluation are the `provenance`.
     """
@@ -350,6 +352,7 @@ class Record(FirstRecord, frozen=True, kw_only=True, forbid_unknown_fields=True)
     tried_rates: list[TriedRate] = []
     negative_log_likelihoods: list[float] = []
     calibration_errors: list[float] = []
+    kernel_accuracy: float | None = None
     teacher: Teaching | None = None
     set_place: str = ""
     distilled_in: Provenance | None = None
@@ -416,6 +419,7 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     class_accuracies: list[list[float]] = []
     negative_log_likelihoods: list[float] = []
     calibration_errors: list[float] = []
+    kernel_accuracy: float | None = None
     train_losses: list[float] = []
     test_looks: int = 0
     dataset_fingerprint: str | None = None

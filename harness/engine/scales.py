@@ -26,6 +26,10 @@ class Scale:
         """The protocol for hard labels, which every set can be asked under."""
         return self.protocols["hard"]
 
+    def short_form(self, protocol: str) -> str:
+        """The protocol of that name as it is cut for this scale: "frepo" is "frepo-cpu" at the scale cpu."""
+        return protocol if self.name == "paper" else f"{protocol}-{self.name}"
+
 
 PAPER: Mapping[Regime, str] = {"hard": "dc-1000", "stored": "sl-1000", "teacher": "kd-300"}
 CPU: Mapping[Regime, str] = {"hard": "dc-cpu", "stored": "sl-cpu", "teacher": "kd-cpu"}

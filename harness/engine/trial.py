@@ -308,9 +308,10 @@ def ask(
     trial: Trial, distilled: Distilled, dataset: Dataset, context: Context, results: Path
 ) -> tuple[Evaluation, Teaching | None]:
     """Train and test networks as a trial asks, and keep their predictions; also told is who taught them."""
-    from harness.engine.evaluate import evaluate
+    from harness.engine.evaluate import check_asked, evaluate
 
     protocol = protocol_named(trial.protocol)
+    check_asked(distilled, protocol)
     teacher = _teacher(trial, dataset, context) if protocol.regime == "teacher" else None
     evaluation = evaluate(distilled, dataset, protocol, evals=trial.evals, context=context, teacher=teacher)
     _keep_predictions(trial, evaluation, results)
@@ -372,6 +373,7 @@ def done_record(
         tried_rates=[TriedRate(one.rate, one.accuracy) for one in evaluation.tried_rates],
         negative_log_likelihoods=evaluation.negative_log_likelihoods,
         calibration_errors=evaluation.calibration_errors,
+        kernel_accuracy=evaluation.kernel_accuracy,
         images_digest=found.record.images_digest,
         dataset_fingerprint=dataset.fingerprint,
         test_fingerprint=evaluation.test_fingerprint,

@@ -18,7 +18,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from harness.core.text import mean_and_std, memory
+from harness.core.text import mean_and_std, memory, percent
 from harness.engine.records import Record, Trial
 from harness.engine.worker import Snapshot
 from harness.launch.base import Watcher
@@ -237,7 +237,8 @@ def result(record: Record) -> str:
         return record.reason or "no accuracy"
     several = len(record.accuracies) > 1
     std = statistics.stdev(record.accuracies) if several else None
-    return f"{mean_and_std(statistics.fmean(record.accuracies), std)} % (n={len(record.accuracies)})"
+    kernel = "" if record.kernel_accuracy is None else f", its kernel {percent(record.kernel_accuracy)} %"
+    return f"{mean_and_std(statistics.fmean(record.accuracies), std)} % (n={len(record.accuracies)}){kernel}"
 
 
 def duration(seconds: float) -> str:

@@ -197,12 +197,15 @@ class Batches:
 
 
 class Adam:
-    """Adam on images, whose rate is given with each step; elementwise, so that batches do not mix."""
+    """Adam on images, whose rate is given with each step; elementwise, so that batches do not mix.
 
-    def __init__(self, images: Tensor, betas: tuple[float, float] = (0.5, 0.9)) -> None:
+    counted: steps that the bias corrections take for made before the first.
+    """
+
+    def __init__(self, images: Tensor, betas: tuple[float, float] = (0.5, 0.9), *, counted: int = 0) -> None:
         self.images, self.betas = images, betas
         self._mean, self._square = torch.zeros_like(images), torch.zeros_like(images)
-        self._steps = 0
+        self._steps = counted
 
     @torch.no_grad()
     def step(self, gradient: Tensor, lr: float) -> None:

@@ -120,6 +120,7 @@ def _joined_rows(table: Mapping[tuple[str, int], contract.Row]) -> dict[tuple[st
 
 def relabelled(made: Distilled, data: Dataset, config: Labelling, context: Context) -> Distilled:
     """The set with soft labels in place of its own, one for each training image."""
+    data = made.view_of(data)
     learned, held_out = data.hold_out()
     experts = train_experts(context, learned, expert_settings(config, data))
     epoch = stopping_epoch(experts, held_out, share_for(config, made.ipc), context)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,10 +17,12 @@ from harness.core.context import Context
 from harness.core.data import Dataset, load, parse
 from harness.core.distilled import Distilled
 from harness.core.learned_steps import LearnedSteps
+from harness.core.tangent import KernelRidge, TangentKernel
 from harness.engine.record_files import read_records
 from harness.submit import importers
 from harness.submit.importers.common import Imported
 from methods import random
+from methods.shared.whitening import whitened
 
 IPC = 2
 FILES = {"dc": "set.pt", "npz": "set.npz", "imagefolder": "set", "safetensors": "set.safetensors"}
@@ -273,3 +276,31 @@ def test_exported_sets_are_measured_as_the_original(
 def test_command_stays_free_of_torch_until_it_writes() -> None:
     code = "import sys, harness.commands.export; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_what_a_set_for_a_kernel_loses(
+    learned: Distilled, digits: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    view = whitened(digits, 0.1)
+    images = view.transform(learned.pixels())
+    made = replace(
+        learned, images=images, transform=view.transform, ridge=KernelRidge(TangentKernel("vec", 3), 1e-6)
+    )
+    path = saved(made, tmp_path)
+    for kind in ("dc", "npz"):
+        assert export(path, kind, tmp_path / FILES[kind]) == 0
+        said = capsys.readouterr().out
+        assert "dropped: the kernel that the set is for (vec, regulariser 1e-06)" in said
+        assert "the images are whitened as only their method does" in said
+    assert export(path, "safetensors", tmp_path / FILES["safetensors"]) == 0
+    assert "dropped" not in capsys.readouterr().out
+    assert Distilled.load(tmp_path / FILES["safetensors"]).ridge == made.ridge
+
+
+def test_a_dataset_of_pairs_says_what_it_drops(learned: Distilled) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        learned.to_dataset()
+    with pytest.warns(UserWarning, match=r"an ordinary dataset drops the kernel that the set is for \(fc"):
+        pairs = replace(learned, ridge=KernelRidge(TangentKernel("fc", 2), 1e-6)).to_dataset()
+    assert len(pairs) == len(learned.images)

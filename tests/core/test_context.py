@@ -15,6 +15,7 @@ from harness.core.context import Context
 from harness.core.data.toy import toy
 from harness.core.distilled import Distilled
 from harness.core.errors import DivergedError, UserError
+from harness.core.tangent import KernelRidge, TangentKernel
 from methods import bacon, random
 
 
@@ -76,6 +77,24 @@ def test_truncated_file_is_refused(distilled: Distilled, tmp_path: Path) -> None
 def test_images_that_are_not_finite_are_refused(distilled: Distilled) -> None:
     with pytest.raises(DivergedError, match="not finite"):
         dataclasses.replace(distilled, images=distilled.images * float("nan"))
+
+
+def test_labels_that_are_not_finite_are_refused(distilled: Distilled) -> None:
+    rows = torch.full((len(distilled.images), len(distilled.class_names)), float("inf"))
+    with pytest.raises(
+        DivergedError, match="ended with labels that are not finite; lower the labels' learning"
+    ):
+        dataclasses.replace(distilled, labels=rows)
+
+
+def test_a_file_tells_of_a_kernel_only_where_there_is_one(distilled: Distilled, tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    distilled.save(path)
+    assert b"ridge" not in path.read_bytes()  # as files were before there were kernels
+    assert Distilled.load(path).ridge is None
+    ridge = KernelRidge(TangentKernel("pool", 3, 1, side=8), 1e-5, double=False)
+    dataclasses.replace(distilled, ridge=ridge).save(path)
+    assert Distilled.load(path).ridge == ridge
 
 
 @pytest.mark.parametrize("name", [name for name in methods.discover() if "@" not in name])

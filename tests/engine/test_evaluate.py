@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from support import assert_close, golden, golden_network, tensor
 
 from harness.core.context import Context
-from harness.core.data import Normalization
+from harness.core.data import Dataset, Normalization
 from harness.core.data.toy import toy
 from harness.core.distilled import Distilled
 from harness.core.errors import DivergedError, FirewallError, UnknownNameError, UserError
@@ -23,7 +23,8 @@ from harness.engine.evaluate import evaluate
 from harness.engine.parts import SGD, CutMix, Epochs
 from harness.engine.protocol import DC, IDC, PROTOCOLS, Protocol, Recipe
 from harness.engine.training import Script, TrainingSet, train_network, training_set_of
-from methods import random
+from methods import kip, random, resolve
+from methods.shared.whitening import whitened
 
 SHORT = Protocol("short", "for tests", DC, Epochs(3))
 
@@ -277,3 +278,52 @@ def test_training_with_cutmix_goes_on_where_it_was_killed(tmp_path: Path) -> Non
     with pytest.raises(StoppedEarly):
         train(stop_after=10, **work)
     assert train(**work) == train()
+
+
+def in_a_kernel(data: Dataset, **changes: object) -> Distilled:
+    """A set that KIP made of the data in a few steps."""
+    config = dataclasses.replace(resolve("kip@fc", data.name, 2, "smoke").config, iterations=30, **changes)
+    return kip.distill(data, 2, config=config, context=Context())
+
+
+def test_a_set_is_evaluated_through_the_whitening_of_its_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = toy(num_classes=3, shape=(3, 16, 16))
+    made = in_a_kernel(data, zca_reg=0.1)
+    seen: list[torch.Tensor] = []
+    answers = evaluation.answers
+
+    def spy(net: object, test: evaluation.Split, context: Context) -> object:
+        seen.append(test.batch(slice(None)))
+        return answers(net, test, context)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(evaluation, "answers", spy)
+    evaluate(made, data, SHORT, evals=1, context=Context(arch="ConvNetW8"))
+    assert torch.equal(seen[0], whitened(data, 0.1, unit_norm=True).transform(data.test().images))
+    plain = Normalization.fit(data.images)(data.test().images)
+    assert not torch.allclose(seen[0], plain, atol=0.1)
+
+
+def test_no_teacher_is_asked_about_images_that_a_method_whitened() -> None:
+    data = toy(num_classes=3, shape=(3, 16, 16))
+    with pytest.raises(UserError, match=r"protocol kd-cpu asks a teacher.*--set kip\.zca_reg=0"):
+        evaluate(
+            in_a_kernel(data, zca_reg=0.1),
+            data,
+            PROTOCOLS["kd-cpu"],
+            evals=1,
+            context=Context(arch="ConvNetW8"),
+        )
+
+
+def test_the_kernel_is_scored_beside_the_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = toy(num_classes=3, shape=(3, 16, 16))
+    made, context = in_a_kernel(data), Context(arch="ConvNetW8")
+    assert made.ridge is not None
+    result = evaluate(made, data, SHORT, evals=1, context=context)
+    test = data.test()
+    told = made.ridge.predict(made.images, made.labels, test.batch(slice(None))).argmax(dim=1)
+    assert result.kernel_accuracy == float((told == test.labels).double().mean()) > 0.5
+    none = dataclasses.replace(made, ridge=None)
+    assert evaluation.kernel_accuracy(none, test, context.device) is None
+    monkeypatch.setattr(evaluation, "MOST_KERNEL_SECONDS", 0.0)
+    assert evaluation.kernel_accuracy(made, test, context.device) is None

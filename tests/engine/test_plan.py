@@ -610,3 +610,11 @@ def test_each_set_is_asked_by_each_network_under_each_protocol() -> None:
     assert len({trial.distillation.id for trial in trials}) == 2
     usual = expand(dataclasses.replace(asked, eval_arch=(), protocol=()), [SMALL]).trials
     assert {trial.id for trial in usual} <= {trial.id for trial in trials}, "its own network is the usual one"
+
+
+def test_methods_with_a_protocol_of_their_own_are_asked_under_its_short_form() -> None:
+    for scale, protocol in (("smoke", "frepo-smoke"), ("cpu", "frepo-cpu"), ("paper", "frepo")):
+        asked = Options(scale=scale, methods=("frepo",), ipc=(1,))
+        assert {trial.protocol for trial in expand(asked, [SMALL]).trials} == {protocol}
+    named = Options(scale="smoke", methods=("frepo",), ipc=(1,), protocol=("dc-smoke",))
+    assert {trial.protocol for trial in expand(named, [SMALL]).trials} == {"dc-smoke"}

@@ -140,6 +140,7 @@ def test_names_of_ones_own_begin_with_an_underscore_or_are_not_in_upper_case(tmp
         ),
         (METHOD + 'IGNORES_IPC = "yes"\n', "has an IGNORES_IPC that is neither True nor False"),
         (METHOD + 'REGIME = "soft"\n', "has REGIME = 'soft'; expected one of hard, stored, teacher"),
+        (METHOD + "PROTOCOL = 5\n", "has PROTOCOL = 5; expected the name of a protocol"),
         (METHOD + 'BORROWED = {("cifar10", 1): "mtt"}\n', "expected a key of PAPER"),
     ],
 )

@@ -17,7 +17,13 @@ if TYPE_CHECKING:
     from harness.core.data.firewall import sealed
     from harness.core.data.loading import load
     from harness.core.data.sampling import ClassBatch, ClassIndex, draw_uniform
-    from harness.core.data.transforms import ZCA, Normalization, Transform, transform_from_state
+    from harness.core.data.transforms import (
+        ZCA,
+        Normalization,
+        RegularisedZCA,
+        Transform,
+        transform_from_state,
+    )
 
 __all__ = [
     "ZCA",
@@ -28,6 +34,7 @@ __all__ = [
     "DatasetSpec",
     "HeldOut",
     "Normalization",
+    "RegularisedZCA",
     "Samples",
     "Split",
     "Transform",
@@ -51,6 +58,7 @@ _HOME = {
     "ClassIndex": "sampling",
     "draw_uniform": "sampling",
     "Normalization": "transforms",
+    "RegularisedZCA": "transforms",
     "Transform": "transforms",
     "ZCA": "transforms",
     "transform_from_state": "transforms",

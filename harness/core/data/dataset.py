@@ -114,6 +114,12 @@ class HeldOut:
         self.labels = samples.labels
         self._transform = transform
 
+    def seen_through(self, transform: Transform) -> HeldOut:
+        """The same images with another transform."""
+        other = copy.copy(self)
+        other._transform = transform.to(self.images.device)
+        return other
+
     def __len__(self) -> int:
         """Number of images."""
         return len(self.labels)
@@ -236,6 +242,12 @@ class Dataset:
         kept._train = Samples(self.images[~out], self.labels[~out], self.class_names)
         left = Samples(self.images[out], self.labels[out], self.class_names)
         return kept, HeldOut(left, self.transform)
+
+    def seen_through(self, transform: Transform) -> Dataset:
+        """The same dataset with another transform, on its device; looks at the test split count together."""
+        other = copy.copy(self)
+        other.transform = transform.to(self.device)
+        return other
 
     def to(self, device: torch.device | str) -> Dataset:
         """The same dataset on `device`; looks at the test split are counted together."""

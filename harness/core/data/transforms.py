@@ -6,7 +6,8 @@ Both are plain values that a distilled file carries along (`state`), so that who
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import TypeAlias
 
 import torch
@@ -124,9 +125,109 @@ class ZCA:
         return cls(state["mean"], state["whiten"], state["unwhiten"])
 
 
-Transform: TypeAlias = Normalization | ZCA
+@dataclass(frozen=True, eq=False)
+class RegularisedZCA:
+    """Whitening as FRePo and KIP have it: of z = (x - mean) / std, the result is (z - centre) @ whiten.
+
+    With C the covariance of the D entries of z over n train images and U diag(s) U^T = C + reg tr(C)/D I,
+    whiten = U diag(1/sqrt(s)) U^T. FRePo centres z on its mean image. KIP does not, but first takes from each
+    image its own mean and divides it by its norm: `norm` is the usual one of these, which `inverse` gives
+    images back in place of their own; 0 where images are not so divided. Shapes: mean and std (channels,),
+    centre (D,), whiten and unwhiten (D, D), norm (1,), all float32.
+    """
+
+    mean: Tensor
+    std: Tensor
+    centre: Tensor
+    whiten: Tensor
+    unwhiten: Tensor
+    norm: Tensor
+
+    @classmethod
+    def fit(cls, images: Tensor, scaling: Normalization, reg: float, *, unit_norm: bool) -> RegularisedZCA:
+        """Fit on images as `scaling` takes them, in float64, chunked; `unit_norm`: as KIP, else as FRePo."""
+        chunks = torch.split(images, _CHUNK)
+        norm = torch.zeros(1, dtype=torch.float64, device=images.device)
+        if unit_norm:
+            norm += sum(_own_norms(_exactly(scaling, chunk)).sum() for chunk in chunks) / len(images)
+        flat = [_flat(_exactly(scaling, chunk), unit_norm=unit_norm) for chunk in chunks]
+        centre = torch.stack([chunk.sum(0) for chunk in flat]).sum(0) / len(images)
+        centre = torch.zeros_like(centre) if unit_norm else centre
+        covariance = centre.new_zeros(len(centre), len(centre))
+        for chunk in flat:
+            covariance.addmm_((chunk - centre).T, chunk - centre, alpha=1 / len(images))
+        ridge = reg * covariance.diagonal().mean()
+        variances, directions = torch.linalg.eigh(covariance)
+        scale = (variances.clamp_min(0) + ridge).sqrt()
+        # The authors leave those of directions alone that so few images cannot span.
+        scale[: max(0, len(scale) - len(images))] = 1
+        whiten, unwhiten = (directions / scale) @ directions.T, (directions * scale) @ directions.T
+        parts = (centre, whiten, unwhiten, norm)
+        return cls(scaling.mean, scaling.std, *(part.float() for part in parts))
+
+    @cached_property
+    def unit_norm(self) -> bool:
+        """Whether images are divided by their norms; asked once, since a device is waited for."""
+        return bool(self.norm > 0)
+
+    @property
+    def scaling(self) -> Normalization:
+        """What comes before the whitening."""
+        return Normalization(self.mean, self.std)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Whitened float images from uint8 or [0, 1] float ones, (n, C, H, W)."""
+        flat = _flat(self.scaling(images), unit_norm=self.unit_norm)
+        return ((flat - self.centre) @ self.whiten).view(images.shape)
+
+    def inverse(self, images: Tensor) -> Tensor:
+        """Back to [0, 1] space, not clamped, (n, C, H, W); of images divided by their norms nearly so."""
+        flat = images.flatten(1) @ self.unwhiten + self.centre
+        flat = flat * self.norm if self.unit_norm else flat
+        return self.scaling.inverse(flat.view(images.shape))
+
+    def to(self, device: torch.device | str) -> RegularisedZCA:
+        """The same on `device`."""
+        return RegularisedZCA(**{name: tensor.to(device) for name, tensor in self.state().items()})
+
+    def state(self) -> dict[str, Tensor]:
+        """Tensors from which `from_state` rebuilds it."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Tensor]) -> RegularisedZCA:
+        """Rebuild from `state()`."""
+        return cls(**state)
+
+
+def _exactly(scaling: Normalization, images: Tensor) -> Tensor:
+    """Images as `scaling` has them, in float64."""
+    mean, std = (part.double()[:, None, None] for part in (scaling.mean, scaling.std))
+    return (_to_unit(images).double() - mean) / std
+
+
+def _own_norms(images: Tensor) -> Tensor:
+    """Norm (n,) of each image less its own mean."""
+    flat = images.flatten(1)
+    norms: Tensor = torch.linalg.vector_norm(flat - flat.mean(dim=1, keepdim=True), dim=1)
+    return norms
+
+
+def _flat(images: Tensor, *, unit_norm: bool) -> Tensor:
+    """Flattened images (n, D), if `unit_norm` each less its mean and divided by its norm."""
+    flat = images.flatten(1)
+    if not unit_norm:
+        return flat
+    flat = flat - flat.mean(dim=1, keepdim=True)
+    norms: Tensor = torch.linalg.vector_norm(flat, dim=1, keepdim=True)
+    return flat / norms.clamp_min(torch.finfo(flat.dtype).tiny)
+
+
+Transform: TypeAlias = Normalization | ZCA | RegularisedZCA
 
 
 def transform_from_state(state: dict[str, Tensor]) -> Transform:
     """Rebuild whichever transform the `state()` came from."""
+    if "centre" in state:
+        return RegularisedZCA.from_state(state)
     return ZCA.from_state(state) if "whiten" in state else Normalization.from_state(state)

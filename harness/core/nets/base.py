@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Literal, cast
 
 from torch import Tensor, nn
 
@@ -51,8 +51,11 @@ class Network(nn.Module):
     """Features followed by a linear classifier; logits are always ``classifier(embed(images))``.
 
     ``parts`` are the layers registered on the network itself, in the authors' order and under the
-    authors' names, the classifier last.
+    authors' names, the classifier last. ``initialisation`` says how ``reinitialise`` draws weights: "uniform"
+    as PyTorch, "lecun" as Flax.
     """
+
+    initialisation: Literal["uniform", "lecun"] = "uniform"
 
     def __init__(self, features: Features, parts: Mapping[str, nn.Module]) -> None:
         super().__init__()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from itertools import count
@@ -15,6 +16,9 @@ from harness.core.nets.classic import alexcifarnet, alexnet, lenet, mlp, vgg11
 from harness.core.nets.convnet import convnet
 from harness.core.nets.names import base_and_width, canonical, convnet_spec
 from harness.core.nets.resnet import Style, resnet18
+
+_WITHIN_TWO = math.erf(2**0.5)
+_CUT_DEVIATION = 0.87962566103423978  # of a standard normal distribution that is cut off at two deviations
 
 _ZOO: dict[str, Callable[..., Network]] = {
     "MLP": mlp,
@@ -61,10 +65,16 @@ def reinitialise(net: nn.Module, generator: torch.Generator) -> None:
 
     Weights and biases of convolutions and linear layers are uniform within 1/sqrt(fan_in), which is what
     ``kaiming_uniform_(a=sqrt(5))`` comes to; norms are reset to one and zero, running statistics too. The
-    generator may live on another device than the network.
+    generator may live on another device than the network. Networks that say "lecun" have weights from a
+    normal distribution cut off at two deviations, with variance 1/fan_in, and biases of zero.
     """
+    lecun = getattr(net, "initialisation", "uniform") == "lecun"
     for module in net.modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
+        if lecun and isinstance(module, (nn.Conv2d, nn.Linear)):
+            _fill_normal(module.weight, module.weight[0].numel() ** -0.5, generator)
+            if module.bias is not None:
+                module.bias.zero_()
+        elif isinstance(module, (nn.Conv2d, nn.Linear)):
             bound = module.weight[0].numel() ** -0.5
             _fill_uniform(module.weight, bound, generator)
             if module.bias is not None:
@@ -77,6 +87,14 @@ def _fill_uniform(parameter: Tensor, bound: float, generator: torch.Generator) -
     # A draw written straight into the parameter would depend on its device and memory format.
     draw = torch.empty(parameter.shape, dtype=torch.float32, device=generator.device)
     parameter.copy_(draw.uniform_(-bound, bound, generator=generator))
+
+
+def _fill_normal(parameter: Tensor, deviation: float, generator: torch.Generator) -> None:
+    """A normal distribution cut off at two deviations, and scaled so that `deviation` is its own then."""
+    share = torch.empty(parameter.shape, dtype=torch.float32, device=generator.device)
+    # Of the normal distribution, the part between -2 and 2 deviations is that of erf(sqrt 2).
+    share.uniform_(-_WITHIN_TWO, _WITHIN_TWO, generator=generator)
+    parameter.copy_(share.erfinv_().mul_(2**0.5 * deviation / _CUT_DEVIATION))
 
 
 def _design(arch: str) -> Callable[[Problem], Network]:

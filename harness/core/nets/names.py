@@ -9,8 +9,9 @@ from typing import Any, Literal
 from harness.core.errors import UnknownNameError, UserError
 
 Activation = Literal["relu", "sigmoid", "leakyrelu", "swish"]
-Norm = Literal["instance", "batch", "layer", "group", "none"]
+Norm = Literal["instance", "batch", "layer", "group", "prebatch", "none"]
 Pooling = Literal["avg", "max", "none"]
+Widths = Literal["even", "doubling"]
 
 GROUPS = 4
 MAX_DEPTH = 6
@@ -18,13 +19,18 @@ MAX_DEPTH = 6
 
 @dataclass(frozen=True)
 class ConvNetSpec:
-    """What a ConvNet name says; the defaults are the network that papers call just "ConvNet"."""
+    """What a ConvNet name says; the defaults are the network that papers call just "ConvNet".
+
+    FRePo's has other habits: the norm "prebatch" is batch norm before the convolutions of all blocks but the
+    first; in widths "doubling", `width` is the first block's, and weights begin as its framework draws them.
+    """
 
     depth: int = 3
     width: int = 128
     activation: Activation = "relu"
     norm: Norm = "instance"
     pooling: Pooling = "avg"
+    widths: Widths = "even"
 
     @property
     def name(self) -> str:
@@ -47,9 +53,11 @@ _OPTIONS: dict[str, tuple[str, str]] = {
     "LN": ("norm", "layer"),
     "IN": ("norm", "instance"),
     "GN": ("norm", "group"),
+    "PB": ("norm", "prebatch"),
     "NP": ("pooling", "none"),
     "MP": ("pooling", "max"),
     "AP": ("pooling", "avg"),
+    "DW": ("widths", "doubling"),
 }
 _OPTIONS_BY_LOWER = {suffix.lower(): meaning for suffix, meaning in _OPTIONS.items()}
 _NUMBERS = {"d": "depth", "w": "width"}
@@ -87,6 +95,7 @@ _VARIANTS = (
     *("ConvNetD1", "ConvNetD2", "ConvNetD4", "ConvNetW32", "ConvNetW64", "ConvNetW256"),
     *("ConvNetAS", "ConvNetAL", "ConvNetASwish", "ConvNetASwishBN"),
     *("ConvNetNN", "ConvNetBN", "ConvNetLN", "ConvNetGN", "ConvNetNP", "ConvNetMP"),
+    *("ConvNetNNDW", "ConvNetPBDW"),
 )
 
 ARCHS: tuple[str, ...] = ("ConvNet", *_VARIANTS, *_ZOO)

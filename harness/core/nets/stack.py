@@ -4,10 +4,33 @@ from __future__ import annotations
 
 from typing import Literal
 
-from torch import nn
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from harness.core.nets.base import ImageTooSmallError, Problem
 from harness.core.nets.names import GROUPS, Activation, Norm, Pooling
+
+
+class RecentBatchNorm(nn.BatchNorm2d):
+    """Batch norm whose running statistics are nine tenths the last batch's, as FRePo sets it.
+
+    The running variance is that of the batch itself, where PyTorch's is the estimate over n - 1.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, momentum=0.9)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Maps (N, C, H, W), normalised by their own statistics in train mode, else by the running ones."""
+        if not self.training:
+            return super().forward(input)
+        with torch.no_grad():
+            variance, mean = torch.var_mean(input, dim=(0, 2, 3), correction=0)
+            for running, new in ((self.running_mean, mean), (self.running_var, variance)):
+                assert running is not None
+                running.lerp_(new, 0.9)
+        return F.batch_norm(input, None, None, self.weight, self.bias, training=True, eps=self.eps)
 
 
 def activation_layer(kind: Activation) -> nn.Module:
@@ -29,6 +52,8 @@ def norm_layer(kind: Norm, channels: int, size: tuple[int, int]) -> nn.Module:
         return nn.GroupNorm(channels, channels)
     if kind == "batch":
         return nn.BatchNorm2d(channels)
+    if kind == "prebatch":
+        return RecentBatchNorm(channels)
     if kind == "group":
         return nn.GroupNorm(GROUPS, channels)
     if kind == "layer":

@@ -104,6 +104,11 @@ def evaluation(record: Record) -> list[Fact]:
         *([Fact("rates tried", ", ".join(map(_tried, record.tried_rates)))] if record.tried_rates else []),
         Fact("calibration error", _mean(record.calibration_errors, lambda mean: f"{percent(mean)} points")),
         Fact("negative log likelihood", _mean(record.negative_log_likelihoods, lambda mean: f"{mean:.3f}")),
+        *(
+            [Fact("accuracy of the kernel itself", f"{percent(record.kernel_accuracy)} %")]
+            if record.kernel_accuracy is not None
+            else []
+        ),
         Fact("test split opened", f"{record.test_looks} ×"),
     ]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness.core.data import ZCA, Normalization, transform_from_state
+from harness.core.data import ZCA, Normalization, RegularisedZCA, transform_from_state
 from harness.core.data import transforms as transforms_module
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "zca.npz"
@@ -41,6 +41,34 @@ def test_zca_as_the_authors_compute_it(golden, chunk: int, monkeypatch: pytest.M
 @pytest.mark.golden("zca", "mtt", "tesla")
 def test_zca_with_fewer_images_than_pixels(golden) -> None:
     _assert_close(ZCA.fit(golden["xt"])(golden["xt"]), golden["refit"])
+
+
+@pytest.mark.golden("zca_reg", "frepo", "kip")
+@pytest.mark.parametrize("chunk", [7, 4096])
+def test_whitening_of_frepo_and_kip(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transforms_module, "_CHUNK", chunk)
+    with np.load(GOLDEN.parent / "zca_reg.npz") as arrays:
+        golden = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+    reg = float(golden["reg"])
+    frepo = RegularisedZCA.fit(
+        golden["x"], Normalization(golden["mean"].float(), golden["std"].float()), reg, unit_norm=False
+    )
+    _assert_close(frepo(golden["x"]), golden["frepo_x"])
+    _assert_close(frepo(golden["xt"]), golden["frepo_xt"])
+    _assert_close(frepo.inverse(golden["frepo_xt"]), golden["frepo_back"])
+    std, mean = torch.std_mean(golden["x"], dim=(0, 2, 3), correction=0)
+    kip = RegularisedZCA.fit(golden["x"], Normalization(mean, std), reg, unit_norm=True)
+    _assert_close(kip(golden["x"]), golden["kip_x"])
+    _assert_close(kip(golden["xt"]), golden["kip_xt"])
+
+
+def test_regularised_whitening_from_its_state_and_back_to_pixels() -> None:
+    images = torch.randint(0, 256, (40, 3, 4, 4), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    for unit_norm, near in ((False, 1e-4), (True, 0.4)):
+        made = RegularisedZCA.fit(images, Normalization.fit(images), 0.1, unit_norm=unit_norm)
+        again = transform_from_state(made.state())
+        assert torch.equal(again(images), made(images))
+        assert torch.allclose(made.inverse(made(images)), images / 255, atol=near)
 
 
 def test_zca_of_bytes_equals_zca_of_unit_floats() -> None:
