@@ -30,6 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harness.core.adam import Adam
 from harness.core.augment import usual_strategy
 from harness.core.context import Context
 from harness.core.data import Dataset, draw_uniform
@@ -248,19 +249,19 @@ class Member:
     def __init__(self, net: Network, lr: float, updates: int, forward: Forward) -> None:
         self.net = net
         self.updates = updates
-        self._lr, self._forward = lr, forward
-        self.optimizer = torch.optim.Adam(net.parameters(), lr=lr)
+        self._forward = forward
+        self.optimizer = Adam(net.parameters(), lr=lr)
 
     def renew(self, generator: torch.Generator) -> None:
         """Start again from random weights."""
         reinitialise(self.net, generator)
         self.updates = 0
-        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=self._lr)
+        self.optimizer.reset()
 
     def learn(self, images: Tensor, labels: Tensor) -> Tensor:
         """One update on images (n, ...) by the squared error to labels (n, C); returns the loss before it."""
         self.net.train()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.net.zero_grad(set_to_none=True)
         loss = kernel_loss(self._forward(self.net, images), labels)
         loss.backward()
         self.optimizer.step()
