@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from slow_tests import SlowTests
 
 TESTS = Path(__file__).parent
@@ -36,6 +37,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Watch the golden tests, of every run: marks are checked even if nothing is written."""
+    # How long an example takes says how busy the machine is.
+    settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("busy")
     config.pluginmanager.register(Fidelity(config), "fidelity")
     config.pluginmanager.register(SlowTests(config), "slow tests")
 

@@ -119,7 +119,7 @@ def test_an_empty_window_changes_nothing(empty: tuple[slice, slice]) -> None:
     assert torch.equal(targets, labels)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(0, 2**31), st.sampled_from([(32, 32), (28, 28), (7, 12), (1, 1)]))
 def test_windows_lie_in_the_image(seed: int, size: tuple[int, int]) -> None:
     for part, length in zip(draw_window(size, torch.Generator().manual_seed(seed)), size, strict=True):

@@ -68,7 +68,7 @@ def test_factor_one_changes_nothing() -> None:
     torch.testing.assert_close(compose([images], 1), images)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.integers(3, 12), st.integers(3, 12), st.integers(2, 3))
 def test_any_size_is_tiled_without_gaps(height: int, width: int, factor: int) -> None:
     parts = [torch.full((1, 1, height, width), float(k)) for k in range(factor**2)]

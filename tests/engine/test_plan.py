@@ -93,7 +93,7 @@ def ordered_plan() -> Plan:
 
 
 @given(data=st.data())
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 def test_order_and_repetition_of_wishes_change_nothing(ordered_plan: Plan, data: st.DataObject) -> None:
     reordered = dataclasses.replace(
         ORDERED,

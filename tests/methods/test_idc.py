@@ -113,7 +113,7 @@ def test_blocks_that_a_network_lacks_are_refused() -> None:
         idc.Blocks(golden_network(golden("match_idc")), 3, -1)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     st.integers(1, 6),
     st.integers(1, 3),

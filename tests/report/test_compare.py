@@ -92,7 +92,7 @@ def test_a_cost_that_is_not_known_has_no_ratio(make_record: Any) -> None:
     assert ratios([known], [free]).flops is None
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=25)
 @given(
     a=st.lists(st.integers(1, 999), min_size=2, max_size=4),
     b=st.lists(st.integers(1, 999), min_size=2, max_size=4),

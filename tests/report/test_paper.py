@@ -341,7 +341,7 @@ def test_every_cell_of_the_authors_table_has_its_figure() -> None:
     assert ("bacon", "tinyimagenet", 50) not in own
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(runs=st.lists(st.tuples(st.integers(0, 3), st.integers(1, 4)), max_size=12))
 def test_each_seed_counts_once_with_its_most_networks(make_record: Any, runs: list[tuple[int, int]]) -> None:
     made = [make_record(seed=seed, accuracies=[0.5] * networks) for seed, networks in runs]

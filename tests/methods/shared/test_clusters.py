@@ -41,7 +41,7 @@ def test_is_as_good_as_scikit_learn_where_they_are_not() -> None:
     assert sum(ours) < 1.02 * sum(fits)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(1, 9), st.integers(1, 12), st.integers(0, 999))
 def test_every_centroid_is_the_mean_of_its_points(n: int, k: int, seed: int) -> None:
     points = torch.randn(n, 3, generator=torch.Generator().manual_seed(seed))

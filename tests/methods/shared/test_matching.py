@@ -23,7 +23,7 @@ from methods.shared.matching import ClassMatcher, MeanDistance, Seen, distance_a
 from methods.shared.starts import initial_images
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     st.integers(1, 7),
     st.integers(1, 3),
