@@ -123,12 +123,13 @@ def _in_file(stem: str) -> dict[str, MethodInfo]:
 def find(name: str) -> MethodInfo:
     """The method, variant or composition of that name, without importing it; raises UserError if unknown."""
     base, _, variant = name.partition("@")
-    known = _in_file(base) or discover()
+    known = _in_file(base)
+    if name not in known:
+        known = discover()
     if name in known:
         return known[name]
     if variant == SOFT and base in known:
         return _softened(known[base])
-    known = discover()
     loop, joined, distance = name.partition(JOIN)
     if not joined:
         raise UnknownNameError("method", name, known)

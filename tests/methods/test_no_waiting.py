@@ -36,7 +36,7 @@ PROTOCOLS = ("dc-cpu", "dc-steps-cpu", "idc-cpu", "ncfm-cpu", "kd-cpu", "sl-cpu"
 class Stepping(Context):
     """A context whose device is watched during the steps of loops, but for the first of each."""
 
-    def __init__(self, device: Device, **named: Any) -> None:
+    def __init__(self, device: Device) -> None:
         super().__init__(0, arch=SMALL.arch, limit_steps=3, compile_loops=False, count=False)
         self.watched = device
 
@@ -86,9 +86,9 @@ def test_no_step_of_an_evaluation_waits(name: str, monkeypatch: pytest.MonkeyPat
 
 
 def _set(data: Any, *, soft: bool) -> Distilled:
-    made = methods.load("random@soft" if soft else "random_packed")
-    config = methods.resolve("random@soft" if soft else "random_packed", data.name, 2, "smoke").config
-    return made.distill(data, 2, config=config, context=Context(arch=SMALL.arch, limit_steps=3))
+    name = "random@soft" if soft else "random_packed"
+    config = methods.resolve(name, data.name, 2, "smoke").config
+    return methods.load(name).distill(data, 2, config=config, context=Context(arch=SMALL.arch, limit_steps=3))
 
 
 @pytest.mark.parametrize(
