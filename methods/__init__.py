@@ -20,11 +20,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType, NoneType
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
 from harness.core.errors import UnknownNameError, UserError
+from harness.core.regime import Regime
 from harness.core.settings import Steps, hints_of
 from methods import contract
 from methods.contract import Method, Row
@@ -53,7 +54,7 @@ class MethodInfo:
 
     loop: it has a `condense`, distance: it has a `distance_to`, from which compositions are made.
     parts: of a composition, the modules of its loop and its distance; of a set with soft labels, that of the
-    method whose it is.
+    method whose it is. regime, protocol: its REGIME and PROTOCOL.
     """
 
     name: str
@@ -63,6 +64,8 @@ class MethodInfo:
     loop: bool = False
     distance: bool = False
     parts: tuple[str, ...] = ()
+    regime: Regime = "hard"
+    protocol: str = ""
 
 
 @dataclass(frozen=True)
@@ -106,8 +109,10 @@ def _infos(path: Path, version: tuple[int, int]) -> tuple[MethodInfo, ...]:
         f"{stem}@{name}": f"{stem} with {changes or 'nothing changed'}"
         for name, changes in contract.variants(tree).items()
     }
+    regime = cast(Regime, contract.text_of(tree, "REGIME") or contract.DEFAULTS["REGIME"])
+    protocol = contract.text_of(tree, "PROTOCOL")
     return tuple(
-        MethodInfo(name, module, about, loop=loop, distance=distance)
+        MethodInfo(name, module, about, loop=loop, distance=distance, regime=regime, protocol=protocol)
         for name, about in ({stem: summary} | variants).items()
     )
 
@@ -155,6 +160,7 @@ def _softened(base: MethodInfo) -> MethodInfo:
         summary,
         breaches=base.breaches,
         parts=(base.module,),
+        regime="stored",
     )
 
 

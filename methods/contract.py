@@ -67,8 +67,9 @@ class Method(Protocol):
     """
 
     PROTOCOL: str
-    """The protocol that its sets are asked under where none is named, in the scale's short form; "": the
-    regime's. For sets that the regime's protocol cannot ask, such as those whose labels are any numbers.
+    """The protocol that its sets are asked under where none is named, in the scale's short form if there is
+    one; "": the regime's. For sets that the regime's protocol cannot ask, such as those whose labels are any
+    numbers, and those whose authors train otherwise. Like REGIME it is read without running the file.
     """
 
     def steps_of(self, config: Any, /) -> Steps:
@@ -92,7 +93,8 @@ DEFAULTS: Mapping[str, Any] = {
     "steps_of": steps_by_length,
 }
 CONSTANTS = tuple(filter(str.isupper, DEFAULTS))
-PLAIN = ("IGNORES_IPC", "REGIME", "PROTOCOL")  # those that are no tables
+TEXTS = ("REGIME", "PROTOCOL")
+PLAIN = ("IGNORES_IPC", *TEXTS)  # those that are no tables
 
 # Scales at which no method can run as published; methods with loops say in SCALED how they are shortened.
 SHORT_SCALES = ("cpu", "smoke")
@@ -127,6 +129,7 @@ def syntax_breaches(tree: ast.Module) -> Iterator[str]:
     yield from _misspelt_functions(functions)
     yield from _unknown_names(tree)
     yield from _hidden_variants(tree)
+    yield from _hidden_texts(tree)
 
 
 def _bound(tree: ast.Module) -> Iterator[tuple[str, ast.stmt]]:
@@ -208,6 +211,23 @@ def _hidden_variants(tree: ast.Module) -> Iterator[str]:
             isinstance(key, ast.Constant) and isinstance(key.value, str) for key in value.keys
         ):
             yield f"has VARIANTS that are computed; {literal}"
+
+
+def _hidden_texts(tree: ast.Module) -> Iterator[str]:
+    """What sets call for is read by syntax as well."""
+    for node in tree.body:
+        for name, value in _assigned(node):
+            if name in TEXTS and not (isinstance(value, ast.Constant) and isinstance(value.value, str)):
+                yield f'has a {name} that cannot be read without running it; expected {name} = "..."'
+
+
+def text_of(tree: ast.Module, constant: str) -> str:
+    """The text that a file gives a constant, as it is written there; empty if it gives none."""
+    for node in tree.body:
+        for name, value in _assigned(node):
+            if name == constant and isinstance(value, ast.Constant):
+                return str(value.value)
+    return ""
 
 
 def variants(tree: ast.Module) -> dict[str, str]:

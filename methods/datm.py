@@ -71,6 +71,7 @@ PAPER |= {("*", ipc): command | {"zca": False} for ipc, command in _CIFAR10.item
 
 SCALED = aligned.SCALED
 REGIME = "stored"
+PROTOCOL = "datm"
 steps_of = aligned.steps_of
 
 

@@ -7,11 +7,12 @@ are such batches they come again) and at a size of its own, eta_t = softplus(r_t
     theta_(t+1) = theta_t - eta_t grad CE(S_(t mod steps); theta_t),   minimise  CE(real batch; theta_T)
 
 over the images and r by one Adam, through all steps. The set keeps their order and sizes: protocol `dd` makes
-exactly these steps from fresh weights, as the authors do. An ordinary protocol, which shuffles the images and
-has a rate of its own, loses much of what was learned. Reported with 100 images, by their own steps: 79.5 % on
-MNIST (`--arch LeNet` here) and 36.8 % on CIFAR-10 (`--arch AlexCifarNet`). In `dd@fixed` there is one
-initialisation, from which networks are also tested: 54 % on CIFAR-10 with 100 images, and on MNIST 94 % with
-10 in one step (`--ipc 1 --set dd@fixed.unrolled=3`).
+exactly these steps from fresh weights, as the authors do, and is asked where none is named. An ordinary
+protocol, such as dc-1000, which shuffles the images and has a rate of its own, loses much of what was
+learned. Reported with 100 images, by their own steps: 79.5 % on MNIST (`--arch LeNet` here) and 36.8 % on
+CIFAR-10 (`--arch AlexCifarNet`). In `dd@fixed` there is one initialisation, from which networks are also
+tested: 54 % on CIFAR-10 with 100 images, and on MNIST 94 % with 10 in one step (`--ipc 1 --set
+dd@fixed.unrolled=3`).
 
 Departures from the authors' code (ssnl/dataset-distillation `train_distilled_image.py`), which stops at the
 first gradient with today's torch, where its rate would also fall an epoch early: gradients come from autograd
@@ -66,6 +67,7 @@ class Config:
 
 
 VARIANTS = {"fixed": {"initialisation": "fixed"}}
+PROTOCOL = "dd"
 
 PAPER: dict[tuple[str, int], dict[str, Any]] = {
     ("mnist", 10): {"step_size": 0.02, "iterations": 23_600},

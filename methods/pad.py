@@ -130,6 +130,7 @@ SCALED = {
     for scale, settings in aligned.SCALED.items()
 }
 REGIME = "stored"
+PROTOCOL = "datm"
 steps_of = aligned.steps_of
 
 

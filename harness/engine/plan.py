@@ -143,8 +143,8 @@ def protocols_of(method: str, options: Options, scale: Scale) -> tuple[str, ...]
     if options.protocol:
         return options.protocol
     try:
-        found = methods.load(method)
-        return (scale.short_form(found.PROTOCOL) if found.PROTOCOL else scale.protocols[found.REGIME],)
+        found = methods.find(method)
+        return (scale.protocol_for(found, found.regime),)
     except UserError:
         return (scale.protocol,)
 

@@ -281,6 +281,7 @@ PROTOCOLS = {
         ),
         Protocol("datm", "that of DATM: sl-1000 in batches of 128", DATM, Epochs(1000)),
         Protocol("datm-cpu", "datm cut to 151 epochs for the cpu scale", DATM, Epochs(150)),
+        Protocol("datm-smoke", "datm cut to 21 epochs for smoke runs", DATM, Epochs(20)),
         Protocol(
             "frepo",
             "that of FRePo: Adam 0.0003, squared error to learned labels, warm-up and cosine",

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from harness.core.errors import UnknownNameError
 from harness.core.regime import Regime
+from harness.engine.protocol import PROTOCOLS
+from methods import MethodInfo
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,15 @@ class Scale:
         """The protocol for hard labels, which every set can be asked under."""
         return self.protocols["hard"]
 
-    def short_form(self, protocol: str) -> str:
-        """The protocol of that name as it is cut for this scale: "frepo" is "frepo-cpu" at the scale cpu."""
-        return protocol if self.name == "paper" else f"{protocol}-{self.name}"
+    def protocol_for(self, method: MethodInfo, regime: Regime) -> str:
+        """The protocol that a method's sets are asked under in a regime: its own, if it calls for that one.
+
+        A protocol that is cut for this scale is taken: "frepo" is "frepo-cpu" at the scale cpu.
+        """
+        if regime != method.regime or not method.protocol:
+            return self.protocols[regime]
+        short = f"{method.protocol}-{self.name}"
+        return short if short in PROTOCOLS else method.protocol
 
 
 PAPER: Mapping[Regime, str] = {"hard": "dc-1000", "stored": "sl-1000", "teacher": "kd-300"}

@@ -23,7 +23,9 @@ from harness.core.data.catalog import DatasetSpec
 from harness.core.errors import DataError, UnknownNameError, UserError
 from harness.engine.options import Options, Setting
 from harness.engine.plan import DatasetFacts, Plan, expand, finished, make_plan
+from harness.engine.protocol import protocol_named
 from harness.engine.records import Provenance, Record, Trial
+from harness.engine.scales import SCALES
 from harness.launch.launchers import launcher_of, run_settings
 
 SMALL = DatasetFacts(DatasetSpec("digits", "digits"), (1, 8, 8), 10, 142, 1437)
@@ -612,9 +614,37 @@ def test_each_set_is_asked_by_each_network_under_each_protocol() -> None:
     assert {trial.id for trial in usual} <= {trial.id for trial in trials}, "its own network is the usual one"
 
 
-def test_methods_with_a_protocol_of_their_own_are_asked_under_its_short_form() -> None:
-    for scale, protocol in (("smoke", "frepo-smoke"), ("cpu", "frepo-cpu"), ("paper", "frepo")):
-        asked = Options(scale=scale, methods=("frepo",), ipc=(1,))
-        assert {trial.protocol for trial in expand(asked, [SMALL]).trials} == {protocol}
+@pytest.mark.parametrize(
+    ("method", "scale", "protocol"),
+    [
+        ("frepo", "smoke", "frepo-smoke"),
+        ("frepo", "cpu", "frepo-cpu"),
+        ("frepo", "paper", "frepo"),
+        ("datm@tesla", "cpu", "datm-cpu"),
+        ("dd", "cpu", "dd"),  # as long as the steps that were learned, at any scale
+        ("random@soft", "cpu", "sl-cpu"),
+    ],
+)
+def test_methods_with_a_protocol_of_their_own_are_asked_under_its_short_form(
+    method: str, scale: str, protocol: str
+) -> None:
+    asked = Options(scale=scale, methods=(method,), ipc=(1,))
+    assert {trial.protocol for trial in expand(asked, [SMALL]).trials} == {protocol}
+
+
+def test_every_protocol_of_a_method_is_cut_for_the_short_scales_unless_its_sets_say_how_long_it_is() -> None:
+    for info in methods.discover().values():
+        if info.protocol and not protocol_named(info.protocol).needs_steps:
+            cut = {SCALES[scale].protocol_for(info, info.regime) for scale in ("cpu", "smoke")}
+            assert cut == {f"{info.protocol}-cpu", f"{info.protocol}-smoke"}, info.name
+
+
+def test_what_a_method_calls_for_is_the_same_by_syntax_and_when_it_is_run() -> None:
+    for info in methods.discover().values():
+        method = methods.load(info.name)
+        assert (info.regime, info.protocol) == (method.REGIME, method.PROTOCOL), info.name
+    asked = Options(scale="smoke", methods=("frepo",), ipc=(1,))
+    assert {trial.protocol for trial in expand(asked, [SMALL]).trials} == {"frepo-smoke"}
+
     named = Options(scale="smoke", methods=("frepo",), ipc=(1,), protocol=("dc-smoke",))
     assert {trial.protocol for trial in expand(named, [SMALL]).trials} == {"dc-smoke"}

@@ -52,6 +52,8 @@ def test_a_file_that_keeps_it_has_no_breach(source: str, tmp_path: Path) -> None
         (METHOD + 'VARIANTS = {name: {} for name in "ab"}\n', "has VARIANTS that are computed"),
         (METHOD + '_NAME = "a"\nVARIANTS = {_NAME: {}}\n', "has VARIANTS that are computed"),
         (METHOD + 'VARIANTS = {"a": {}}\nVARIANTS |= {"b": {}}\n', "sets VARIANTS more than once"),
+        (METHOD + '_SOFT = "stored"\nREGIME = _SOFT\n', "has a REGIME that cannot be read without running"),
+        (METHOD + "PROTOCOL = 3\n", 'expected PROTOCOL = "..."'),
         (METHOD + 'VARIENTS = {"a": {}}\n', "sets VARIENTS, which nothing reads; did you mean VARIANTS?"),
         (METHOD + 'SCALLED = {"cpu": {}}\n', "did you mean SCALED?"),
         (METHOD + "Paper = {}\n", "sets Paper, which nothing reads; did you mean PAPER?"),

@@ -299,6 +299,29 @@ def test_the_table_of_soft_labels_shows_methods_that_are_not_here_and_mixes_no_r
     assert {cell.spec.method for cell in only.soft} == {"random@soft"}
 
 
+def test_a_method_is_measured_by_the_protocol_that_its_file_names(make_record: Any) -> None:
+    """In the regime that it calls for; under the other regimes by the scale's."""
+    figure = ReportedFigure("46.8", "0.7", "ConvNet", "https://example.org/F", "soft-stored", "preferred")
+    soft: SoftFigures = {("stored", ("frepo", "cifar10", 1, "ConvNet")): figure}
+    records = [
+        paper_record(make_record, "frepo", 1, protocol="frepo", accuracies=[0.46]),
+        paper_record(make_record, "frepo", 1, protocol="sl-1000", accuracies=[0.1]),
+        paper_record(make_record, "frepo", 1, protocol="dc-1000", accuracies=[0.3]),
+        paper_record(make_record, "dd", 10, protocol="dd", accuracies=[0.36]),
+        paper_record(make_record, "dd", 10, protocol="dc-1000", accuracies=[0.2]),
+    ]
+    hard = {(method, "cifar10", ipc, "ConvNet"): figure for method, ipc in (("frepo", 1), ("dd", 10))}
+    tables = make_tables(records, hard, CellFilter(methods=("frepo", "dd")), soft=soft)
+    measured = {
+        (cell.spec.method, cell.spec.ipc, cell.spec.regime): cell.measured.mean
+        for cell in [*(cell for _, cell in tables.cells["main"]), *tables.soft]
+        if cell.measured is not None
+    }
+    assert measured == {("frepo", 1, "stored"): 0.46, ("frepo", 1, "hard"): 0.3, ("dd", 10, "hard"): 0.36}
+    asked = {(one.methods, one.protocol) for one in missing(tables, ALL, None).commands}
+    assert asked == {(("frepo",), "dc-1000"), (("dd",), ""), (("frepo",), "frepo")}
+
+
 def printed_rows(path: Path) -> set[tuple[str, str, str]]:
     """Dataset, ipc and first word of a method of every line of a file of reported figures."""
     with path.open(encoding="utf-8", newline="") as file:

@@ -11,14 +11,15 @@ from typing import Any
 
 import methods
 from harness.core.errors import UserError
-from harness.core.regime import Regime
+from harness.core.regime import REGIMES, Regime
 from harness.core.text import MISSING
 from harness.engine.protocol import PROTOCOLS, TUNED
 from harness.engine.records import Record, Trial
-from harness.engine.scales import SCALES
+from harness.engine.scales import SCALES, Scale
 from harness.report.reported import FiguresByNetwork, NetworkKey, ReportedFigure
 from harness.report.stats import Estimate, estimate
 from harness.report.tracks import data_of
+from methods import MethodInfo
 
 SCALE = SCALES["paper"]
 DATASETS = ("svhn", "cifar10", "cifar100", "tinyimagenet", "mnist", "fashionmnist")
@@ -33,7 +34,7 @@ class Spec:
     """What a cell of the paper is: a method on a dataset at an ipc; `settings` differ from the published.
 
     `arch` is the network that is trained on the set; what distils it is the ConvNet, as in the paper.
-    `regime` is what that network is told, by the scale's protocol for it.
+    `regime` is what that network is told, by the method's own protocol or the scale's for it.
     """
 
     method: str
@@ -53,6 +54,17 @@ class Spec:
     def home(self) -> Spec:
         """The cell of the same sets with the network that distilled them."""
         return dataclasses.replace(self, arch=SCALE.arch)
+
+    @property
+    def protocol(self) -> str:
+        """What the network is trained by, at a fixed rate."""
+        return protocol_of(self.method, SCALE, self.regime)
+
+    @property
+    def unasked(self) -> bool:
+        """Whether `run` takes that protocol where none is named."""
+        info = info_of(self.method)
+        return self.regime == ("hard" if info is None else info.regime)
 
     @property
     def key(self) -> NetworkKey:
@@ -181,34 +193,47 @@ class RecordIndex:
 
 
 @cache
+def info_of(method: str) -> MethodInfo | None:
+    """What a method's file says of itself; None for those that this harness lacks or cannot use."""
+    try:
+        return methods.find(method)
+    except UserError:
+        return None
+
+
 def is_here(method: str) -> bool:
     """Whether this harness has a method; papers print figures of others too."""
-    try:
-        methods.find(method)
-    except UserError:
-        return False
-    return True
+    return info_of(method) is not None
+
+
+def protocol_of(method: str, scale: Scale, regime: Regime) -> str:
+    """The protocol that a method's sets are asked by in a regime, or would be if the method were here."""
+    info = info_of(method)
+    return scale.protocols[regime] if info is None else scale.protocol_for(info, regime)
 
 
 def regime_of(trial: Trial) -> Regime | None:
-    """The regime whose protocol of its scale, at any rate, a trial was asked by; None for other protocols."""
+    """The regime whose protocol for its method and scale, at any rate, asked a trial; None for others."""
     scale = SCALES.get(trial.scale)
-    protocols = scale.protocols if scale is not None else {}
+    if scale is None:
+        return None
     asked = trial.protocol.removesuffix(TUNED)
-    return next((regime for regime, protocol in protocols.items() if protocol == asked), None)
+    return next((regime for regime in REGIMES if protocol_of(trial.method, scale, regime) == asked), None)
 
 
 def published(trial: Trial, regime: Regime = "hard", *, tuned: bool = False) -> bool:
-    """Whether a trial ran as papers' do: its scale's protocol in this version, fp32, no budget.
+    """Whether a trial ran as papers' do: its method's protocol in this version, fp32, no budget.
 
     `tuned`: but with a learning rate that is chosen for the network.
     """
     scale = SCALES.get(trial.scale)
+    if scale is None:
+        return False
+    protocol = protocol_of(trial.method, scale, regime)
     return (
-        scale is not None
-        and scale.leaderboard
-        and trial.protocol == f"{scale.protocols[regime]}{TUNED if tuned else ''}"
-        and trial.protocol_version == PROTOCOLS[scale.protocols[regime]].version
+        scale.leaderboard
+        and trial.protocol == f"{protocol}{TUNED if tuned else ''}"
+        and trial.protocol_version == PROTOCOLS[protocol].version
         and trial.precision == "fp32"
         and trial.budget_flops is None
         and trial.image_size is None

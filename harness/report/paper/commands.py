@@ -10,7 +10,6 @@ from typing import Any
 
 import msgspec
 
-from harness.core.regime import Regime
 from harness.core.text import plural
 from harness.engine.options import flag
 from harness.report.paper.cells import SCALE, Completeness, PaperCell, Spec
@@ -26,7 +25,8 @@ SETS_THERE = "none, the sets are there or made before"
 class Command:
     """One `run` that fills cells: the same dataset and settings, every method at every ipc on every network.
 
-    lacking: the seeds that each cell still needs, in the order of `cells`.
+    lacking: the seeds that each cell still needs, in the order of `cells`. protocol: what is named; empty for
+    the one under hard labels that `run` takes by itself.
     """
 
     table: str
@@ -37,11 +37,7 @@ class Command:
     settings: tuple[tuple[str, float], ...]
     cells: tuple[Spec, ...]
     lacking: tuple[tuple[int, ...], ...]
-
-    @property
-    def regime(self) -> Regime:
-        """What its networks are told of the images' classes."""
-        return self.cells[0].regime
+    protocol: str = ""
 
     @property
     def trials(self) -> int:
@@ -58,8 +54,8 @@ class Command:
         }
         if self.networks != (SCALE.arch,):
             asked["eval_arch"] = ",".join(self.networks)
-        if self.regime != "hard":
-            asked["protocol"] = SCALE.protocols[self.regime]
+        if self.protocol:
+            asked["protocol"] = self.protocol
         if self.settings:
             asked["set"] = [f"{self.methods[0]}.{name}={value}" for name, value in self.settings]
         return asked
@@ -150,7 +146,8 @@ def group(name: str, cells: Iterable[PaperCell], wanted: Completeness) -> list[C
         # Settings name their method, so methods with settings of their own have commands of their own; those
         # of the authors' own table are apart from the many others.
         own = spec.method if spec.settings else str(spec.method in COMPARED)
-        kind = (spec.dataset, own, spec.settings, spec.regime)
+        named = "" if spec.regime == "hard" and spec.unasked else spec.protocol
+        kind = (spec.dataset, own, spec.settings, spec.regime, named)
         sets.setdefault((*kind, spec.method, spec.ipc), []).append(cell)
     rows: dict[tuple[Any, ...], list[PaperCell]] = {}
     for (*place, method, _), asked in sets.items():
@@ -170,8 +167,9 @@ def group(name: str, cells: Iterable[PaperCell], wanted: Completeness) -> list[C
             settings=changed,
             cells=tuple(cell.spec for cell in part),
             lacking=tuple(cell.lacking(wanted) for cell in part),
+            protocol=named,
         )
-        for (dataset, _, changed, _, networks, ipcs), part in merged.items()
+        for (dataset, _, changed, _, named, networks, ipcs), part in merged.items()
     ]
 
 

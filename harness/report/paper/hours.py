@@ -149,7 +149,7 @@ class Evidence:
         stored = KNOWN[spec.dataset].classes * spec.ipc
         images = round(stored * tiles)
         size = SetSize(KNOWN[spec.dataset].classes, spec.ipc, stored, images, _augmented(kin[0]))
-        forwarded = protocol_named(SCALE.protocols[spec.regime]).course(size).images(images)
+        forwarded = protocol_named(spec.protocol).course(size).images(images)
         near = _nearest(
             (
                 r

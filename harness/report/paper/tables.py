@@ -106,7 +106,8 @@ SOFT_TITLE = "Soft labels and teachers"
 SOFT_NOTE = (
     "What papers print for sets with soft labels, in tables of their own: figures of two regimes do not"
     " compare. `network` is trained on the set, and for others than the ConvNet distilled it as well;"
-    f" measured are sets by {SCALE.arch}, under {SCALE.protocols['stored']} or {SCALE.protocols['teacher']}."
+    f" measured are sets by {SCALE.arch}, under {SCALE.protocols['stored']} or {SCALE.protocols['teacher']}"
+    " unless the method's file names a protocol."
     f" Methods that this harness lacks are listed too, as {NOT_HERE}."
 )
 ELSEWHERE_TITLE = "Printed for other sets"
