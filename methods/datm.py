@@ -28,12 +28,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.core.context import Context
-from harness.core.data import Dataset, parse
+from harness.core.data import Dataset
 from harness.core.distilled import Distilled
-from methods import resolve
 from methods.shared import aligned
 from methods.shared.aligned import condense, normalised, row
-from methods.shared.trajectories import flat_experts
+from methods.shared.trajectories import by_cell, flat_experts, settled
 
 
 @dataclass(frozen=True)
@@ -43,15 +42,14 @@ class Config(aligned.Config):
 
 VARIANTS = {"tesla": {"constant_memory": True}}
 
-_CIFAR10 = {
-    1: row(80, 2, 100, (0, None, 4), 5, lr_lr=1e-7, batch_syn=10, threshold=1.1),
-    10: row(80, 2, 100, (0, 10, 20), 2, batch_syn=100),
-    50: row(80, 2, 1000, (0, 20, 40), 2, growth=2000, batch_syn=500),
-    500: row(40, 2, 50, (40, None, 60), 10),
-    1000: row(100, 2, 50, (40, None, 60), 10),
-}
 _COMMANDS = {
-    "cifar10": _CIFAR10,
+    "cifar10": {
+        1: row(80, 2, 100, (0, None, 4), 5, lr_lr=1e-7, batch_syn=10, threshold=1.1),
+        10: row(80, 2, 100, (0, 10, 20), 2, batch_syn=100),
+        50: row(80, 2, 1000, (0, 20, 40), 2, growth=2000, batch_syn=500),
+        500: row(40, 2, 50, (40, None, 60), 10),
+        1000: row(100, 2, 50, (40, None, 60), 10),
+    },
     "cifar100": {
         1: row(40, 3, 1000, (0, 10, 20), 10),
         10: row(80, 2, 1000, (0, 30, 50), 10, growth=2000),
@@ -64,10 +62,7 @@ _COMMANDS = {
         50: row(20, 2, 100, (40, None, 70), 10, lr_lr=1e-4),
     },
 }
-PAPER = {
-    (dataset, ipc): command for dataset, commands in _COMMANDS.items() for ipc, command in commands.items()
-}
-PAPER |= {("*", ipc): command | {"zca": False} for ipc, command in _CIFAR10.items()}
+PAPER = by_cell(_COMMANDS)
 
 SCALED = aligned.SCALED
 REGIME = "stored"
@@ -83,8 +78,6 @@ def distill(
     A dataset asked for by name is whitened if the configuration says so; one that is given is used as it is.
     """
     context = context or Context()
-    name = parse(dataset, context.data_dir).name if isinstance(dataset, str) else dataset.name
-    config = config or resolve("datm", name, ipc).config
-    data = context.dataset(dataset, zca=config.zca)
+    data, config = settled("datm", dataset, ipc, config, context)
     experts = flat_experts(data, config, context)
     return condense(data, ipc, config, context, experts, normalised, "datm")

@@ -26,13 +26,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.core.context import Context
-from harness.core.data import Dataset, parse
+from harness.core.data import Dataset
 from harness.core.distilled import Distilled
 from harness.core.settings import setting
-from methods import mtt, resolve
+from methods import mtt
 from methods.mtt import row, unrolled
 from methods.shared import aligned, trajectories
-from methods.shared.trajectories import FlatConfig, begin, flat_experts
+from methods.shared.trajectories import FlatConfig, begin, by_cell, flat_experts, settled
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,12 @@ class Config(FlatConfig):
 
 VARIANTS = {"raw": {"averaged": False}}
 
-_CIFAR10 = {
-    1: row(50, 2, 2, 100, 1e-7, ema_decay=0.9999, zca=True),
-    10: row(30, 2, 20, 100, 1e-5, alpha0=0.001, zca=True),
-    50: row(30, 2, 40, 1000, 1e-5, ema_decay=0.999, gsam_alpha=1.0, zca=True),
-}
 _COMMANDS = {
-    "cifar10": _CIFAR10,
+    "cifar10": {
+        1: row(50, 2, 2, 100, 1e-7, ema_decay=0.9999, zca=True),
+        10: row(30, 2, 20, 100, 1e-5, alpha0=0.001, zca=True),
+        50: row(30, 2, 40, 1000, 1e-5, ema_decay=0.999, gsam_alpha=1.0, zca=True),
+    },
     "cifar100": {
         1: row(40, 3, 20, 1000, 1e-5, gsam_alpha=1.0, zca=True),
         10: row(20, 2, 40, 1000, 1e-5, gsam_alpha=1.0, zca=True),
@@ -62,10 +61,7 @@ _COMMANDS = {
         10: row(20, 2, 40, 10_000, 1e-4, gsam_alpha=1.0, ema_decay=0.999, batch_syn=500),
     },
 }
-PAPER = {
-    (dataset, ipc): command for dataset, commands in _COMMANDS.items() for ipc, command in commands.items()
-}
-PAPER |= {("*", ipc): command | {"zca": False} for ipc, command in _CIFAR10.items()}
+PAPER = by_cell(_COMMANDS)
 
 # MTT's, with the experts that DATM has at the same scale.
 _EXPERTS = ("experts", "expert_epochs", "expert_steps", "expert_batch", "expert_lr", "gsam_alpha")
@@ -84,9 +80,7 @@ def distill(
     A dataset asked for by name is whitened if the configuration says so; one that is given is used as it is.
     """
     context = context or Context()
-    name = parse(dataset, context.data_dir).name if isinstance(dataset, str) else dataset.name
-    config = config or resolve("ftd", name, ipc).config
-    data = context.dataset(dataset, zca=config.zca)
+    data, config = settled("ftd", dataset, ipc, config, context)
     run = begin(data, ipc, config, context, flat_experts(data, config, context))
     average = run.images.detach().clone()
     for _ in context.steps(config.iterations, {**run.state, "average": average}):

@@ -26,11 +26,19 @@ import torch
 from torch import Tensor
 
 from harness.core.context import Context
-from harness.core.data import Dataset, parse
+from harness.core.data import Dataset
 from harness.core.distilled import Distilled
-from methods import resolve
 from methods.shared import trajectories
-from methods.shared.trajectories import Match, Segment, StatelessStudent, Step, condense, squared_distance
+from methods.shared.trajectories import (
+    Match,
+    Segment,
+    StatelessStudent,
+    Step,
+    by_cell,
+    condense,
+    settled,
+    squared_distance,
+)
 
 
 @dataclass(frozen=True)
@@ -62,10 +70,7 @@ _COMMANDS: dict[str, dict[int, dict[str, Any]]] = {
         50: row(20, 2, 40, 10_000, 1e-4, batch_syn=300),
     },
 }
-PAPER = {
-    (dataset, ipc): command for dataset, commands in _COMMANDS.items() for ipc, command in commands.items()
-}
-PAPER |= {("*", ipc): command | {"zca": False} for ipc, command in _COMMANDS["cifar10"].items()}
+PAPER = by_cell(_COMMANDS)
 
 # Rates and lengths are ours: experts make fewer and larger steps, and so do students and images.
 SCALED: dict[str, dict[str, Any]] = {
@@ -108,9 +113,7 @@ def distill(
     A dataset asked for by name is whitened if the configuration says so; one that is given is used as it is.
     """
     context = context or Context()
-    name = parse(dataset, context.data_dir).name if isinstance(dataset, str) else dataset.name
-    config = config or resolve("mtt", name, ipc).config
-    data = context.dataset(dataset, zca=config.zca)
+    data, config = settled("mtt", dataset, ipc, config, context)
     return condense(data, ipc, config, context, unrolled, "mtt")
 
 

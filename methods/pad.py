@@ -35,21 +35,22 @@ from torch import Tensor
 
 from harness.core.context import Context
 from harness.core.curriculum import Curriculum
-from harness.core.data import Dataset, parse
+from harness.core.data import Dataset
 from harness.core.distilled import Distilled
 from harness.core.errors import UserError
 from harness.core.experts import Experts, train_experts
 from harness.core.settings import setting
-from methods import resolve
 from methods.shared import aligned
 from methods.shared.aligned import Jury, condense, normalised, row
 from methods.shared.trajectories import (
     Segment,
     Weights,
+    by_cell,
     expert_settings,
     flat_experts,
     flat_settings,
     minus,
+    settled,
     strategy_of,
 )
 
@@ -94,15 +95,14 @@ def _row(depth: float, loss: float, *command: Any, **rest: Any) -> dict[str, Any
 
 
 _LATE = {"add_end": 40}  # CIFAR-100 and Tiny ImageNet
-_CIFAR10 = {
-    1: _row(0.0, 0.0, 80, 2, 100, (0, None, 4), 5, lr_lr=1e-7, batch_syn=10, threshold=1.1),
-    10: _row(0.25, 0.5, 80, 2, 100, (0, 10, 20), 2, batch_syn=100),
-    50: _row(0.25, 0.25, 80, 2, 1000, (0, 20, 40), 2, growth=2000, batch_syn=500),
-    500: _row(0.5, 0.5, 80, 2, 50, (40, None, 60), 10),
-    1000: _row(0.75, 0.5, 80, 2, 50, (40, None, 60), 10),
-}
 _TABLE = {
-    "cifar10": _CIFAR10,
+    "cifar10": {
+        1: _row(0.0, 0.0, 80, 2, 100, (0, None, 4), 5, lr_lr=1e-7, batch_syn=10, threshold=1.1),
+        10: _row(0.25, 0.5, 80, 2, 100, (0, 10, 20), 2, batch_syn=100),
+        50: _row(0.25, 0.25, 80, 2, 1000, (0, 20, 40), 2, growth=2000, batch_syn=500),
+        500: _row(0.5, 0.5, 80, 2, 50, (40, None, 60), 10),
+        1000: _row(0.75, 0.5, 80, 2, 50, (40, None, 60), 10),
+    },
     "cifar100": {
         1: _row(0.0, 0.5, 40, 3, 1000, (0, 10, 20), 10, **_LATE),
         10: _row(0.25, 0.5, 80, 2, 1000, (0, 20, 40), 10, growth=2000, **_LATE),
@@ -115,8 +115,7 @@ _TABLE = {
         50: _row(0.5, 0.5, 80, 2, 100, (20, 40, 60), 10, growth=2000, lr_lr=1e-4, batch_syn=250, **_LATE),
     },
 }
-PAPER = {(dataset, ipc): found for dataset, rows in _TABLE.items() for ipc, found in rows.items()}
-PAPER |= {("*", ipc): found | {"zca": False} for ipc, found in _CIFAR10.items()}
+PAPER = by_cell(_TABLE)
 
 _SHORT: dict[str, Any] = {
     "add_end": 1,
@@ -142,9 +141,7 @@ def distill(
     A dataset asked for by name is whitened if the configuration says so; one that is given is used as it is.
     """
     context = context or Context()
-    name = parse(dataset, context.data_dir).name if isinstance(dataset, str) else dataset.name
-    config = config or resolve("pad", name, ipc).config
-    data = context.dataset(dataset, zca=config.zca)
+    data, config = settled("pad", dataset, ipc, config, context)
     experts = trained_experts(data, config, context)
     return condense(data, ipc, config, context, experts, chosen_distance(config), "pad")
 

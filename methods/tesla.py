@@ -32,13 +32,13 @@ import torch
 from torch import Tensor
 
 from harness.core.context import Context
-from harness.core.data import Dataset, parse
+from harness.core.data import Dataset
 from harness.core.distilled import Distilled
 from harness.core.experts import Experts
 from harness.core.nets import Network
 from harness.core.passes import pieces
 from harness.core.settings import Steps, setting
-from methods import mtt, resolve
+from methods import mtt
 from methods.shared import trajectories
 from methods.shared.trajectories import (
     Match,
@@ -49,6 +49,7 @@ from methods.shared.trajectories import (
     descended,
     dot,
     minus,
+    settled,
     whole_way,
 )
 
@@ -70,7 +71,7 @@ VARIANTS = {"exact": {"gradient_factor": 2.0}, "soft": {"teacher_label": True}}
 
 # The command of CIFAR-100 at ipc 50 is MTT's; of others none is published but CIFAR-10's at ipc 1.
 PAPER = {
-    **{cell: row | {"zca": True} if "cifar" in cell[0] else row for cell, row in mtt.PAPER.items()},
+    **{cell: {**row, "zca": True} if "cifar" in cell[0] else row for cell, row in mtt.PAPER.items()},
     ("cifar10", 1): mtt.row(50, 2, 5, 1000, 1e-7, zca=True),
 }
 BORROWED = {cell: "mtt" for cell in mtt.PAPER if cell not in {("cifar10", 1), ("cifar100", 50)}}
@@ -91,9 +92,7 @@ def distill(
     A dataset asked for by name is whitened if the configuration says so; one that is given is used as it is.
     """
     context = context or Context()
-    name = parse(dataset, context.data_dir).name if isinstance(dataset, str) else dataset.name
-    config = config or resolve("tesla", name, ipc).config
-    data = context.dataset(dataset, zca=config.zca)
+    data, config = settled("tesla", dataset, ipc, config, context)
     matching = partial(step_by_step, gradient_factor=config.gradient_factor)
     labelling = partial(teacher_labels, context, config) if config.teacher_label else None
     return condense(data, ipc, config, context, matching, "tesla", labelling=labelling)

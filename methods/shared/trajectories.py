@@ -15,8 +15,9 @@ holds the graph of one step, and its first pass makes it 1.3 times as slow.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +27,7 @@ from torch.func import functional_call
 from harness.core.augment import Draws, augment, operations, sample_draws, usual_strategy
 from harness.core.checkpoint import State
 from harness.core.context import Context
-from harness.core.data import Dataset
+from harness.core.data import Dataset, parse
 from harness.core.distilled import Distilled, class_labels
 from harness.core.errors import UserError
 from harness.core.experts import Experts, ExpertSettings, train_experts
@@ -34,6 +35,8 @@ from harness.core.gsam import Gsam
 from harness.core.nets import Network
 from harness.core.settings import Steps, setting
 from harness.core.sgd import SGD
+from methods import resolve
+from methods.contract import Row
 
 Weights = tuple[Tensor, ...]
 
@@ -81,6 +84,27 @@ class FlatConfig(Config):
 
     gsam_rho: float = setting(0.01, "rho of GSAM, how far its second gradient is taken from the weights")
     gsam_alpha: float = setting(0.3, "alpha of GSAM, how much it heeds the gap between the two losses")
+
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+def by_cell(commands: Mapping[str, Mapping[int, Row]]) -> dict[tuple[str, int], Row]:
+    """Published rows by (dataset, ipc); those of CIFAR-10, without whitening, stand in for other datasets."""
+    found = {(dataset, ipc): row for dataset, rows in commands.items() for ipc, row in rows.items()}
+    return found | {("*", ipc): {**row, "zca": False} for ipc, row in commands["cifar10"].items()}
+
+
+def settled(
+    method: str, dataset: str | Dataset, ipc: int, config: ConfigT | None, context: Context
+) -> tuple[Dataset, ConfigT]:
+    """The real images, and these settings or else the method's for them.
+
+    A dataset asked for by name is whitened if the settings say so; one that is given is used as it is.
+    """
+    name = parse(dataset, context.data_dir).name if isinstance(dataset, str) else dataset.name
+    settings: ConfigT = config or resolve(method, name, ipc).config
+    return context.dataset(dataset, zca=settings.zca), settings
 
 
 def steps_of(config: Config) -> Steps:
