@@ -37,6 +37,7 @@ from methods.shared.recover import Adam, Batches, Look, clip, cosine, draw_views
 from methods.shared.teaching import recipe_of
 
 REGIME = "teacher"
+PROTOCOL = "kd-bssl"
 
 
 @dataclass(frozen=True)

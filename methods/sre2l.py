@@ -15,8 +15,9 @@ a ResNet-18, `--arch ResNet18BN`; a ConvNet is given batch norm.
 Departures from the authors' code (VILA-Lab/SRe2L `*small_dataset/`): all batches are recovered side by side,
 which are runs one after another there, of the same network; the network is trained on nine tenths of the
 train split, by one recipe for all datasets (theirs for CIFAR); images are kept in full instead of as JPEG
-files; a set of ipc images is made for that ipc, where theirs are parts of one of 50; evaluations are those of
-all methods that call for a teacher, which answers in evaluation mode.
+files; a set of ipc images is made for that ipc, where theirs are parts of one of 50. Students are asked by
+RDED's protocol if none is named, as the figures of others are; the authors' own are `kd-mixup` for CIFAR and
+`kd-sgd` for Tiny ImageNet.
 """
 
 from __future__ import annotations

@@ -7,14 +7,13 @@ a_v in percent on held-out images, has
 
     minimise  sum_v w_v [ CE(f_v(T(S)), y) + r_bn R_v ],   w = softmax(a / 5).
 
-SRe2L++ has one network; `more_networks` names others. Reported on CIFAR-10 (ResNet-18): 24.4, 42.5, 63.0 % at
-ipc 1, 10, 50.
+SRe2L++ has one network; `more_networks` names others. Students learn by protocol `kd-bssl`, from labels of
+half batches by their own statistics. Reported on CIFAR-10 (ResNet-18): 24.4, 42.5, 63.0 % at ipc 1, 10, 50.
 
 Departures from the authors' code (Jiacheng8/CV-DD `recover/`): those of `sre2l`; the patches, "of medium
 difficulty" and to be downloaded there, are those that RDED's rule finds easiest for the network
 (`methods/shared/crops.py`); a committee is the same for all images instead of a pair drawn for each index;
-students are asked by the protocols of all methods that call for a teacher: labels stored for each epoch, of a
-teacher that sees batches with their own statistics, are in `harness/engine/relabel.py`.
+one network labels, also after a committee's recovery, where theirs weighs the answers of five.
 """
 
 from __future__ import annotations
@@ -39,6 +38,7 @@ from methods.shared.starts import starting_images
 from methods.shared.teaching import recipe_of
 
 REGIME = "teacher"
+PROTOCOL = "kd-bssl"
 
 
 @dataclass(frozen=True)

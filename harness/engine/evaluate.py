@@ -108,7 +108,7 @@ def evaluate(
         decoded_images=len(training_set.images),
         test_counts=torch.bincount(test.labels, minlength=data.num_classes).tolist(),
         regime=_regime(training_set, protocol),
-        augmentation=training_set.strategy if training_set.augmented else "",
+        augmentation=training_set.augmentation,
         images_per_epoch=len(training_set.images),
         optimizer_steps=course.optimizer_steps,
         learning_rate=course.schedule.lr,

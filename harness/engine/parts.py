@@ -16,6 +16,9 @@ Value = TypeVar("Value")
 # batch (KD). Tables never mix them.
 # What a protocol trains on: "own" takes the labels as the set has them, whichever kind that is.
 LabelUse = Literal["own", "hard", "stored", "teacher"]
+# By which statistics a teacher's batch norms normalise: those that they remember from its training, or, in
+# train mode, those of the batch, or of the half of it, that they are shown.
+Statistics = Literal["remembered", "batch", "half"]
 
 
 @dataclass(frozen=True)
@@ -104,11 +107,13 @@ class Mixup:
     """lambda times an image and 1 - lambda times another of the batch, in that share of the batches.
 
     lambda ~ Beta(beta, beta), one for each batch; labels are mixed alike, unless `mixes_labels` is False.
+    asked_before: whether a teacher is shown the images as they are before mixing.
     """
 
     share: float = 1.0
     beta: float = 0.8
     mixes_labels: bool = True
+    asked_before: bool = False
 
 
 Mixing = CutMix | Mixup

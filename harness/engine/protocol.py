@@ -39,6 +39,7 @@ from harness.engine.parts import (
     Optimiser,
     SetSize,
     SquaredError,
+    Statistics,
     StepsByImages,
 )
 from harness.engine.schedules import Rule, Schedule
@@ -56,7 +57,10 @@ class Recipe:
     labels: what is trained on; "own": the set's labels, whether hard or stored soft ones.
     batch: images, never more than there are; augmentation: strategy in place of the one that the set calls
     for; None: that one. order: of the images, "learned" with the set. merges: whether a single image left
-    over joins the batch before it, as its statistics alone are of no use to batch norm.
+    over joins the batch before it, as its statistics alone are of no use to batch norm. statistics: of a
+    teacher that is asked. together: batches that are drawn, mixed and labelled as one. smallest_crop: share
+    of the image that the smallest random resized crop has, to which images are cut before all else; None:
+    they are left whole.
     """
 
     source: str
@@ -70,13 +74,17 @@ class Recipe:
     order: Literal["shuffled", "stored", "learned"] = "shuffled"
     accumulation: Accumulation = field(default_factory=Accumulation)
     merges: bool = False
+    statistics: Statistics = "remembered"
+    together: int = 1
+    smallest_crop: float | None = None
 
 
 @dataclass(frozen=True)
 class Course:
     """What a protocol comes to for one set: `steps` batches, each of at most `batch` images.
 
-    batches: of a pass over the set. stride: batches for each position of the schedule.
+    batches: of a pass over the set. stride: batches for each position of the schedule. together: batches that
+    are drawn as one.
     """
 
     batch: int
@@ -85,6 +93,7 @@ class Course:
     stride: int
     schedule: Schedule
     accumulation: Accumulation
+    together: int = 1
 
     @property
     def passes(self) -> int:
@@ -151,6 +160,7 @@ class Protocol:
             stride=extent.stride,
             schedule=Schedule(recipe.rule, extent.length, recipe.optimiser.lr if lr is None else lr),
             accumulation=recipe.accumulation,
+            together=recipe.together,
         )
 
 
@@ -226,7 +236,7 @@ RDED = Recipe(
 )
 RDED_SHORT = dataclasses.replace(RDED, optimiser=AdamW(3e-3, decayed="matrices"))
 SRE2L = Recipe(
-    source="VILA-Lab/SRe2L `small_dataset/relabel_cifar.py`; its teacher is in evaluation mode here",
+    source="VILA-Lab/SRe2L `small_dataset/relabel_cifar.py`, whose teacher is in train mode",
     labels="teacher",
     loss=KL(30.0),
     optimiser=AdamW(1e-3),
@@ -235,7 +245,37 @@ SRE2L = Recipe(
     mixing=Mixup(),
     augmentation="crop>flip",
     merges=True,
+    statistics="batch",
 )
+SRE2L_SHORT = dataclasses.replace(SRE2L, optimiser=AdamW(3e-3))
+SRE2L_TINY = Recipe(
+    source="zeyuanyin/tiny-imagenet `classification/train_kd.py`: students of SRe2L and CDA on Tiny ImageNet",
+    labels="teacher",
+    loss=KL(20.0, scaled=True),
+    optimiser=SGD(0.2, weight_decay=1e-4),
+    rule=schedules.Cosine(warmup=5, start=0.01),
+    batch=256,
+    augmentation="crop>flip",
+    merges=True,
+)
+CV_DD = Recipe(
+    source="Jiacheng8/CV-DD `relabel/`, `validate/`: labels that they store for each batch of each epoch are "
+    "asked as it comes, in half precision too; eta 2 at every ipc",
+    labels="teacher",
+    loss=KL(20.0),
+    optimiser=AdamW(1e-3, decayed="matrices"),
+    rule=schedules.HALF_COSINE,
+    batch=8,
+    accumulation=Accumulation(2),
+    mixing=CutMix(),
+    augmentation="flip",
+    statistics="half",
+    together=2,
+    smallest_crop=0.08,
+)
+CV_DD_SHORT = dataclasses.replace(CV_DD, optimiser=AdamW(3e-3, decayed="matrices"))
+
+KD_CPU = ByIpc(((1, 120), (10, 60), (50, 30)))  # epochs
 
 DD = Recipe(
     source="ssnl/dataset-distillation `train_distilled_image.py`: the learned steps and nothing else",
@@ -310,7 +350,7 @@ PROTOCOLS = {
             "kd-cpu",
             "kd-300 cut to 120, 60, 30 epochs at ipc 1, 10, 50 with rate 0.003, for the cpu scale",
             RDED_SHORT,
-            Epochs(ByIpc(((1, 120), (10, 60), (50, 30)))),
+            Epochs(KD_CPU),
         ),
         Protocol("kd-smoke", "kd-cpu cut to 10 epochs for smoke runs", RDED_SHORT, Epochs(10)),
         Protocol(
@@ -318,7 +358,24 @@ PROTOCOLS = {
             "students of SRe2L on CIFAR: a teacher labels each Mixup batch, AdamW 0.001, 400 epochs",
             SRE2L,
             Epochs(400),
+            version="1.1",  # before, the teacher went by the statistics that it remembers
         ),
+        Protocol("kd-mixup-cpu", "kd-mixup cut as kd-cpu is, with rate 0.003", SRE2L_SHORT, Epochs(KD_CPU)),
+        Protocol("kd-mixup-smoke", "kd-mixup-cpu cut to 10 epochs for smoke runs", SRE2L_SHORT, Epochs(10)),
+        Protocol(
+            "kd-sgd",
+            "students of SRe2L on Tiny ImageNet: a teacher labels each batch, SGD 0.2, 100 epochs",
+            SRE2L_TINY,
+            Epochs(100),
+        ),
+        Protocol(
+            "kd-bssl",
+            "students of SRe2L++, FADRM: a teacher labels half batches by their own statistics, 300 epochs",
+            CV_DD,
+            Epochs(300),
+        ),
+        Protocol("kd-bssl-cpu", "kd-bssl cut as kd-cpu is, with rate 0.003", CV_DD_SHORT, Epochs(KD_CPU)),
+        Protocol("kd-bssl-smoke", "kd-bssl-cpu cut to 10 epochs for smoke runs", CV_DD_SHORT, Epochs(10)),
     )
 }
 # What the protocols without augmentation are compared with, for the augmentation-robust score.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.core import dc_augment
 from harness.core.augment import DIGIT_DATASETS, STAGE, augment_batch, operations
@@ -18,19 +18,22 @@ from harness.core.checkpoint import State
 from harness.core.errors import UserError
 from harness.core.learned_steps import LearnedSteps
 from harness.core.nets import Network
-from harness.core.passes import backward, hard, logits_forward, rows_per_piece
+from harness.core.passes import backward, hard, logits_forward, pieces, rows_per_piece
+from harness.core.teachers import Teacher as TrainedTeacher
 from harness.engine.losses import SummedLoss, Targets, summed
 from harness.engine.mixing import Mix, as_rows, draw, mixed
 from harness.engine.optimisers import ScheduledOptimizer
-from harness.engine.parts import SetSize, SquaredError
+from harness.engine.parts import Mixup, SetSize, SquaredError
 from harness.engine.protocol import Course, Protocol
+from harness.engine.relabel import Committee, by_batch
+from methods.shared.crops import draw_windows, resized_crops
 
 if TYPE_CHECKING:
     from harness.core.context import Context
     from harness.core.distilled import Distilled
 
 # Images (n, C, H, W) of a batch, as the student sees them -> logits (n, classes); it is called without
-# gradients, for training batches only, and stays in evaluation mode.
+# gradients, for training batches only. A network is in evaluation mode unless the protocol says otherwise.
 Teacher = Callable[[Tensor], Tensor]
 # Index batches of one pass.
 Batches = Callable[[], Iterable[Tensor]]
@@ -38,6 +41,7 @@ Batches = Callable[[], Iterable[Tensor]]
 Mixes = Callable[[int, tuple[int, int]], Mix | None]
 Augment = Callable[[Tensor], Tensor]
 
+CROPPED = "resized_crop"  # the stage of random resized crops, before those of a strategy
 ROUNDING = 1e-3  # by which a row of probabilities may miss one
 
 
@@ -47,6 +51,7 @@ class TrainingSet:
 
     classes: (n,) what each image is, where soft labels do not tell; None: their largest entries tell.
     strategy: augmentation, of `harness.core.augment` or, with the prefix "dc:", of `harness.core.dc_augment`.
+    smallest_crop: share of the image that the smallest random resized crop has; None: images are left whole.
     lr: learning rate that was distilled along; None: the protocol's. steps: those that were learned with the
     images, of which `lr` is then the mean size. ipc, stored: images per class and in
     all, as they are kept; None: those that are here.
@@ -60,6 +65,7 @@ class TrainingSet:
     stored: int | None = None
     classes: Tensor | None = None
     steps: LearnedSteps | None = None
+    smallest_crop: float | None = None
 
     @property
     def hard_labels(self) -> Tensor:
@@ -68,8 +74,16 @@ class TrainingSet:
 
     @property
     def augmented(self) -> bool:
-        """Whether the strategy holds any operation; UnknownNameError for one that does not exist."""
-        return bool(dc_augment.operations(self.strategy) or operations(self.strategy))
+        """Whether images are changed at all; UnknownNameError for an operation that does not exist."""
+        return bool(self.augmentation)
+
+    @property
+    def augmentation(self) -> str:
+        """What is done to images, as a strategy; "" for nothing."""
+        stages = [CROPPED] if self.smallest_crop is not None else []
+        if _operations(self.strategy):
+            stages.append(self.strategy)
+        return STAGE.join(stages)
 
     def size(self, classes: int) -> SetSize:
         """What decides how long networks train on it."""
@@ -116,16 +130,19 @@ def training_set_of(distilled: Distilled, protocol: Protocol, device: torch.devi
         stored=len(distilled.images),
         classes=classes,
         steps=steps,
+        smallest_crop=recipe.smallest_crop,
     )
 
 
 def check_teacher(protocol: Protocol, teacher: Teacher | None) -> None:
-    """UserError if the protocol asks a teacher at every batch and there is none."""
+    """UserError if the protocol asks a teacher at every batch and there is none, or none that it can ask."""
     if protocol.recipe.labels == "teacher" and teacher is None:
         raise UserError(
             f"protocol {protocol.name} asks a teacher for the labels of every batch, and none was given; "
             "pass evaluate(..., teacher=...) a network trained on the train split"
         )
+    if teacher is not None:
+        as_asked(teacher, protocol)
 
 
 def train_network(
@@ -152,21 +169,23 @@ def train_network(
     rows_at_once = rows_per_piece(net, (images.shape[1], images.shape[2], images.shape[3]))
     course = protocol.course(training_set.size(net.classifier.out_features), lr=training_set.lr)
     script = script or _drawn(training_set, protocol, course, context, role)
-    lesson = _lessons(
-        net, training_set, protocol, _augmenter(training_set, context, role), script.mixes, teacher
-    )
+    distort = _augmenter(training_set, context, role)
+    lesson = _lessons(net, training_set, protocol, distort, script.mixes, teacher)
     optimizer = ScheduledOptimizer(net, protocol.recipe.optimiser, course)
     mean_loss = images.new_zeros(())
     net.train()
     state: State = {"net": net, "optimizer": optimizer, "loss": mean_loss}
     for _ in context.steps(course.passes, state, name=name, budgeted=False):
         total, seen = images.new_zeros(()), 0
-        for batch in itertools.islice(script.batches(), course.steps - optimizer.batches):
+        left = -(-(course.steps - optimizer.batches) // course.together)
+        for batch in itertools.islice(script.batches(), left):
             shown, targets = lesson(batch)
-            optimizer.before_batch()
-            loss = backward(forward, net, shown, partial(_piece_loss, loss_of, targets), rows_at_once)
-            optimizer.after_batch()
-            total += loss * len(batch)
+            for part in pieces(len(batch), course.batch if course.together > 1 else None):
+                optimizer.before_batch()
+                asked = partial(_piece_loss, loss_of, targets.of(part))
+                loss = backward(forward, net, shown[part], asked, rows_at_once)
+                optimizer.after_batch()
+                total += loss * (part.stop - part.start)
             seen += len(batch)
         optimizer.end_pass()
         mean_loss.copy_(total / seen)
@@ -239,20 +258,36 @@ def _lessons(
     """What an index batch becomes: augmented, mixed images, and the labels of the set or of the teacher."""
     recipe, classes = protocol.recipe, net.classifier.out_features
     hard_labels = training_set.hard_labels
-    asked = teacher if recipe.labels == "teacher" else None
+    asked = None if teacher is None or recipe.labels != "teacher" else as_asked(teacher, protocol)
+    before = isinstance(recipe.mixing, Mixup) and recipe.mixing.asked_before
     labels_too = recipe.mixing is not None and recipe.mixing.mixes_labels and asked is None
 
     def lesson(batch: Tensor) -> tuple[Tensor, Targets]:
         images, rows = distort(training_set.images[batch]), training_set.labels[batch]
+        unmixed = images
         mix = mixes(len(images), (images.shape[2], images.shape[3]))
         if mix is not None:
             rows = as_rows(rows, classes, images) if labels_too else rows
             images, rows = mixed(images, rows, mix, labels_too=labels_too)
         if asked is not None:
-            rows = _answer(asked, images, classes)
+            rows = _answer(asked, unmixed if before else images, classes)
         return images, Targets(rows, hard_labels[batch])
 
     return lesson
+
+
+def as_asked(teacher: Teacher, protocol: Protocol) -> Teacher:
+    """The teacher as the protocol asks it; UserError for a function whose mode cannot be changed."""
+    statistics = protocol.recipe.statistics
+    if statistics == "remembered" or isinstance(teacher, Committee):
+        return teacher
+    net = teacher.net if isinstance(teacher, TrainedTeacher) else teacher
+    if not isinstance(net, nn.Module):
+        raise UserError(
+            f"protocol {protocol.name} has a teacher answer by the statistics of each batch; pass "
+            "evaluate(..., teacher=...) a network, not a function"
+        )
+    return Committee((net,), torch.ones(1)) if statistics == "half" else partial(by_batch, net)
 
 
 @torch.no_grad()
@@ -291,20 +326,44 @@ def _in_order(count: int, course: Course, device: torch.device) -> list[Tensor]:
 
 
 def _split(order: Tensor, course: Course) -> list[Tensor]:
-    """The batches of a pass; where the course has one fewer, what is left over joins the last."""
-    batches = list(order.split(course.batch))
-    if len(batches) > course.batches:
+    """The batches of a pass; where the course has one fewer, what is left over joins the last.
+
+    So does an image that would be labelled alone, by statistics of its own.
+    """
+    batches = list(order.split(course.batch * course.together))
+    alone = course.together > 1 and len(batches[-1]) == 1
+    if len(batches) > (1 if alone else course.batches):
         batches[-2:] = [torch.cat(batches[-2:])]
     return batches
 
 
 def _augmenter(training_set: TrainingSet, context: Context, role: str) -> Augment:
-    """Augmentation as in the authors' evaluations.
+    """Random resized crops, if there are to be any, and augmentation as in the authors' evaluations."""
+    distort = _distortion(training_set, context, role)
+    if training_set.smallest_crop is None:
+        return distort
+    smallest, generator = training_set.smallest_crop, context.generator(f"{role}crop", on_cpu=True)
+
+    def crop(images: Tensor) -> Tensor:
+        size = (images.shape[2], images.shape[3])
+        windows = draw_windows(len(images), size, generator, smallest=smallest)
+        return distort(resized_crops(images, windows, size))
+
+    return crop
+
+
+def _operations(strategy: str) -> tuple[str, ...]:
+    """Of a strategy of either kind; UnknownNameError for one that does not exist."""
+    return dc_augment.operations(strategy) or operations(strategy)
+
+
+def _distortion(training_set: TrainingSet, context: Context, role: str) -> Augment:
+    """The operations of a strategy.
 
     DSA and IDC draw one operation for the batch and its parameters for each image, DC both for each image.
     """
     strategy = training_set.strategy
-    if not training_set.augmented:
+    if not _operations(strategy):
         return lambda images: images
     _, channels, height, width = training_set.images.shape
     generator = context.generator(f"{role}augment", on_cpu=True)

@@ -74,7 +74,13 @@ def _training(protocol: Protocol) -> str:
     return (
         f"{unit} of {_optimiser(optimiser)}{bracket}{rest} with learning rate {optimiser.lr:g}, or the one"
         f" that was distilled along with the set, {settings} and batches of {_batch(recipe)}"
+        f"{_gathered(recipe)}"
     )
+
+
+def _gathered(recipe: Recipe) -> str:
+    count = recipe.accumulation.batches
+    return f", {count} to a step" if count > 1 else ""
 
 
 def _optimiser(optimiser: SGD | AdamW) -> str:
@@ -134,7 +140,17 @@ def _labels(recipe: Recipe) -> str:
     """Labels and loss; nothing where the set's own labels meet the cross entropy."""
     if recipe.labels == "own":
         return ""
-    return f"Labels: {REGIMES[recipe.labels]}; loss: {_loss(recipe)}."
+    return f"Labels: {REGIMES[recipe.labels]}{_teaching(recipe)}; loss: {_loss(recipe)}."
+
+
+def _teaching(recipe: Recipe) -> str:
+    """How a teacher is asked, where it is not in evaluation mode."""
+    if recipe.labels != "teacher" or recipe.statistics == "remembered":
+        return ""
+    if recipe.statistics == "batch":
+        return ", in train mode, by the statistics of the batch"
+    size = recipe.batch * recipe.together if isinstance(recipe.batch, int) else "its size"
+    return f", in train mode: about {size} images at once, in two halves, by the statistics of each"
 
 
 def _loss(recipe: Recipe) -> str:
@@ -163,7 +179,10 @@ def _augmentation(recipe: Recipe) -> str:
     if recipe.mixing is not None:
         name = "CutMix" if isinstance(recipe.mixing, CutMix) else "Mixup"
         mixed = f", then {name} in {recipe.mixing.share:.0%} of the batches"
+    crops = ""
+    if recipe.smallest_crop is not None:
+        crops = f"random resized crops of {recipe.smallest_crop:g} to 1 times their area and "
     return (
-        f"Training images get `{recipe.augmentation}` whatever the set calls for (flip left out for"
+        f"Training images get {crops}`{recipe.augmentation}` whatever the set calls for (flip left out for"
         f" digits): of each stage one operation a batch, drawn for each image{mixed}."
     )

@@ -181,6 +181,16 @@ def test_sets_without_augmentation_are_trained_on_for_fewer_epochs(strategy: str
 
 
 @pytest.mark.slow
+def test_random_resized_crops_are_told_as_part_of_the_augmentation() -> None:
+    protocol = PROTOCOLS["kd-bssl-smoke"]
+    found = training_set_of(small_set(augmentation="color"), protocol, torch.device("cpu"))
+    assert (found.augmentation, found.augmented) == ("resized_crop>flip", True)
+    plain = dataclasses.replace(found, strategy="")
+    assert (plain.augmentation, plain.augmented) == ("resized_crop", True)
+    whole = dataclasses.replace(plain, smallest_crop=None)
+    assert (whole.augmentation, whole.augmented) == ("", False)
+
+
 def test_each_kind_of_augmentation_is_obeyed() -> None:
     losses = [
         losses_of(small_set(augmentation=strategy))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 
 import pytest
@@ -132,6 +133,19 @@ def test_every_protocol_tells_its_source_and_is_put_into_words() -> None:
     assert "300 epochs of AdamW with learning rate 0.001" in in_words(PROTOCOLS["kd-300"])
     assert "KL divergence at temperature 20" in in_words(PROTOCOLS["kd-300"])
     assert "however many they decode to" in in_words(PROTOCOLS["dc-steps"])
+    halves = in_words(PROTOCOLS["kd-bssl"])
+    assert "batches of 8, 2 to a step" in halves
+    assert "about 16 images at once, in two halves, by the statistics of each" in halves
+    assert "random resized crops of 0.08 to 1 times their area and `flip`" in halves
+    assert "by the statistics of the batch" in in_words(PROTOCOLS["kd-mixup"])
+
+
+def test_a_teacher_that_labels_by_halves_is_asked_about_whole_batches_alone() -> None:
+    """16 images are drawn, mixed and labelled together, and make one step of two batches of 8."""
+    course = PROTOCOLS["kd-bssl"].course(SetSize.of(10, 10))
+    assert (course.batch, course.together, course.batches, course.steps) == (8, 2, 13, 3900)
+    assert course.optimizer_steps == 300 * 7
+    assert course.schedule.lr_in(150) == pytest.approx(1e-3 * 0.5 * (1 + math.cos(math.pi / 4)))
 
 
 def test_a_tuned_protocol_is_its_own_with_a_grid() -> None:

@@ -195,7 +195,8 @@ def test_gathered_gradients_are_those_of_one_batch() -> None:
 
 RESUMED = {
     "kd-smoke": PROTOCOLS["kd-smoke"],
-    "mixup": dataclasses.replace(PROTOCOLS["kd-mixup"], length=Epochs(10)),
+    "kd-bssl-smoke": PROTOCOLS["kd-bssl-smoke"],
+    "kd-mixup-smoke": PROTOCOLS["kd-mixup-smoke"],
     "steps": dataclasses.replace(
         PROTOCOLS["dc-steps-smoke"],
         recipe=dataclasses.replace(PROTOCOLS["dc-steps-smoke"].recipe, batch=5),

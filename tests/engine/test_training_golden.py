@@ -311,6 +311,7 @@ def test_students_of_sre2l_learn_from_mixed_up_batches(lessons: Lessons) -> None
         rule=schedules.COSINE,
         batch=batch,
         mixing=Mixup(),
+        statistics="batch",
     )
     protocol = Protocol("golden", "", recipe, Epochs(int(arrays["E"])))
     train_network(
@@ -318,7 +319,7 @@ def test_students_of_sre2l_learn_from_mixed_up_batches(lessons: Lessons) -> None
         TrainingSet(images, torch.zeros(len(images), dtype=torch.int64)),
         protocol,
         Context(),
-        teacher=teacher.net.train(),
+        teacher=teacher.net,
         script=script(arrays, "", batch, "mixup"),
     )
     check_losses(lessons, arrays["batch_loss"], 2e-3)
