@@ -47,6 +47,6 @@ class Committee:
             )
         halves = (images[: len(images) // 2], images[len(images) // 2 :])
         answers = [torch.cat([by_batch(teacher, half) for half in halves]) for teacher in self.teachers]
-        weights = self.weights.to(images.device)
+        weights = self.weights.to(images.device, non_blocking=True)
         weighted = [weight * answer for weight, answer in zip(weights, answers, strict=True)]
         return torch.stack(weighted).sum(dim=0).half()

@@ -30,7 +30,10 @@ DECIDES = {
     "harness/core/experts.py take": "an expert's weights are kept on the host, once in a pass over the data",
 }
 QUICKLY = ("bacon", "dm", "mtt")
-PROTOCOLS = ("dc-cpu", "dc-steps-cpu", "idc-cpu", "ncfm-cpu", "kd-cpu", "sl-cpu", "datm-cpu", "frepo-cpu")
+PROTOCOLS = (
+    *("dc-cpu", "dc-steps-cpu", "idc-cpu", "ncfm-cpu", "kd-cpu", "kd-bssl-cpu", "kd-mixup-cpu"),
+    *("sl-cpu", "datm-cpu", "frepo-cpu"),
+)
 
 
 class Stepping(Context):

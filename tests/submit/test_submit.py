@@ -117,7 +117,7 @@ def test_labels_of_every_epoch_in_a_file_are_refused(
     assert submit(tmp_path / "theirs.npz", tmp_path / "results") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "labels of each of 300 epochs" in line
-    assert "--protocol kd-300" in line
+    assert "--protocol kd-bssl" in line
     assert not list((tmp_path / "results").rglob("*.json"))
 
 

@@ -24,5 +24,5 @@ def refusal(where: str, epochs: int, size: int) -> UserError:
     return UserError(
         f"{what}, which belong to the batches of one student: too large to be part of a set, and of no use"
         " to other batches; give one row for each image, or ask the images under a teacher,"
-        " --protocol kd-300 or kd-cpu"
+        " --protocol kd-bssl (which asks it as such labels are made), kd-300 or a short form of theirs"
     )
