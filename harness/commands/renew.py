@@ -21,6 +21,7 @@ from harness.commands.existing import FILTERS, SetFilter, plan_of, wanted_from
 from harness.commands.run import carry_out, deadline_in
 from harness.core.errors import UserError
 from harness.core.text import plural
+from harness.engine.claim import claimed
 from harness.engine.options import Options, parse_options
 from harness.engine.provenance import CODE_WORDS, CURRENT, Lineage
 from harness.engine.record_files import collect, existing_path, existing_record, find_set
@@ -33,7 +34,6 @@ from harness.engine.records import (
     Record,
     Trial,
 )
-from harness.engine.trial import claimed
 from harness.report.frames import print_problems
 
 RENEWED = "renewed"  # under the work folder: results of trials that are measured anew

@@ -56,14 +56,16 @@ CLOSED = (
     *("harness.engine.records", "harness.engine.record_files", "harness.engine.provenance"),
     "harness.core.clock.Cost",
     *("harness.core.errors", "harness.core.faults", "harness.core.files"),
-    *("harness.engine.trial.done_record", "harness.engine.trial.distillation_record"),
     "harness.engine.trial._provenance",
-    *("harness.engine.trial._keep_predictions", "harness.engine.predictions"),
-    *("harness.engine.trial.show_set", "harness.core.preview"),
+    *("harness.engine.outcomes", "harness.engine.predictions", "harness.core.preview"),
     # How a method's file is found, and its settings: the file is an entry, the settings are in the trial.
     *("methods.load", "methods.resolve"),
 )
-# Of older code: bookkeeping as well.
+# Of older code: bookkeeping as well, where it lay until it moved, and what is gone.
+CLOSED_ONCE = (
+    *("harness.engine.trial.done_record", "harness.engine.trial.distillation_record"),
+    *("harness.engine.trial._keep_predictions", "harness.engine.trial.show_set"),
+)
 CLOSED_BEFORE = ("harness.meter.provenance", "harness.meter.code_digest", "methods.settings")
 CURVE = "harness.engine.trial._curve"  # runs only in trials that ask for one
 # Tables of which a trial uses the rows that it names.
@@ -191,10 +193,11 @@ class Code:
             entries += [f"{distance}.distance_to"]
             fields = [f"{loop}.Config", f"{distance}.Weights"]
             entries += [path for path in fields[1:] if self._sources.has(path)]
+        closed = (*CLOSED, *CLOSED_ONCE) if subject.curve else (*CLOSED, *CLOSED_ONCE, CURVE)
         return Start(
             entries=tuple(entries),
             fields=tuple(fields),
-            closed=frozenset((*self._places(CLOSED if subject.curve else (*CLOSED, CURVE)), *CLOSED_BEFORE)),
+            closed=frozenset((*self._places(closed), *CLOSED_BEFORE)),
             registries=frozenset(self._places(REGISTRIES)),
             keys=frozenset((*subject[1:5], _row_of(subject.arch))),
         )

@@ -8,21 +8,28 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from filelock import FileLock, Timeout
 
-from harness.core import clock, faults
+from harness.core import clock
 from harness.core.errors import CircumstanceError, DataError, UserError
 from harness.core.files import replacing
 from harness.core.seeds import seed_for
 from harness.engine import provenance as code
+from harness.engine.claim import BusyError, claimed
 from harness.engine.curve import CurveEvaluator, measure
+from harness.engine.outcomes import (
+    distillation_record,
+    done_record,
+    failure,
+    keep_predictions,
+    show_set,
+    taught_by,
+)
 from harness.engine.protocol import protocol_named
 from harness.engine.record_files import (
     FoundSet,
@@ -37,14 +44,10 @@ from harness.engine.records import (
     CurvePoint,
     Distillation,
     DistillationRecord,
-    EvaluationRecord,
     Provenance,
     Record,
-    Status,
     Teaching,
     Trial,
-    TriedRate,
-    joined,
 )
 from harness.engine.settings import RunSettings
 
@@ -58,18 +61,6 @@ if TYPE_CHECKING:
 
 CACHE_NAME = "cache"  # beside the work folders: trained networks that trials share
 SET_NAME, NOTED_NAME = "set.safetensors", "distillation.json"  # in a distillation's work folder
-
-# How torch words the want of memory where it does not raise OutOfMemoryError.
-OUT_OF_MEMORY_SIGNS = (
-    "memory: you tried to allocate",  # "not enough ..." or "can't allocate ...", by platform
-    "CUDA out of memory",
-    "CUDA error: out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-)
-
-
-class BusyError(Exception):
-    """Another process is working on the trial."""
 
 
 def run_trial(
@@ -108,36 +99,6 @@ def refused(trial: Trial, results: Path, reason: str) -> Record:
             record = Record(id=trial.id, status="failed", reason=reason, resumable=True, trial=trial)
             write_record(record, results)
         return record
-
-
-@contextmanager
-def claimed(work: Trial | Distillation, results: Path) -> Iterator[None]:
-    """Hold the work's lock, which the kernel frees when the process dies; BusyError if another has it."""
-    folder = results / WORK_FOLDER / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / f"{work.id}.lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise BusyError(f"{work.label} is being run by another process") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def failure(error: BaseException) -> tuple[Status, str, bool]:
-    """Status, reason in one line, and whether the same command should go on, for what ended a trial."""
-    text = " ".join(str(error).split())
-    out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    if out_of_memory or any(sign in text for sign in OUT_OF_MEMORY_SIGNS):
-        return "oom", f"out of memory: {text}" if text else "out of memory", False
-    fault = faults.passing(error)
-    if isinstance(error, UserError):
-        return "failed", text, fault is not None or isinstance(error, CircumstanceError)
-    if fault is not None:
-        return "failed", fault, True
-    return "failed", f"{type(error).__name__}: {text}", False
 
 
 class _Start(msgspec.Struct, frozen=True):
@@ -268,17 +229,6 @@ def _made(run: _Run, dataset: Dataset, held_out: HeldOut | None, earlier: FoundS
     return FoundSet(distillation.place, record) if earlier is None else earlier
 
 
-def show_set(distilled: Distilled, distillation: Distillation, results: Path) -> None:
-    """Write a small picture of the set beside where its record will lie."""
-    from harness.core.preview import write_preview
-
-    write_preview(
-        distilled.pixels(),
-        distilled.hard_labels()[: len(distilled.images)],
-        distillation.preview_path(results),
-    )
-
-
 def _evaluated(run: _Run, dataset: Dataset, found: FoundSet) -> Record:
     """The record of training networks on the set, as it was saved, and of testing them."""
     from harness.core.distilled import Distilled
@@ -314,8 +264,8 @@ def ask(
     check_asked(distilled, protocol)
     teacher = _teacher(trial, dataset, context) if protocol.regime == "teacher" else None
     evaluation = evaluate(distilled, dataset, protocol, evals=trial.evals, context=context, teacher=teacher)
-    _keep_predictions(trial, evaluation, results)
-    return evaluation, None if teacher is None else _taught_by(teacher)
+    keep_predictions(trial, evaluation, results)
+    return evaluation, None if teacher is None else taught_by(teacher)
 
 
 def _teacher(trial: Trial, dataset: Dataset, context: Context) -> Teacher:
@@ -325,81 +275,6 @@ def _teacher(trial: Trial, dataset: Dataset, context: Context) -> Teacher:
     teacher = train_teacher(context, dataset, teacher_network(trial.arch), RECIPES[trial.scale])
     check_worth(teacher, dataset.name)
     return teacher
-
-
-def _taught_by(teacher: Teacher) -> Teaching:
-    """What a record keeps of a teacher."""
-    return Teaching(
-        arch=teacher.arch,
-        recipe=teacher.recipe.name,
-        digest=teacher.digest,
-        accuracy=teacher.accuracy,
-        cost=teacher.cost,
-    )
-
-
-def _keep_predictions(trial: Trial, evaluation: Evaluation, results: Path) -> None:
-    """Write what each network said about each test image, beside where the record will lie."""
-    from harness.engine.predictions import Predictions, write_predictions
-
-    kept = Predictions.of(
-        evaluation.predicted.numpy(),
-        evaluation.probabilities.numpy(),
-        evaluation.test_labels.numpy(),
-        evaluation.test_fingerprint,
-    )
-    write_predictions(kept, trial.predictions_path(results))
-
-
-def done_record(
-    trial: Trial, found: FoundSet, dataset: Dataset, evaluation: Evaluation, **rest: Any
-) -> Record:
-    """The record of an evaluated set; `rest` are the fields that tell of the evaluation's circumstances."""
-    part = EvaluationRecord(
-        id=trial.id,
-        status="done",
-        trial=trial,
-        set_place=found.place,
-        accuracies=evaluation.accuracies,
-        class_accuracies=evaluation.class_accuracies,
-        train_losses=evaluation.train_losses,
-        test_looks=evaluation.test_looks,
-        decoded_images=evaluation.decoded_images,
-        regime=evaluation.regime,
-        augmentation=evaluation.augmentation,
-        images_per_epoch=evaluation.images_per_epoch,
-        optimizer_steps=evaluation.optimizer_steps,
-        learning_rate=evaluation.learning_rate,
-        tried_rates=[TriedRate(one.rate, one.accuracy) for one in evaluation.tried_rates],
-        negative_log_likelihoods=evaluation.negative_log_likelihoods,
-        calibration_errors=evaluation.calibration_errors,
-        kernel_accuracy=evaluation.kernel_accuracy,
-        images_digest=found.record.images_digest,
-        dataset_fingerprint=dataset.fingerprint,
-        test_fingerprint=evaluation.test_fingerprint,
-        **rest,
-    )
-    return joined(part, found.record)
-
-
-def distillation_record(
-    distillation: Distillation, distilled: Distilled, dataset: Dataset, **rest: Any
-) -> DistillationRecord:
-    """The record of a set; `rest` are the fields that tell of its making."""
-    return DistillationRecord(
-        id=distillation.id,
-        distillation=distillation,
-        stored_images=len(distilled.images),
-        stored_bytes=distilled.stored_bytes,
-        decoded_images=len(distilled.images) * distilled.factor**2,
-        factor=distilled.factor,
-        label_kind="hard" if distilled.labels.ndim == 1 else "soft",
-        augmentation=distilled.augmentation,
-        learned_lr=distilled.learned_lr,
-        images_digest=distilled.digest(),
-        dataset_fingerprint=dataset.fingerprint,
-        **rest,
-    )
 
 
 def _curve(run: _Run, dataset: Dataset, held_out: HeldOut, made: DistillationRecord) -> list[CurvePoint]:

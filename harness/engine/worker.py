@@ -30,10 +30,12 @@ from harness.core import clock
 from harness.core.errors import UserError
 from harness.core.files import replacing
 from harness.engine import provenance as code
+from harness.engine.claim import BusyError
+from harness.engine.outcomes import failure
 from harness.engine.record_files import existing_path
 from harness.engine.records import Trial
 from harness.engine.settings import RunSettings
-from harness.engine.trial import BusyError, failure, refused, run_trial
+from harness.engine.trial import refused, run_trial
 
 if TYPE_CHECKING:
     from harness.core.progress import Progress

@@ -14,10 +14,10 @@ import msgspec
 from harness.core.errors import UserError
 from harness.core.text import plural
 from harness.engine.devices import Device, visible_gpus
+from harness.engine.outcomes import failure
 from harness.engine.record_files import find_set, write_record
 from harness.engine.records import Record, Trial
 from harness.engine.settings import RunSettings
-from harness.engine.trial import failure
 from harness.engine.worker import Snapshot
 
 # Exit statuses of a run that left something to be gone on with: when its time was up (EX_TEMPFAIL of

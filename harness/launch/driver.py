@@ -13,10 +13,10 @@ from types import FrameType
 
 from harness.core.errors import UserError
 from harness.core.text import plural
+from harness.engine.claim import BusyError, claimed
 from harness.engine.record_files import existing_path, existing_record
 from harness.engine.records import WORK_FOLDER, Record, Trial
 from harness.engine.settings import RunSettings
-from harness.engine.trial import BusyError, claimed
 from harness.engine.worker import last_words
 from harness.launch.base import Launcher, Runner, Summary, unwritten
 from harness.launch.deaths import forget_deaths

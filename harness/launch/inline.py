@@ -7,9 +7,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from harness.core.errors import UserError
+from harness.engine.claim import BusyError
 from harness.engine.records import Record, Trial
 from harness.engine.settings import RunSettings
-from harness.engine.trial import BusyError, run_trial
+from harness.engine.trial import run_trial
 from harness.engine.worker import Snapshot
 from harness.launch.base import Watcher, give_up, unwritten
 

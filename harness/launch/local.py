@@ -13,10 +13,10 @@ from pathlib import Path
 from harness.core import clock
 from harness.core.errors import UserError
 from harness.core.faults import passing_line
+from harness.engine.claim import BusyError, claimed
 from harness.engine.record_files import existing_path, existing_record, write_record
 from harness.engine.records import Record, Trial
 from harness.engine.settings import RunSettings
-from harness.engine.trial import BusyError, claimed
 from harness.engine.worker import BUSY, STOPPED, Job, Snapshot, last_words
 from harness.launch.base import NO_SPINNING, Layout, Watcher, failed_record, give_up, set_is_there, unwritten
 from harness.launch.deaths import KILLED_BY_KERNEL, Death, death_record, deaths, note_death, oom_kills

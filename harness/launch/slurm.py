@@ -23,13 +23,13 @@ from harness.core import clock
 from harness.core.errors import UserError
 from harness.core.faults import passing_line
 from harness.core.text import plural
+from harness.engine.claim import BusyError, claimed
 from harness.engine.devices import of_job
 from harness.engine.options import Options
 from harness.engine.provenance import Code
 from harness.engine.record_files import existing_path, existing_record, write_record
 from harness.engine.records import WORK_FOLDER, Record, Status, Trial
 from harness.engine.settings import RunSettings
-from harness.engine.trial import BusyError, claimed
 from harness.engine.worker import Snapshot, last_words
 from harness.launch import queue
 from harness.launch.array_job import ArrayJob

@@ -15,9 +15,9 @@ import msgspec
 
 from harness.core.clock import now
 from harness.core.errors import UserError
+from harness.engine.claim import BusyError, claimed
 from harness.engine.records import Trial
 from harness.engine.settings import log_name
-from harness.engine.trial import BusyError, claimed
 from harness.engine.worker import PROGRESS_NAME, Snapshot
 from harness.launch import queue
 from harness.launch.queue import QueuedJob

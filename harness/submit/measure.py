@@ -87,7 +87,7 @@ def evaluate_case(case: Case, trial: Trial, request: SubmitRequest) -> Record:
 
     UserError if other images stand under the same name, seed and settings, or another process is at it.
     """
-    from harness.engine.trial import BusyError, claimed
+    from harness.engine.claim import BusyError, claimed
 
     results = request.results
     try:
@@ -166,8 +166,9 @@ def _measured(case: Case, trial: Trial, found: FoundSet | None, request: SubmitR
     from harness.core import clock
     from harness.core.data import load
     from harness.core.distilled import Distilled
+    from harness.engine.outcomes import done_record
     from harness.engine.provenance import code_digest, provenance
-    from harness.engine.trial import ask, done_record
+    from harness.engine.trial import ask
 
     started_at = clock.now()
     spec = request.spec
@@ -196,7 +197,7 @@ def _measured(case: Case, trial: Trial, found: FoundSet | None, request: SubmitR
 
 def _put_in_place(case: Case, trial: Trial, data: Dataset, request: SubmitRequest) -> FoundSet:
     """Save the set where those that are distilled here lie, with a record that knows nothing of its cost."""
-    from harness.engine.trial import distillation_record, show_set
+    from harness.engine.outcomes import distillation_record, show_set
 
     made = trial.distillation
     case.distilled.save(made.set_path(request.results))

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 
 from harness.core.errors import CircumstanceError, DataError, DivergedError, UserError
 from harness.core.faults import number_of, passing, passing_line
-from harness.engine.trial import failure
+from harness.engine.outcomes import failure
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 INLINE = "[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598"

@@ -18,10 +18,11 @@ import pytest
 from support import recorded
 from trials import digits_trial, dm_trial
 
+from harness.engine.claim import claimed
 from harness.engine.provenance import ROOT
 from harness.engine.records import Record, Trial
 from harness.engine.settings import RunSettings
-from harness.engine.trial import claimed, run_trial
+from harness.engine.trial import run_trial
 
 pytestmark = [
     pytest.mark.slow,

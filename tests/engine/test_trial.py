@@ -26,12 +26,14 @@ from harness.core.loop import Stopped
 from harness.core.seeds import seed_for
 from harness.core.settings import values_of
 from harness.engine import provenance
+from harness.engine.claim import BusyError, claimed
 from harness.engine.evaluate import evaluate
+from harness.engine.outcomes import failure
 from harness.engine.protocol import protocol_named
 from harness.engine.record_files import read_records, record_bytes, write_record
 from harness.engine.records import FirstRecord, Record, Trial, trial_of
 from harness.engine.settings import LOG_NAME, RunSettings, log_name
-from harness.engine.trial import BusyError, claimed, failure, refused, run_trial
+from harness.engine.trial import refused, run_trial
 from methods import random
 
 Distill = Callable[..., Distilled]

@@ -14,11 +14,11 @@ from support import recorded
 from trials import digits_trial, dm_trial
 
 from harness.core.errors import UserError
+from harness.engine.claim import claimed
 from harness.engine.options import Options
 from harness.engine.record_files import write_record
 from harness.engine.records import Record, Trial
 from harness.engine.settings import RunSettings
-from harness.engine.trial import claimed
 from harness.engine.worker import STOPPED, Job
 from harness.launch import base as launch_base
 from harness.launch.base import Summary, failed_record, layout

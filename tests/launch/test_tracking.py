@@ -10,9 +10,9 @@ from trials import digits_trial
 
 from harness.commands import logs
 from harness.core.errors import UserError
+from harness.engine.claim import claimed
 from harness.engine.records import Trial
 from harness.engine.settings import log_name
-from harness.engine.trial import claimed
 from harness.engine.worker import PROGRESS_NAME, Snapshot
 from harness.launch import queue
 from harness.launch.queue import QueuedJob, SlurmUnreachableError
