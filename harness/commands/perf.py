@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda, for whole steps (auto)")
     parser.add_argument("--methods", default="", metavar="NAMES", help="whose steps, comma-separated")
     parser.add_argument("--precision", default="", metavar="NAMES", help="fp32, bf16 or both (default both)")
+    parser.add_argument("--profile", action="store_true", help="show where the time of each step goes")
     parser.add_argument("--keep", action="store_true", help="keep the figures of steps for BENCHMARKS.md")
 
 
@@ -42,6 +43,7 @@ def handle(arguments: argparse.Namespace) -> int:
         methods=tuple(filter(None, arguments.methods.split(","))),
         precisions=tuple(filter(None, arguments.precision.split(","))),
         keep=arguments.keep,
+        profiled=arguments.profile,
         against=arguments.against,
         cases=arguments.cases,
     )

@@ -52,5 +52,5 @@ class Reporter:
         if self._loss is not None and not bool(torch.isfinite(torch.as_tensor(self._loss)).all()):
             raise DivergedError(
                 f"the loss of {name} is {float(self._loss)} at step {step} of {total}; "
-                f"a smaller learning rate may help (--set METHOD.lr_img=...)"
+                "a smaller learning rate may help (`python -m harness list methods METHOD` names its own)"
             )

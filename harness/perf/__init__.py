@@ -6,16 +6,20 @@ benchmarks and the plain loops live in `tests/perf` of a checkout.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from harness.core.errors import UnknownNameError, UserError
 from harness.engine import devices
-from harness.perf import steps
+from harness.perf import profile, steps
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "tests" / "perf"
@@ -30,14 +34,15 @@ def command(
     methods: Sequence[str] = (),
     precisions: Sequence[str] = (),
     keep: bool = False,
+    profiled: bool = False,
     against: str | None = None,
     cases: Sequence[str] = (),
 ) -> int:
     """Run `perf check` or `perf step` of some methods; returns the exit status.
 
-    `keep` writes what `perf step` measured among the sheets that come along. `perf check` compares with the
-    revision `against`, by default the committed one, in the cases that match one of the patterns, by default
-    in all.
+    `keep` writes what `perf step` measured among the sheets that come along; `profiled` says instead where
+    the time of each step goes. `perf check` compares with the revision `against`, by default the committed
+    one, in the cases that match one of the patterns, by default in all.
     """
     if what not in COMMANDS:
         raise UnknownNameError("perf command", what, COMMANDS)
@@ -45,7 +50,7 @@ def command(
         raise UserError(f"no benchmarks at {FOLDER}; run this in a checkout of the repository")
     _refuse_options(
         {
-            "step": {"methods": methods, "precision": precisions, "keep": keep},
+            "step": {"methods": methods, "precision": precisions, "keep": keep, "profile": profiled},
             "check": {"against": against, "cases": cases},
         },
         what,
@@ -54,7 +59,16 @@ def command(
         from harness.perf.gate import check
 
         return check(ROOT, against, cases)
-    sheet = _steps(methods or STEP_METHODS, devices.choose(device).name, precisions or steps.PRECISIONS)
+    methods, precisions = methods or STEP_METHODS, precisions or steps.PRECISIONS
+    _check_names(methods, precisions)
+    chosen = devices.choose(device).name
+    if profiled:
+        if keep:
+            raise UserError("--keep keeps what steps take, --profile shows where it goes; type one of them")
+        asked = itertools.product(methods, precisions)
+        print(profile.as_text([_profile_step(method, precision, chosen) for method, precision in asked]))
+        return 0
+    sheet = steps.measure_steps(methods, chosen, _measure_step, precisions)
     print(steps.as_text(sheet))
     if keep:
         print(f"kept in {steps.keep(sheet, steps.SHEETS)}")
@@ -69,7 +83,7 @@ def _refuse_options(given: Mapping[str, Mapping[str, object]], what: str) -> Non
                 raise UserError(f"--{name} goes with `perf {other}`, not with `perf {what}`")
 
 
-def _steps(methods: Sequence[str], device: str, precisions: Sequence[str]) -> steps.StepSheet:
+def _check_names(methods: Sequence[str], precisions: Sequence[str]) -> None:
     loops = _loops()
     for method in methods:
         if method not in loops:
@@ -77,7 +91,6 @@ def _steps(methods: Sequence[str], device: str, precisions: Sequence[str]) -> st
     for precision in precisions:
         if precision not in steps.PRECISIONS:
             raise UnknownNameError("precision", precision, steps.PRECISIONS)
-    return steps.measure_steps(methods, device, _measure_step, precisions)
 
 
 def _loops() -> list[str]:
@@ -85,11 +98,16 @@ def _loops() -> list[str]:
     return _python(["-c", "from loops import all_loops; print(*all_loops())"]).split()
 
 
-def _measure_step(method: str, variant: str, device: str) -> dict[str, float]:
-    arguments = [method, variant, str(steps.REPEATS), str(steps.THREADS), device]
+def _measure_step(method: str, variant: str, device: str, *more: str) -> dict[str, Any]:
+    arguments = [method, variant, str(steps.REPEATS), str(steps.THREADS), device, *more]
     output = _python([str(FOLDER / "measure_step.py"), *arguments])
-    measured: dict[str, float] = json.loads(output.splitlines()[-1])
+    measured: dict[str, Any] = json.loads(output.splitlines()[-1])
     return measured
+
+
+def _profile_step(method: str, variant: str, device: str) -> profile.StepProfile:
+    found = _measure_step(method, variant, device, "profile")
+    return msgspec.convert({"method": method, "variant": variant, **found}, profile.StepProfile)
 
 
 def _python(arguments: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from tabulate import tabulate
@@ -18,6 +19,7 @@ from tabulate import tabulate
 from harness.core import clock
 from harness.core.errors import UserError
 from harness.core.packaged import packaged
+from harness.core.text import MISSING
 from harness.engine import provenance
 from harness.engine.record_files import write_atomically
 
@@ -27,20 +29,33 @@ PRECISIONS = ("fp32", "bf16")
 VARIANTS = (PLAIN, *PRECISIONS)
 REPEATS = 3  # steps whose median counts
 THREADS = 2
-HEADERS = ("method", "loop", "s / step", "speed", "peak MiB", "memory", "first two steps, s")
+HEADERS = ("method", "loop", "s / step", "speed", "of peak", "peak MiB", "memory", "first two steps, s")
 
-# Measures one variant of a method's step: (method, variant, device) to seconds, warmup_seconds, peak_bytes.
-Measure = Callable[[str, str, str], Mapping[str, float]]
+# Measures one variant of a method's step: (method, variant, device) to the figures of a MeasuredStep.
+Measure = Callable[[str, str, str], Mapping[str, Any]]
 
 
-class MeasuredStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One variant of one method's step: median seconds, seconds of the first two, peak bytes."""
+class MeasuredStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One variant of one method's step: median seconds, seconds of the first two, peak bytes.
+
+    flops: of a step; peak_flops: that the machine makes a second in the same precision, multiplying large
+    matrices. None where they were not measured, as of plain loops.
+    """
 
     method: str
     variant: str
     seconds: float
     warmup_seconds: float
     peak_bytes: float
+    flops: float | None = None
+    peak_flops: float | None = None
+
+    @property
+    def share_of_peak(self) -> float | None:
+        """Share of the machine's measured rate that the step reaches; None if that is not known."""
+        if self.flops is None or not self.peak_flops:
+            return None
+        return self.flops / self.seconds / self.peak_flops
 
 
 class StepSheet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -121,13 +136,20 @@ def as_text(sheet: StepSheet) -> str:
             pair.step.variant,
             pair.step.seconds,
             f"{pair.speed:.2f}x",
+            share_text(pair.step),
             pair.step.peak_bytes / 2**20,
             f"{pair.memory:.2f}x",
             pair.step.warmup_seconds,
         )
         for pair in pairs(sheet)
     ]
-    return tabulate(rows, HEADERS, floatfmt=("", "", ".3g", "", ".0f", "", ".1f"))
+    return tabulate(rows, HEADERS, floatfmt=("", "", ".3g", "", "", ".0f", "", ".1f"))
+
+
+def share_text(step: MeasuredStep) -> str:
+    """`12 %` of the machine's peak, or a dash."""
+    share = step.share_of_peak
+    return MISSING if share is None else f"{100 * share:.2g} %"
 
 
 def keep(sheet: StepSheet, folder: Path) -> Path:

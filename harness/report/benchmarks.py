@@ -11,7 +11,7 @@ from harness.engine.protocol import protocol_named
 from harness.engine.provenance import CODE_WORDS, CURRENT
 from harness.engine.records import Record, hardware
 from harness.engine.scales import SCALES
-from harness.perf.steps import PLAIN, StepPair, StepSheet, pairs
+from harness.perf.steps import PLAIN, StepPair, StepSheet, pairs, share_text
 from harness.report import findings
 from harness.report.across import TITLE, beside_home, section
 from harness.report.fidelity import Fidelity, fidelity_markdown
@@ -59,9 +59,11 @@ SPEED_INTRODUCTION = """\
 One iteration of each method at its authors' CIFAR-10 settings (ipc 10, ConvNet, made-up images of that
 shape) beside a plain loop written the authors' way: class after class, fp32, nothing compiled
 (`tests/perf/`). Both sides were measured in one run, each in a process of its own. *Speed* is the plain
-loop's time over ours, *memory* our peak over the plain loop's, the dataset included. Where an iteration has
-rounds within (DC and its kin, IDC, DREAM, CAFE), both sides make fewer of them. MTT and TESLA have no loop
-over classes: they differentiate through a training, whose passes are the cost."""
+loop's time over ours, *memory* our peak over the plain loop's, the dataset included; *of peak* is what a
+step makes of the rate at which the same machine multiplies large matrices in that precision, where that was
+measured along (`perf step --profile` says where the rest goes). Where an iteration has rounds within (DC
+and its kin, IDC, DREAM, CAFE), both sides make fewer of them. MTT and TESLA have no loop over classes: they
+differentiate through a training, whose passes are the cost."""
 
 FIRST_PLACES = 10
 
@@ -70,10 +72,12 @@ SPEED_HEADERS = (
     "plain, s",
     "fp32, s",
     "speed",
+    "of peak",
     "plain, peak",
     "fp32, peak",
     "memory",
     "bf16, speed",
+    "bf16, of peak",
     "bf16, memory",
 )
 
@@ -216,10 +220,12 @@ def _speed_row(plain: StepPair, fp32: StepPair | None, bf16: StepPair | None) ->
         f"{plain.step.seconds:.3g}",
         f"{fp32.step.seconds:.3g}" if fp32 else MISSING,
         f"{fp32.speed:.2f}×" if fp32 else MISSING,
+        share_text(fp32.step) if fp32 else MISSING,
         memory(plain.step.peak_bytes),
         memory(fp32.step.peak_bytes) if fp32 else MISSING,
         f"{fp32.memory:.2f}×" if fp32 else MISSING,
         f"{bf16.speed:.2f}×" if bf16 else MISSING,
+        share_text(bf16.step) if bf16 else MISSING,
         f"{bf16.memory:.2f}×" if bf16 else MISSING,
     ]
 

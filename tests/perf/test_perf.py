@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 
 import pytest
@@ -44,5 +45,36 @@ def test_steps_are_measured(variant: str, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(perf.steps, "REPEATS", 1)
     monkeypatch.setattr(perf.steps, "THREADS", 1)
     measured = perf._measure_step("datadam", variant, "cpu")
-    assert set(measured) == {"seconds", "warmup_seconds", "peak_bytes"}
+    assert set(measured) == {"seconds", "warmup_seconds", "peak_bytes", "flops", "peak_flops"}
     assert measured["seconds"] > 0
+    if variant == "plain":
+        assert measured["flops"] is None
+        assert measured["peak_flops"] is None
+    else:
+        # 10 classes' real images, forwards, through a ConvNet of 128 filters, and as much again for others.
+        assert 1e10 < measured["flops"] < 1e13
+        assert measured["flops"] / measured["seconds"] < measured["peak_flops"]
+
+
+@pytest.mark.slow
+def test_a_step_says_where_its_time_goes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(perf.steps, "THREADS", 1)
+    assert perf.command("step", methods=("datadam",), precisions=("fp32",), device="cpu", profiled=True) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("datadam, fp32: a step of ")
+    (shares,) = re.findall(r"arithmetic (\d+)%, memory (\d+)%, host (-?\d+)%", out)
+    arithmetic, memory, host = map(int, shares)
+    assert arithmetic > 20
+    assert memory > 0
+    assert host >= 0
+    assert 98 <= arithmetic + memory + host <= 102
+    assert re.search(r"conv\w* +arithmetic", out)
+
+
+def test_a_profile_is_not_kept() -> None:
+    with pytest.raises(UserError, match="type one of them"):
+        perf.command("step", methods=("dm",), precisions=("fp32",), device="cpu", profiled=True, keep=True)
+    with pytest.raises(UserError, match="--profile goes with `perf step`, not with `perf check`"):
+        perf.command("check", profiled=True)

@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 
 from harness.core.errors import UserError
-from harness.perf import steps
+from harness.perf import profile, steps
 from harness.report.benchmarks import speed_section
 
 
 def measured(method: str, variant: str, device: str) -> dict[str, float]:
     assert device == "cpu"
     seconds = {"plain": 3.0, "fp32": 1.5, "bf16": 1.0}[variant]
-    return {"seconds": seconds, "warmup_seconds": 9.0, "peak_bytes": 2**30 / (1 + (variant != "plain"))}
+    found = {"seconds": seconds, "warmup_seconds": 9.0, "peak_bytes": 2**30 / (1 + (variant != "plain"))}
+    return found if variant == "plain" else {**found, "flops": 3e11, "peak_flops": 1e12}
 
 
 def test_ratios_are_those_of_the_plain_loop_measured_along() -> None:
@@ -48,5 +49,38 @@ def test_the_section_has_a_table_for_each_device(tmp_path: Path) -> None:
     text = speed_section([sheet])
     assert "| dm " in text
     assert [cell.strip() for cell in text.splitlines()[-1].split("|")[1:-1]] == [
-        *("dm", "3", "1.5", "2.00×", "1.00 GiB", "512 MiB", "0.50×", "3.00×", "0.50×")
+        *("dm", "3", "1.5", "2.00×", "20 %", "1.00 GiB", "512 MiB", "0.50×", "3.00×", "30 %", "0.50×")
     ]
+
+
+def test_the_share_of_peak_is_told_where_it_was_measured(tmp_path: Path) -> None:
+    sheet = steps.measure_steps(["dm"], "cpu", measured)
+    assert [step.share_of_peak for step in sheet.steps] == [None, 0.2, 0.3]
+    assert [line.split()[4:6] for line in steps.as_text(sheet).splitlines()[3:]] == [["20", "%"], ["30", "%"]]
+    path = steps.keep(sheet, tmp_path)
+    assert steps.load(path).steps == sheet.steps
+    plain = json.loads(path.read_text())["steps"][0]
+    assert set(plain) == {"method", "variant", "seconds", "warmup_seconds", "peak_bytes"}
+
+
+def test_a_profile_tells_arithmetic_memory_and_host_apart() -> None:
+    operators = [
+        ("aten::mkldnn_convolution", "arithmetic"),
+        ("aten::addmm", "arithmetic"),
+        ("sm90_xmma_wgrad_f32", "arithmetic"),
+        ("graph_0_cpp_fused_native_group_norm_relu_3", "memory"),
+        ("aten::copy_", "memory"),
+        ("autograd::engine::evaluate_function: ConvolutionBackward0", "host"),
+        ("Torch-Compiled Region: 0/0", "host"),
+    ]
+    made = tuple(profile.Operator(name, 2, 1.0) for name, _ in operators)
+    assert [one.kind for one in made] == [kind for _, kind in operators]
+    found = profile.StepProfile("dm", "fp32", 10.0, made)
+    assert found.shares() == pytest.approx({"arithmetic": 0.3, "memory": 0.2, "host": 0.5})
+    text = profile.as_text([found])
+    assert text.startswith(
+        "dm, fp32: a step of 1e+04 ms under the profiler: arithmetic 30%, memory 20%, host 50%"
+    )
+    assert "aten::addmm" in text
+    empty = profile.StepProfile("dm", "fp32", 0.0, ())
+    assert empty.shares() == {"arithmetic": 0.0, "memory": 0.0, "host": 1.0}

@@ -1,0 +1,79 @@
+"""Where the time of one step goes: its operators; shares of arithmetic, memory traffic and the host.
+
+Convolutions and products of matrices are arithmetic; other operators (norms, activations, pooling, copies)
+wait for memory; what is left of the step's time, Python and the autograd engine included, is the host's.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+from tabulate import tabulate
+
+Kind = Literal["arithmetic", "memory", "host"]
+
+# In the names of operators of torch, and of kernels of cuDNN, cuBLAS and CUTLASS.
+ARITHMETIC = ("conv", "mm", "linear", "matmul", "gemm", "cutlass", "wgrad", "dgrad")
+# Begin names that are no operators: wrappers of compiled code, and nodes of the autograd engine.
+WRAPPERS = ("autograd::", "Torch-Compiled", "CompiledF", "TorchDynamo", "ProfilerStep", "AOTDispatcher")
+SHOWN = 12
+LONGEST = 60
+
+
+class Operator(msgspec.Struct, frozen=True):
+    """An operator of one step: its calls, and the seconds in it but not in those that it calls."""
+
+    name: str
+    calls: int
+    seconds: float
+
+    @property
+    def kind(self) -> Kind:
+        """What it waits for."""
+        if self.name.startswith(WRAPPERS):
+            return "host"
+        return "arithmetic" if any(part in self.name.lower() for part in ARITHMETIC) else "memory"
+
+
+class StepProfile(msgspec.Struct, frozen=True):
+    """One step of a method under the profiler, which makes it slower: its seconds and its operators."""
+
+    method: str
+    variant: str
+    seconds: float
+    operators: tuple[Operator, ...]
+
+    def shares(self) -> dict[Kind, float]:
+        """Shares of the step's time, which add up to one."""
+        total = max(self.seconds, sum(one.seconds for one in self.operators))
+        if total == 0:
+            return {"arithmetic": 0.0, "memory": 0.0, "host": 1.0}
+        spent: Counter[Kind] = Counter()
+        for one in self.operators:
+            spent[one.kind] += one.seconds  # type: ignore[assignment]
+        arithmetic, memory = spent["arithmetic"] / total, spent["memory"] / total
+        return {"arithmetic": arithmetic, "memory": memory, "host": 1 - arithmetic - memory}
+
+
+def as_text(found: Sequence[StepProfile]) -> str:
+    """A paragraph and a table of the longest operators for each step."""
+    return "\n\n".join(map(_one, found))
+
+
+def _one(found: StepProfile) -> str:
+    shares = ", ".join(f"{kind} {share:.0%}" for kind, share in found.shares().items())
+    longest = sorted(found.operators, key=lambda one: -one.seconds)[:SHOWN]
+    rows = [
+        (_shortened(one.name), one.kind, one.calls, 1000 * one.seconds, f"{one.seconds / found.seconds:.0%}")
+        for one in longest
+    ]
+    title = f"{found.method}, {found.variant}: a step of {1000 * found.seconds:.3g} ms under the profiler"
+    columns = ("operator", "waits for", "calls", "ms", "share")
+    return f"{title}: {shares}\n{tabulate(rows, columns, floatfmt='.3g')}"
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 3]}..."
