@@ -70,9 +70,12 @@ class PlainMTT(PlainTrajectories):
             loss = self.loss(weights[-1], images, labels)
             gradient = torch.autograd.grad(loss, weights[-1], create_graph=True)[0]
             weights.append(weights[-1] - self.rate * gradient)
-        distance = (weights[-1] - self.end).square().sum() / self.length
-        distance.backward()
+        (self.missed(weights[-1]) / self.length).backward()
         self.update()
+
+    def missed(self, weights: Tensor) -> Tensor:
+        """Squared distance from the target."""
+        return (weights - self.end).square().sum()
 
 
 class PlainTESLA(PlainTrajectories):
@@ -133,6 +136,19 @@ class PlainDATM(PlainMTT):
         self.label_optimizer.zero_grad()
 
 
+class PlainPAD(PlainDATM):
+    """DATM's iteration, matched in all but the first quarter of the parameters."""
+
+    def __init__(self, data: Dataset, ipc: int) -> None:
+        super().__init__(data, ipc)
+        self.kept = torch.arange(len(self.start) // 4, len(self.start), device=self.device)
+        self.length = (self.start - self.end)[self.kept].square().sum()
+
+    def missed(self, weights: Tensor) -> Tensor:
+        """Squared distance from the target in the parameters that are kept."""
+        return (weights - self.end)[self.kept].square().sum()
+
+
 SETTINGS = {
     "student_steps": STUDENT_STEPS,
     "max_start": 1,
@@ -146,4 +162,8 @@ LOOPS = {
     "tesla": Loop(lambda data, ipc: PlainTESLA(data, ipc).step, SETTINGS),
     "ftd": Loop(lambda data, ipc: PlainFTD(data, ipc).step, SETTINGS),
     "datm": Loop(lambda data, ipc: PlainDATM(data, ipc).step, {**SETTINGS, "first_max_start": None}),
+    "pad": Loop(
+        lambda data, ipc: PlainPAD(data, ipc).step,
+        {**SETTINGS, "first_max_start": None, "data_order": False},
+    ),
 }
