@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from harness.core.context import Context
 from harness.core.data import Dataset
 
 
@@ -18,11 +19,13 @@ from harness.core.data import Dataset
 class Loop:
     """A method's plain loop: `plain(data, ipc)` returns a function that makes one of the method's iterations.
 
-    settings: overrides of the method's CIFAR-10 settings under which both sides are measured.
+    settings: overrides of the method's CIFAR-10 settings under which both sides are measured. ours: what is
+    run in place of the method's `distill`, for a loop that is no method's; it is to name its loop "distill".
     """
 
     plain: Callable[[Dataset, int], Callable[[], None]]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    ours: Callable[[Dataset, int, Context], None] | None = None
 
 
 def loop_files() -> list[Path]:

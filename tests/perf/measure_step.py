@@ -69,9 +69,13 @@ def measure_ours(method: str, loop: Loop, data: Dataset, watch: Watch, *, precis
                 yield step
             watch.flops = (self.cost().flops - before) / made
 
-    settings = {name: str(value) for name, value in loop.settings.items()}
-    config = resolve(method, "cifar10", IPC, overrides=settings).config
-    load(method).distill(data, IPC, config=config, context=Timed(device=watch.device, precision=precision))
+    context = Timed(device=watch.device, precision=precision)
+    if loop.ours is not None:
+        loop.ours(data, IPC, context)
+    else:
+        settings = {name: str(value) for name, value in loop.settings.items()}
+        config = resolve(method, "cifar10", IPC, overrides=settings).config
+        load(method).distill(data, IPC, config=config, context=context)
     watch.peak_flops = peak_flops(watch.device, TYPES[precision])
 
 

@@ -37,7 +37,7 @@ from harness.engine.parts import SetSize
 from harness.engine.protocol import protocol_named
 from harness.engine.records import Record, Trial, hardware
 from harness.perf.steps import StepSheet
-from harness.report.paper.cells import SCALE, Spec, copy_of, network_of, published, regime_of
+from harness.report.paper.cells import SCALE, Spec, copy_of, is_here, network_of, published, regime_of
 
 TOLERANCE = 0.02  # of FLOPs by formula against those that records counted
 STEP_CELL = ("cifar10", 10)  # at whose settings kept steps are measured
@@ -121,7 +121,12 @@ class Evidence:
 
     def _by_step(self, spec: Spec, flops: float) -> Hours | None:
         """Hours by a step that was kept on a GPU, the method's own if there is one; None without any."""
-        kept = [(step, sheet) for sheet in self._sheets for step in sheet.steps if step.variant == "fp32"]
+        kept = [
+            (step, sheet)
+            for sheet in self._sheets
+            for step in sheet.steps
+            if step.variant == "fp32" and is_here(step.method)
+        ]
         for step, sheet in sorted(kept, key=lambda pair: pair[0].method != spec.method):
             cell = Spec(step.method, *STEP_CELL)
             one = self._flops(cell)
