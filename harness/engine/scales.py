@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from harness.core.errors import UnknownNameError
 from harness.core.regime import Regime
 from harness.engine.protocol import PROTOCOLS
-from methods import MethodInfo
+
+if TYPE_CHECKING:
+    from methods import MethodInfo
 
 
 @dataclass(frozen=True)
