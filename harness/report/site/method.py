@@ -26,7 +26,10 @@ class Passage(NamedTuple):
 
 
 class MethodCell(NamedTuple):
-    """A line of the table: measured in a track, reported by papers, or both; `id` is of its first record."""
+    """A line of the table: measured in a track, reported by papers, or both; `id` is of its first record.
+
+    track: all of it but the dataset, which has a column of its own.
+    """
 
     label: str
     dataset: str
@@ -122,7 +125,7 @@ def _cell(row: LeaderboardRow, printed: LeaderboardRow | None) -> MethodCell:
         label=row.label,
         dataset=row.dataset,
         ipc="all" if row.ipc == ALL_IMAGES else str(row.ipc),
-        track=row.track if own else "",
+        track=row.track.removeprefix(f"{row.dataset} · ") if own else "",
         measured=f"{row.figure} ({row.counts})" if own and row.counts else row.figure if own else "not run",
         reported=printed.figure if printed else MISSING,
         source=printed.source if printed else "",
