@@ -67,8 +67,13 @@ class Board:
         )
 
     def protocol(self, wanted: Callable[[Protocol], bool]) -> str | None:
-        """The protocol of that kind under which most was measured, if any."""
-        names = [asked.protocol for asked in self.measured if _is(wanted, asked.protocol)]
+        """The protocol of that kind under which most was measured beside the subject, if any."""
+        known = {asked.protocol for asked in self.measured if asked.method == SUBJECT}
+        names = [
+            asked.protocol
+            for asked in self.measured
+            if asked.protocol in known and _is(wanted, asked.protocol)
+        ]
         return max(sorted(set(names)), key=names.count) if names else None
 
     def gap(self, protocol: str, network: str, other: str) -> Gap:

@@ -105,6 +105,20 @@ def test_a_protocol_that_is_gone_answers_nothing(make_record: Any) -> None:
     assert said(records) == []
 
 
+def test_a_protocol_that_others_alone_were_asked_by_drowns_no_sentence(make_record: Any) -> None:
+    """More was measured under kd-bssl-cpu, which comes first by name as well, but nothing of BACON."""
+    records = [
+        record
+        for method in ("bacon", "random", "herding")
+        for record in sets(make_record, method, [0.0] * 3, TAUGHT)
+    ]
+    for method in ("random", "herding", "sre2l_pp", "fadrm"):
+        records += sets(make_record, method, [0.1] * 3, "kd-bssl-cpu")
+    (taught,) = said(records)
+    assert TAUGHT in taught
+    assert "kd-bssl" not in taught
+
+
 def test_the_page_has_them_before_its_tables(make_record: Any) -> None:
     ours, packed = sets(make_record, "bacon", [0.1] * 3), sets(make_record, "random_packed", [0.0] * 3)
     shown = scored([*ours, *packed])
