@@ -6,7 +6,6 @@ wait for memory; what is left of the step's time, Python and the autograd engine
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
@@ -51,11 +50,11 @@ class StepProfile(msgspec.Struct, frozen=True):
         total = max(self.seconds, sum(one.seconds for one in self.operators))
         if total == 0:
             return {"arithmetic": 0.0, "memory": 0.0, "host": 1.0}
-        spent: Counter[Kind] = Counter()
-        for one in self.operators:
-            spent[one.kind] += one.seconds  # type: ignore[assignment]
-        arithmetic, memory = spent["arithmetic"] / total, spent["memory"] / total
+        arithmetic, memory = (self._spent(kind) / total for kind in ("arithmetic", "memory"))
         return {"arithmetic": arithmetic, "memory": memory, "host": 1 - arithmetic - memory}
+
+    def _spent(self, kind: str) -> float:
+        return sum(one.seconds for one in self.operators if one.kind == kind)
 
 
 def as_text(found: Sequence[StepProfile]) -> str:

@@ -180,7 +180,6 @@ def test_sets_without_augmentation_are_trained_on_for_fewer_epochs(strategy: str
     assert context.cost().steps == epochs
 
 
-@pytest.mark.slow
 def test_random_resized_crops_are_told_as_part_of_the_augmentation() -> None:
     protocol = PROTOCOLS["kd-bssl-smoke"]
     found = training_set_of(small_set(augmentation="color"), protocol, torch.device("cpu"))
@@ -191,6 +190,7 @@ def test_random_resized_crops_are_told_as_part_of_the_augmentation() -> None:
     assert (whole.augmentation, whole.augmented) == ("", False)
 
 
+@pytest.mark.slow
 def test_each_kind_of_augmentation_is_obeyed() -> None:
     losses = [
         losses_of(small_set(augmentation=strategy))

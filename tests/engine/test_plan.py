@@ -643,8 +643,8 @@ def test_what_a_method_calls_for_is_the_same_by_syntax_and_when_it_is_run() -> N
     for info in methods.discover().values():
         method = methods.load(info.name)
         assert (info.regime, info.protocol) == (method.REGIME, method.PROTOCOL), info.name
-    asked = Options(scale="smoke", methods=("frepo",), ipc=(1,))
-    assert {trial.protocol for trial in expand(asked, [SMALL]).trials} == {"frepo-smoke"}
 
+
+def test_a_protocol_that_is_named_stands_in_for_the_methods_own() -> None:
     named = Options(scale="smoke", methods=("frepo",), ipc=(1,), protocol=("dc-smoke",))
     assert {trial.protocol for trial in expand(named, [SMALL]).trials} == {"dc-smoke"}

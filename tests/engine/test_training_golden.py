@@ -7,7 +7,9 @@ noise (the bias of a convolution in front of a norm, and the running mean behind
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -39,6 +41,7 @@ from harness.engine.parts import (
     StepsByImages,
 )
 from harness.engine.protocol import Protocol, Recipe
+from harness.engine.relabel import Committee, teacher_weights
 from harness.engine.schedules import Cosine, Drops, Rule
 from harness.engine.training import Mixes, Script, Teacher, TrainingSet, train_network
 
@@ -327,6 +330,57 @@ def test_students_of_sre2l_learn_from_mixed_up_batches(lessons: Lessons) -> None
     check(student, arrays, "", recipe, 1e-3)
     for k, value in enumerate(teacher.buffers):
         assert_close(value, arrays[f"tb{k:02d}"])
+
+
+@dataclass(frozen=True)
+class Checked(Committee):
+    """A committee whose labels must be those of a file, batch after batch; students get the file's."""
+
+    wanted: list[Tensor] = field(default_factory=list)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        found, wanted = super().__call__(images), self.wanted.pop(0)[: len(images)]
+        assert found.dtype == torch.float16
+        # A rounding to half precision may go to either side.
+        assert_close(found.float(), wanted.numpy(), 1e-3)
+        return wanted
+
+
+@pytest.mark.golden("relabel_cvdd", "sre2l_pp", "fadrm")
+def test_students_of_cv_dd_learn_from_labels_of_half_batches(lessons: Lessons) -> None:
+    arrays = golden("relabel_cvdd")
+    images, batch, accum = tensor(arrays["x"]), int(arrays["batch"]), int(arrays["accum"])
+    names = sorted({name[: name.index("_") + 1] for name in arrays if re.match(r"t\d+_", name)})
+    teachers, kind = [golden_convnet(arrays, name) for name in names], str(arrays["mix"])
+    committee = Checked(
+        [teacher.net for teacher in teachers],
+        teacher_weights(arrays["weight"].tolist()),
+        wanted=list(tensor(arrays["label"]).flatten(0, 1).float()),
+    )
+    recipe = Recipe(
+        "",
+        labels="teacher",
+        loss=KL(float(arrays["T"])),
+        optimiser=AdamW(float(arrays["lr"]), float(arrays["wd"]), decayed="matrices"),
+        rule=Cosine(stretch=float(arrays["eta"])),
+        batch=batch // accum,
+        accumulation=Accumulation(accum),
+        mixing=CutMix() if kind == "cutmix" else Mixup(asked_before=True),
+        statistics="half",
+        together=accum,
+    )
+    protocol = Protocol("golden", "", recipe, Epochs(int(arrays["E"])))
+    student, training_set = golden_convnet(arrays, "s_"), TrainingSet(images, torch.zeros(len(images)).long())
+    draws = script(arrays, "", batch, kind)
+    train_network(student.net, training_set, protocol, Context(), teacher=committee, script=draws)
+    assert not committee.wanted, "every batch was labelled"
+    check_losses(lessons, arrays["small_loss"], 5e-4)  # a small difference of large numbers
+    check_rates(protocol, arrays["lrs"])
+    assert any(f"bf{k:02d}" in arrays for k in range(1, len(student.buffers), 2))
+    check(student, arrays, "", recipe, 2e-4)
+    for name, teacher in zip(names, teachers, strict=True):
+        for k, buffer in enumerate(teacher.buffers):
+            assert_close(buffer, arrays[f"{name}bf{k:02d}"])
 
 
 @pytest.mark.golden("eval_cim")

@@ -17,6 +17,7 @@ from torch.func import functional_call
 from harness.core.data import Dataset
 from harness.core.nets import Network, build
 
+BATCH_REAL = 1024
 UNROLLED = 5  # at the published 30 the graph takes tens of GiB
 
 
@@ -24,7 +25,7 @@ class PlainDD(PlainLoop):
     """Steps of learned sizes, each on a batch of its own, from a fresh network."""
 
     def __init__(self, data: Dataset, ipc: int) -> None:
-        super().__init__(data, ipc, batch_real=1024)
+        super().__init__(data, ipc)
         each = ipc // UNROLLED
         shape = (UNROLLED, self.classes * each, *data.shape)
         self.batches = torch.randn(shape, device=self.device).requires_grad_()
@@ -43,19 +44,14 @@ class PlainDD(PlainLoop):
             gradients = torch.autograd.grad(loss, weights, create_graph=True)
             size = F.softplus(self.raw)[t]
             weights = [weight - size * part for weight, part in zip(weights, gradients, strict=True)]
-        real, labels = self.drawn()
+        real, labels = self.drawn(BATCH_REAL)
         end = functional_call(net, dict(zip(names, weights, strict=True)), (real,))
         self.optimizer.zero_grad()
         F.cross_entropy(end, labels).backward()
         self.optimizer.step()
 
-    def drawn(self) -> tuple[Tensor, Tensor]:
-        """Real images of all classes."""
-        rows = torch.as_tensor(np.random.default_rng().permutation(len(self.labels))[: self.batch_real])
-        return self.images[rows], self.labels[rows.to(self.device)]
 
-
-class PlainLD(PlainDD):
+class PlainLD(PlainLoop):
     """Labels learn through a step of the network, then the network makes a step of its own."""
 
     def __init__(self, data: Dataset, ipc: int) -> None:
@@ -77,7 +73,7 @@ class PlainLD(PlainDD):
         moved = {
             name: weight - 0.01 * part for (name, weight), part in zip(named.items(), gradients, strict=True)
         }
-        real, classes = self.drawn()
+        real, classes = self.drawn(BATCH_REAL)
         loss = F.cross_entropy(functional_call(self.net, moved, (real,)), classes)
         self.rows_of_labels.grad = torch.autograd.grad(loss, self.rows_of_labels)[0]
         self.label_optimizer.step()
@@ -88,7 +84,7 @@ class PlainLD(PlainDD):
         self.net_optimizer.step()
 
 
-class PlainFRePo(PlainDD):
+class PlainFRePo(PlainLoop):
     """Regression of a real batch on the features of the set, and a step of a network of the pool."""
 
     def __init__(self, data: Dataset, ipc: int) -> None:
@@ -120,7 +116,7 @@ class PlainFRePo(PlainDD):
         """One iteration."""
         net, optimizer = self.pool[int(np.random.default_rng().integers(len(self.pool)))]
         net.eval()
-        real, classes = self.drawn()
+        real, classes = self.drawn(BATCH_REAL)
         targets = F.one_hot(classes, self.classes) - 1 / self.classes
         support = net.embed(torch.cat([self.synthetic, self.synthetic.flip(3)])).double()
         with torch.no_grad():

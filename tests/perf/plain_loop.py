@@ -54,6 +54,11 @@ class PlainLoop:
         """Rows of n random images of class c."""
         return torch.as_tensor(np.random.default_rng().permutation(self.rows[c])[:n])
 
+    def drawn(self, n: int) -> tuple[Tensor, Tensor]:
+        """N random images of all classes, with their labels."""
+        rows = torch.as_tensor(np.random.default_rng().permutation(len(self.labels))[:n])
+        return self.images[rows], self.labels[rows.to(self.device)]
+
     def siamese(self, real: Tensor, synthetic: Tensor) -> tuple[Tensor, Tensor]:
         """One augmentation for both batches of a class."""
         draws = sample_draws(FULL_STRATEGY, 1, self.size, torch.Generator())
@@ -106,9 +111,9 @@ class PlainPool(PlainLoop):
             self.match(c)
         for net, optimizer in self.trained:
             for _ in range(self.train_steps):
-                rows = torch.as_tensor(np.random.default_rng().permutation(len(self.labels))[:256])
+                images, labels = self.drawn(256)
                 optimizer.zero_grad()
-                F.cross_entropy(net(self.images[rows]), self.labels[rows.to(self.device)]).backward()
+                F.cross_entropy(net(images), labels).backward()
                 optimizer.step()
 
     def match(self, c: int) -> None:
