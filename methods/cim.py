@@ -15,8 +15,8 @@ evaluations; the scripts expect 66.4 % on CIFAR-10 at ipc 10.
 
 Departures from the authors' code (LINs-lab/CIM `condense/`): all classes pass the observer together, which
 changes nothing but rounding, since the sum falls apart into them and so does AdamW; the observer is trained
-on nine tenths of the train split; sets are evaluated like those of all methods that call for a teacher, by
-its probabilities on mixed batches, instead of by the squared error to its logits on random tiles.
+on nine tenths of the train split. Students learn by protocol `kd-mse`, from squared errors to the observer's
+logits; theirs see a whole mosaic in one image of four.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ from methods.shared.recover import Adam
 from methods.shared.teaching import TeacherSettings, recipe_of, teacher_row
 
 REGIME = "teacher"
+PROTOCOL = "kd-mse"
 
 
 @dataclass(frozen=True)

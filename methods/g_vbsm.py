@@ -17,8 +17,8 @@ Departures from the authors' code (shaoshitong/G_VBSM_Dataset_Condensation `Bran
 networks are the teacher of the evaluation and those of `more_networks`, trained by one recipe, instead of a
 ResNet-18, a ConvNet with instance norm, a MobileNetV2, a WideResNet and a ShuffleNetV2, of which this
 benchmark has the first two; each batch has running averages of its own, which begin at zero, instead of those
-that the batch before left; the teacher alone is asked at evaluation, by the protocols of all methods that
-call for one; data are normalised by their own statistics; images are kept in full.
+that the batch before left; students learn by protocol `kd-mse-gt`, from squared errors to the logits of the
+teacher alone; data are normalised by their own statistics; images are kept in full.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ from methods.shared.statistics import LayerInputs, length_of, running_moments
 from methods.shared.teaching import TeacherSettings, recipe_of, teacher_row
 
 REGIME = "teacher"
+PROTOCOL = "kd-mse-gt"
 _PATCH = 4  # pixels of a patch's side
 _ROWS = 256  # real images at a time
 

@@ -161,8 +161,7 @@ class ByClasses:
 
     def at(self, size: SetSize) -> int:
         """The value for a set."""
-        found = _reached(self.values, size.classes)
-        return found if isinstance(found, int) else found.at(size)
+        return _at(_reached(self.values, size.classes), size)
 
 
 @dataclass(frozen=True)
@@ -183,12 +182,12 @@ class Extent:
 class Epochs:
     """E passes over the decoded images, and what the rule adds; `plain`: E for sets without augmentation."""
 
-    count: int | ByIpc
+    epochs: int | ByIpc
     plain: int | None = None
 
     def extent(self, size: SetSize, batch: int, extra: int, *, merged: bool) -> Extent:
         """For a set, batches of so many images and positions that the rule adds."""
-        epochs = self.count if isinstance(self.count, int) else self.count.at(size)
+        epochs = _at(self.epochs, size)
         if self.plain is not None and not size.augmented:
             epochs = self.plain
         batches = batches_of(size.decoded, batch, merged=merged)
@@ -203,14 +202,15 @@ class MatchedSteps:
     of one size see equally many images, whatever their tiles. E does not depend on augmentation either.
     """
 
-    epochs: int
+    epochs: int | ByIpc
 
     def extent(self, size: SetSize, batch: int, extra: int, *, merged: bool) -> Extent:
         """For a set, batches of so many images and positions that the rule adds."""
         stride = batches_of(size.stored, batch, merged=merged)
         batch = -(-size.stored // stride)
         batches = batches_of(size.decoded, batch, merged=merged)
-        return Extent(batch, batches, (self.epochs + extra) * stride, self.epochs, stride)
+        epochs = _at(self.epochs, size)
+        return Extent(batch, batches, (epochs + extra) * stride, epochs, stride)
 
 
 @dataclass(frozen=True)
@@ -245,6 +245,10 @@ def batches_of(images: int, batch: int, *, merged: bool) -> int:
     if rest == 1 and merged and whole > 0:
         return whole
     return whole + (rest > 0)
+
+
+def _at(value: int | ByIpc, size: SetSize) -> int:
+    return value if isinstance(value, int) else value.at(size)
 
 
 def _reached(values: tuple[tuple[int, Value], ...], key: int) -> Value:

@@ -273,6 +273,34 @@ CV_DD = Recipe(
     together=2,
     smallest_crop=0.08,
 )
+CIM = Recipe(
+    source="LINs-lab/CIM `main.py`, `data/utils/evaluator.py`, as many steps of the same size; tiles alone "
+    "are shown, where one in four of their images is a whole mosaic",
+    labels="teacher",
+    loss=SquaredError(),
+    optimiser=AdamW(1e-3, weight_decay=1e-4),
+    rule=schedules.IDC,
+    batch=ByClasses(((10, ByIpc(((1, 50), (100, 100)))), (100, ByIpc(((1, 50), (10, 100)))), (200, 100))),
+    augmentation="flip>color>crop_scale_rotate>cutout",
+    merges=True,
+)
+G_VBSM = Recipe(
+    source="shaoshitong/G_VBSM_Dataset_Condensation `Branch_CIFAR_10/`: one teacher, asked as images come, "
+    "in place of five whose answers are stored; CIFAR-10's optimiser for all data",
+    labels="teacher",
+    loss=SquaredError(hard_weight=0.15),
+    optimiser=AdamW(1e-3, weight_decay=0.0),
+    rule=schedules.COSINE,
+    batch=ByClasses(((10, 100), (100, 64), (200, 100))),
+    mixing=CutMix(),
+    augmentation="flip",
+    merges=True,
+    smallest_crop=0.08,
+)
+CIM_SHORT, G_VBSM_SHORT = (
+    dataclasses.replace(recipe, optimiser=dataclasses.replace(recipe.optimiser, lr=3e-3))
+    for recipe in (CIM, G_VBSM)
+)
 CV_DD_SHORT = dataclasses.replace(CV_DD, optimiser=AdamW(3e-3, decayed="matrices"))
 
 KD_CPU = ByIpc(((1, 120), (10, 60), (50, 30)))  # epochs
@@ -376,6 +404,27 @@ PROTOCOLS = {
         ),
         Protocol("kd-bssl-cpu", "kd-bssl cut as kd-cpu is, with rate 0.003", CV_DD_SHORT, Epochs(KD_CPU)),
         Protocol("kd-bssl-smoke", "kd-bssl-cpu cut to 10 epochs for smoke runs", CV_DD_SHORT, Epochs(10)),
+        Protocol(
+            "kd-mse",
+            "students of CIM: squared error to a teacher's logits, AdamW 0.001, the steps of 1000 epochs",
+            CIM,
+            MatchedSteps(1000),
+        ),
+        Protocol("kd-mse-cpu", "kd-mse cut as kd-cpu is, with rate 0.003", CIM_SHORT, MatchedSteps(KD_CPU)),
+        Protocol("kd-mse-smoke", "kd-mse-cpu cut to 10 epochs for smoke runs", CIM_SHORT, MatchedSteps(10)),
+        Protocol(
+            "kd-mse-gt",
+            "students of G-VBSM: squared error to a teacher's logits of CutMix batches and cross entropy, "
+            "AdamW 0.001, 1000 epochs",
+            G_VBSM,
+            Epochs(1000),
+        ),
+        Protocol(
+            "kd-mse-gt-cpu", "kd-mse-gt cut as kd-cpu is, with rate 0.003", G_VBSM_SHORT, Epochs(KD_CPU)
+        ),
+        Protocol(
+            "kd-mse-gt-smoke", "kd-mse-gt-cpu cut to 10 epochs for smoke runs", G_VBSM_SHORT, Epochs(10)
+        ),
     )
 }
 # What the protocols without augmentation are compared with, for the augmentation-robust score.

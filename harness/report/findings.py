@@ -145,10 +145,14 @@ def boards(shown: Iterable[Scored]) -> list[Board]:
     return [Board(track, ipc, cells) for (track, ipc), cells in measured.items()]
 
 
+def _has_equal_steps(protocol: Protocol) -> bool:
+    return isinstance(protocol.length, MatchedSteps) and protocol.regime == "hard"
+
+
 def sentences(board: Board) -> list[str]:
     """All that can be said of a board; nothing where none of the questions was asked of it."""
-    equal = board.protocol(lambda found: isinstance(found.length, MatchedSteps) and not found.grid)
-    tuned = board.protocol(lambda found: isinstance(found.length, MatchedSteps) and bool(found.grid))
+    equal = board.protocol(lambda found: _has_equal_steps(found) and not found.grid)
+    tuned = board.protocol(lambda found: _has_equal_steps(found) and bool(found.grid))
     taught = board.protocol(lambda found: found.regime == "teacher" and not found.grid)
     return [
         *_at_home(board, equal),

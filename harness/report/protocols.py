@@ -19,7 +19,7 @@ from harness.engine.parts import (
     StepsByImages,
 )
 from harness.engine.protocol import Protocol, Recipe
-from harness.engine.schedules import Cosine, Drops, Schedule
+from harness.engine.schedules import Cosine, Drops, Rule, Schedule
 
 ANY_SET = SetSize.of(classes=10, ipc=10)
 REGIMES = {"hard": "hard labels", "stored": "stored soft labels", "teacher": "a teacher asked at every batch"}
@@ -51,7 +51,11 @@ def length_in_words(protocol: Protocol) -> str:
         case Epochs(int(count), plain):
             fewer = f" ({plain + extra} for sets that call for no augmentation)" if plain is not None else ""
             return f"{count + extra} epochs{fewer}"
-        case MatchedSteps(epochs):
+        case MatchedSteps(ByIpc() as epochs):
+            return (
+                f"the steps of {_listed(epochs, 'epochs')} of the stored images, however many they decode to"
+            )
+        case MatchedSteps(int(epochs)):
             return f"the steps of {epochs + extra} epochs of the stored images, however many they decode to"
         case LearnedLength():
             return "the steps that were learned with the set"
@@ -124,11 +128,20 @@ def _wave(rule: Cosine, unit: str) -> str:
 
 
 def _drops(protocol: Protocol) -> str:
-    """Where the rate falls: `502 (152)`, `666 and again from 833`."""
+    """Where the rate falls: `502 (152)`, `666 and again from 833`, `80, 40 at ipc 1, 10`."""
+    if isinstance(protocol.length, (Epochs, MatchedSteps)) and isinstance(protocol.length.epochs, ByIpc):
+        return _drops_by_ipc(protocol.recipe.rule, protocol.length.epochs)
     usual = _schedule(protocol, augmented=True)
     plain = _schedule(protocol, augmented=False)
     drops = " and again from ".join(map(str, usual.drops))
     return drops if plain == usual else f"{drops} ({' and again from '.join(map(str, plain.drops))})"
+
+
+def _drops_by_ipc(rule: Rule, epochs: ByIpc) -> str:
+    lengths = [count for _, count in epochs.values]
+    drops = zip(*(Schedule(rule, length, 1.0).drops for length in lengths), strict=True)
+    listed = " and again from ".join(", ".join(map(str, at)) for at in drops)
+    return f"{listed} at ipc {', '.join(str(ipc) for ipc, _ in epochs.values)}"
 
 
 def _schedule(protocol: Protocol, *, augmented: bool) -> Schedule:

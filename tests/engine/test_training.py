@@ -197,6 +197,8 @@ RESUMED = {
     "kd-smoke": PROTOCOLS["kd-smoke"],
     "kd-bssl-smoke": PROTOCOLS["kd-bssl-smoke"],
     "kd-mixup-smoke": PROTOCOLS["kd-mixup-smoke"],
+    "kd-mse-smoke": PROTOCOLS["kd-mse-smoke"],
+    "kd-mse-gt-smoke": PROTOCOLS["kd-mse-gt-smoke"],
     "steps": dataclasses.replace(
         PROTOCOLS["dc-steps-smoke"],
         recipe=dataclasses.replace(PROTOCOLS["dc-steps-smoke"].recipe, batch=5),

@@ -32,6 +32,7 @@ DECIDES = {
 QUICKLY = ("bacon", "dm", "mtt")
 PROTOCOLS = (
     *("dc-cpu", "dc-steps-cpu", "idc-cpu", "ncfm-cpu", "kd-cpu", "kd-bssl-cpu", "kd-mixup-cpu"),
+    *("kd-mse-cpu", "kd-mse-gt-cpu"),
     *("sl-cpu", "datm-cpu", "frepo-cpu"),
 )
 
