@@ -30,7 +30,7 @@ from harness.core.augment import usual_strategy
 from harness.core.context import Context
 from harness.core.data import Dataset
 from harness.core.distilled import Distilled
-from harness.core.nets import Network, reinitialise
+from harness.core.nets import Network
 from harness.core.settings import Steps, setting
 from harness.core.sgd import SGD
 from harness.core.siamese import Siamese
@@ -89,7 +89,7 @@ def distill(
     matcher = ClassMatcher(context, data, net, view=view, real_view=view)
 
     for _ in context.steps(config.iterations, {"images": images, "optimizer": optimizer}):
-        reinitialise(net, context.generator("net"))
+        context.redraw(net)
         siamese = Siamese.draw(strategy, data, context)
         batch = data.index.draw(config.batch_real, context.generator("real"))
         pieces = matcher.real_pieces(net, batch, siamese)

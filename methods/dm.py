@@ -20,7 +20,6 @@ from harness.core.augment import usual_strategy
 from harness.core.context import Context
 from harness.core.data import Dataset
 from harness.core.distilled import Distilled
-from harness.core.nets import reinitialise
 from harness.core.settings import Steps, setting
 from harness.core.sgd import SGD
 from harness.core.siamese import Siamese
@@ -86,7 +85,7 @@ def condense(
 
     for _ in context.steps(config.iterations, {"images": images, "optimizer": optimizer}):
         criterion.refresh()
-        reinitialise(net, context.generator("net"))
+        context.redraw(net)
         siamese = Siamese.draw(strategy, data, context)
         batch = data.index.draw(config.batch_real, context.generator("real"))
         distance = criterion.distance_to(matcher.real_features(net, batch, siamese), batch.sizes)

@@ -38,7 +38,7 @@ from harness.core.data import ClassBatch, Dataset, draw_uniform
 from harness.core.distilled import Distilled
 from harness.core.errors import UserError
 from harness.core.formation import compose
-from harness.core.nets import Network, reinitialise
+from harness.core.nets import Network
 from harness.core.passes import logits_forward, rows_per_piece, train_step
 from harness.core.settings import Steps, setting
 from harness.core.sgd import SGD
@@ -234,7 +234,7 @@ class Learner:
 
     def restart(self) -> None:
         """Take a fresh network, whose optimiser remembers nothing."""
-        reinitialise(self.net, self._context.generator("net"))
+        self._context.redraw(self.net)
         self.optimizer.state.clear()
 
     def train(self) -> None:

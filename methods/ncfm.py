@@ -44,7 +44,7 @@ from harness.core.context import Context
 from harness.core.data import Dataset
 from harness.core.distilled import Distilled
 from harness.core.experts import ExpertSettings
-from harness.core.nets import Network, reinitialise
+from harness.core.nets import Network
 from harness.core.settings import Steps, setting
 from harness.core.siamese import Siamese
 from methods import resolve
@@ -264,7 +264,7 @@ class LearntFrequencies(GaussianFrequencies):
         super().__init__(config, features, context)
         sizes = (features, config.sampler_hidden, config.sampler_hidden, features)
         layers = [nn.utils.skip_init(nn.Linear, *pair, device=context.device) for pair in pairwise(sizes)]
-        reinitialise(nn.Sequential(*layers), context.generator("sampler"))
+        context.redraw(nn.Sequential(*layers), "sampler")
         nn.init.zeros_(layers[-1].weight)
         nn.init.zeros_(layers[-1].bias)
         self._mlp = nn.Sequential(layers[0], nn.LeakyReLU(), layers[1], nn.LeakyReLU(), layers[2])

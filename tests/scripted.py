@@ -97,16 +97,29 @@ class ScriptedDraws(TorchFunctionMode):
 
 
 class ScriptedContext(Context):
-    """A context whose fresh networks are the golden ones, in order, and draws by role those of the script."""
+    """A context whose fresh networks are the golden ones, in order, and draws by role those of the script.
 
-    def __init__(self, networks: list[Any], draws: Mapping[str, Iterable[Tensor]] | None = None) -> None:
+    redrawn: what a network is whose weights are drawn anew, in order; without them it stays as it is.
+    """
+
+    def __init__(
+        self,
+        networks: list[Any],
+        draws: Mapping[str, Iterable[Tensor]] | None = None,
+        redrawn: Iterable[nn.Module] = (),
+    ) -> None:
         super().__init__()
         self.waiting = deque(networks)
+        self.redrawn = deque(net.state_dict() for net in redrawn)
         self.scripts = {role: ScriptedGenerator(given) for role, given in (draws or {}).items()}
         self.states: list[dict[str, Tensor]] = []
 
     def network(self, data: object, role: str = "net") -> Any:
         return self.waiting.popleft()
+
+    def redraw(self, net: nn.Module, role: str = "net") -> None:
+        if self.redrawn:
+            net.load_state_dict(self.redrawn.popleft())
 
     def generator(self, role: str, *, on_cpu: bool = False) -> torch.Generator:
         return self.scripts.get(role) or super().generator(role, on_cpu=on_cpu)

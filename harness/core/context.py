@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from harness.core.data import Dataset, HeldOut, default_data_dir, load, parse
 from harness.core.loop import Runtime
-from harness.core.nets import Network, build
+from harness.core.nets import Network, build, reinitialise
 
 
 class Context(Runtime):
@@ -70,3 +71,7 @@ class Context(Runtime):
         # Convolutions take the layout of their weights. In plain code a CPU's group norm is ten times as slow
         # channels last; compiled code chooses for itself.
         return net if self.device.type == "cpu" else net.to(memory_format=torch.channels_last)
+
+    def redraw(self, net: nn.Module, role: str = "net") -> None:
+        """Draw the weights of a network anew, from the generator of `role`."""
+        reinitialise(net, self.generator(role))

@@ -9,7 +9,7 @@ from harness.core.augment import augment_batch
 from harness.core.context import Context
 from harness.core.data import Dataset
 from harness.core.distilled import class_labels
-from harness.core.nets import Network, reinitialise
+from harness.core.nets import Network
 from harness.core.passes import logits_forward, rows_per_piece, train_step
 from harness.core.sgd import SGD
 
@@ -34,7 +34,7 @@ class Student:
 
     def begin(self) -> None:
         """Start again from random weights."""
-        reinitialise(self.net, self.context.generator("net"))
+        self.context.redraw(self.net)
 
     def train_epoch(self, images: Tensor) -> None:
         """One epoch over class-major synthetic images (C * ipc, ...) in shuffled batches."""

@@ -108,3 +108,16 @@ def test_a_name_and_an_ipc_are_enough() -> None:
     distilled = random.distill("digits", 1)
     assert distilled.images.shape == (10, 1, 8, 8)
     assert distilled.class_names == tuple(str(digit) for digit in range(10))
+
+
+def test_weights_drawn_anew_follow_the_seed_and_the_role() -> None:
+    def drawn(seed: int, *roles: str) -> torch.Tensor:
+        context = Context(seed, arch="ConvNetW4D2")
+        net = context.network(toy())
+        for role in roles:
+            context.redraw(net, role)
+        return torch.cat([weights.detach().flatten() for weights in net.parameters()])
+
+    assert torch.equal(drawn(0, "net"), drawn(0, "net"))
+    others = (drawn(0), drawn(0, "net", "net"), drawn(1, "net"), drawn(0, "other"))
+    assert not any(torch.equal(drawn(0, "net"), other) for other in others)

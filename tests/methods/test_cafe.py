@@ -20,7 +20,6 @@ from harness.core.data import Dataset
 from harness.core.data.toy import toy
 from harness.core.siamese import Siamese
 from methods import cafe, resolve
-from methods.shared import students
 from methods.shared.layers import Layers, class_means, gap_of_means
 
 ARCH = "ConvNetW8"
@@ -42,9 +41,8 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor]]:
     return seen
 
 
-def replay(arrays: dict[str, Any], monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Tensor:
+def replay(arrays: dict[str, Any], **settings: Any) -> Tensor:
     """One image step of `distill` on the golden draws; a window of 1 leaves the network after it."""
-    monkeypatch.setattr(students, "reinitialise", lambda net, generator: None)
     config = cafe.Config(
         iterations=1, lr_img=float(arrays["lr_img"]), init="real", window=1, strategy="", **settings
     )
@@ -55,9 +53,9 @@ def replay(arrays: dict[str, Any], monkeypatch: pytest.MonkeyPatch, **settings: 
 
 
 @pytest.mark.golden("trace_cafe", "cafe")
-def test_one_update_of_the_authors(watch: list, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_update_of_the_authors(watch: list) -> None:
     arrays = golden("trace_cafe")
-    final = replay(arrays, monkeypatch)
+    final = replay(arrays)
     ((losses, gradient),) = watch
     torch.testing.assert_close(float(losses.sum()), float(arrays["loss"]), rtol=2e-5, atol=0)
     assert_close(gradient, arrays["grad"])
@@ -65,9 +63,9 @@ def test_one_update_of_the_authors(watch: list, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.golden("trace_cafe", "cafe@paper")
-def test_the_clean_variant_counts_the_last_map_once(watch: list, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_clean_variant_counts_the_last_map_once(watch: list) -> None:
     arrays = golden("trace_cafe")
-    replay(arrays, monkeypatch, **cafe.VARIANTS["paper"])
+    replay(arrays, **cafe.VARIANTS["paper"])
     ((losses, _),) = watch
     wanted = float(arrays["loss"] - arrays["Mz"])
     torch.testing.assert_close(float(losses.sum()), wanted, rtol=2e-5, atol=0)
@@ -84,7 +82,7 @@ def test_the_terms_of_the_authors(monkeypatch: pytest.MonkeyPatch) -> None:
         return sides[-1]
 
     monkeypatch.setattr(cafe.Aligner, "real_side", spy)
-    replay(arrays, monkeypatch)
+    replay(arrays)
     (real,) = sides
     torch.testing.assert_close(float(real.constant.sum()), float(arrays["ce_real"]), rtol=2e-5, atol=0)
     torch.testing.assert_close(float(real.discrimination.sum()), float(arrays["disc"]), rtol=2e-5, atol=0)

@@ -22,9 +22,8 @@ def matching_network(arrays: dict[str, Any]) -> Any:
 
 
 @pytest.mark.golden("trace_datadam", "datadam")
-def test_one_update_of_the_authors(watch: list, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_update_of_the_authors(watch: list) -> None:
     arrays = golden("trace_datadam")
-    monkeypatch.setattr(datadam, "reinitialise", lambda net, generator: None)
     config = datadam.Config(
         iterations=1,
         lr_img=float(arrays["lr_img"]),

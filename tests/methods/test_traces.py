@@ -5,7 +5,6 @@ The dataset, the networks and every draw are scripted from the golden files; all
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Any
 
 import pytest
@@ -25,20 +24,14 @@ from methods.shared import pool
         for item, arch in (("trace_dm", "ConvNet"), ("trace_dm_bn", "ConvNetBN"))
     ],
 )
-def test_dm(item: str, arch: str, watch: list, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dm(item: str, arch: str, watch: list) -> None:
     arrays = golden(item)
     iterations = len(arrays["loss"])
     fresh = [golden_network(arrays, f"w{k}_", f"w{k}_names", arch) for k in range(iterations)]
-    states = deque(net.state_dict() for net in fresh)
-    monkeypatch.setattr(dm, "reinitialise", lambda net, generator: net.load_state_dict(states.popleft()))
 
-    def run(steps: int) -> Tensor:
-        states.extend(net.state_dict() for net in fresh[len(states) :]) if steps < iterations else None
-        config = dm.Config(iterations=steps, lr_img=float(arrays["lr_img"]), strategy="")
-        context = ScriptedContext([golden_network(arrays, "w0_", "w0_names", arch)])
-        return dm.distill(ScriptedData(arrays), 2, config=config, context=context).images  # type: ignore[arg-type]
-
-    final = run(iterations)
+    config = dm.Config(iterations=iterations, lr_img=float(arrays["lr_img"]), strategy="")
+    context = ScriptedContext([golden_network(arrays, "w0_", "w0_names", arch)], redrawn=fresh)
+    final = dm.distill(ScriptedData(arrays), 2, config=config, context=context).images  # type: ignore[arg-type]
     assert_close(final, arrays[f"x{iterations}"])
     assert_close(watch[0][1], arrays["grad0"])
     for k, (losses, _) in enumerate(watch):

@@ -38,7 +38,6 @@ class GoldenExperts:
 @pytest.mark.golden("trace_iid", "iid_dm")
 def test_one_update_of_the_authors(watch: list, monkeypatch: pytest.MonkeyPatch) -> None:
     arrays = golden("trace_iid")
-    monkeypatch.setattr(dm, "reinitialise", lambda net, generator: None)
     experts = GoldenExperts(golden_network(arrays, "v", "vnames", "ConvNet"))
     monkeypatch.setattr(iid, "train_experts", lambda context, data, settings: experts)
     networks = [Context(arch="ConvNetW8").network(toy(shape=(3, 16, 16)))]
