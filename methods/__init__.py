@@ -238,6 +238,8 @@ def resolve(
 def config_from(name: str, values: Mapping[str, Any]) -> Any:
     """The method's frozen Config with the given values, strings converted to each field's type.
 
+    A tuple is a string with commas.
+
     UserError for a setting that there is none of or whose value does not fit, alone or beside the others.
     """
     return load(name).Config(**checked(name, values))
@@ -254,6 +256,8 @@ def checked(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
             raise UnknownNameError(f"setting of {name}", key, fields)
         if isinstance(value, str) and value in NOTHING and NoneType in typing.get_args(hints[key]):
             value = None
+        if isinstance(value, str) and typing.get_origin(hints[key]) is tuple:
+            value = tuple(part for part in value.split(",") if part)
         try:
             found[key] = msgspec.convert(value, hints[key], strict=not isinstance(value, str))
         except msgspec.ValidationError as error:

@@ -138,10 +138,10 @@ def test_every_protocol_tells_its_source_and_is_put_into_words() -> None:
     assert "about 16 images at once, in two halves, by the statistics of each" in halves
     assert "random resized crops of 0.08 to 1 times their area and `flip`" in halves
     assert "by the statistics of the batch" in in_words(PROTOCOLS["kd-mixup"])
-    assert "the steps of 120, 60, 30 epochs at ipc 1, 10, 50 of the stored" in in_words(
+    assert "the steps of 300, 150, 60 epochs at ipc 1, 10, 50 of the stored" in in_words(
         PROTOCOLS["kd-mse-cpu"]
     )
-    drops = "80, 40, 20 and again from 100, 50, 25 at ipc 1, 10, 50 on the rate"
+    drops = "200, 100, 40 and again from 250, 125, 50 at ipc 1, 10, 50 on the rate"
     assert f"from epoch index {drops} is multiplied by 0.2" in in_words(PROTOCOLS["kd-mse-cpu"])
     assert "squared error and 0.15 times the cross entropy" in in_words(PROTOCOLS["kd-mse-gt"])
 

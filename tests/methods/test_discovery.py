@@ -84,6 +84,13 @@ def test_strings_are_converted_to_the_fields_type() -> None:
         "bacon", "digits", 1, overrides={"lr_img": "0.25", "iterations": "7", "strategy": "flip"}
     ).config
     assert (config.lr_img, config.iterations, config.strategy) == (0.25, 7, "flip")
+    for text, networks in (
+        ("ConvNet,ResNet18BN", ("ConvNet", "ResNet18BN")),
+        ("ConvNet", ("ConvNet",)),
+        ("", ()),
+    ):
+        config = resolve("g_vbsm", "digits", 1, overrides={"more_networks": text}).config
+        assert config.more_networks == networks
 
 
 def test_variant_overrides_the_published_settings() -> None:

@@ -73,8 +73,7 @@ def measure_ours(method: str, loop: Loop, data: Dataset, watch: Watch, *, precis
     if loop.ours is not None:
         loop.ours(data, IPC, context)
     else:
-        settings = {name: str(value) for name, value in loop.settings.items()}
-        config = resolve(method, "cifar10", IPC, overrides=settings).config
+        config = resolve(method, "cifar10", IPC, overrides=loop.settings).config
         load(method).distill(data, IPC, config=config, context=context)
     watch.peak_flops = peak_flops(watch.device, TYPES[precision])
 

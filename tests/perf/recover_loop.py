@@ -75,9 +75,79 @@ class PlainRecovery:
             images.data = torch.minimum(torch.maximum(images.data, self.low), self.high)
 
 
+class PlainGVBSM(PlainRecovery):
+    """One iteration of G-VBSM in one network; the images of all classes are one batch."""
+
+    def __init__(self, data: Dataset, ipc: int) -> None:
+        super().__init__(data, ipc, crops=False)
+        self.labels = self.labels.repeat_interleave(ipc)
+        self.images = torch.cat([images.detach() for images in self.sets]).requires_grad_()
+        self.optimizer = torch.optim.Adam([self.images], lr=0.05, betas=(0.5, 0.9))
+        self.averages: dict[int, list[Tensor]] = {}
+        self.wanted = {id(module): self.statistics(module, x) for module, x in self.inputs(data)}
+
+    def inputs(self, data: Dataset) -> list[tuple[nn.Module, Tensor]]:
+        """What comes into each layer of some real images."""
+        noted: list[tuple[nn.Module, Tensor]] = []
+        hooks = [
+            module.register_forward_pre_hook(lambda module, x: noted.append((module, x[0])))
+            for module in self.net.modules()
+            if self.looks_at(module)
+        ]
+        self.wanted = {}
+        self.net(data.batch(torch.arange(100, device=data.device)))
+        for hook in hooks:
+            hook.remove()
+        return noted
+
+    def looks_at(self, module: nn.Module) -> bool:
+        """Batch norms and convolutions."""
+        return isinstance(module, (nn.BatchNorm2d, nn.Conv2d))
+
+    def statistics(self, module: nn.Module, x: Tensor) -> list[Tensor]:
+        """Means and variances of channels, and of places in a grid of patches."""
+        found = [x.mean(dim=(0, 2, 3)), x.var(dim=(0, 2, 3), unbiased=False)]
+        if isinstance(module, nn.Conv2d):
+            patches = F.unfold(x, 4, stride=4).unflatten(1, (x.shape[1], 16))
+            found += [patches.mean(dim=(0, 1, 2)), patches.var(dim=(0, 1, 2), unbiased=False)]
+        return found
+
+    def note(self, module: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
+        """The gap of running averages; a convolution's is left out now and then."""
+        if not self.wanted or (isinstance(module, nn.Conv2d) and torch.rand(()) < 0.4):
+            return
+        own = self.statistics(module, inputs[0])
+        before = self.averages.get(id(module), [torch.zeros_like(x) for x in own])
+        moved = [0.8 * old + 0.2 * new for old, new in zip(before, own, strict=True)]
+        self.averages[id(module)] = [x.detach() for x in moved]
+        gaps = [torch.norm(a - b, 2) for a, b in zip(self.wanted[id(module)], moved, strict=True)]
+        self.seen.append(torch.stack(gaps).sum())
+
+    def step(self) -> None:
+        """One update of all images."""
+        self.seen.clear()
+        self.optimizer.zero_grad()
+        shown = torch.roll(self.images, (2, 3), (2, 3))
+        logits = self.net(shown)
+        statistics = 10 * self.seen[0] + sum(self.seen[1:])
+        apart = sum(spread(shown[self.labels == c]) for c in range(self.classes))
+        (F.cross_entropy(logits, self.labels) + 0.01 * statistics + apart).backward()
+        self.optimizer.step()
+        self.images.data = torch.minimum(torch.maximum(self.images.data, self.low), self.high)
+
+
+def spread(images: Tensor) -> Tensor:
+    """The density of one class."""
+    rows = images.flatten(1)
+    spectrum = torch.linalg.eigvalsh(rows @ rows.T)
+    flat = (spectrum.detach() / 4).softmax(dim=0)
+    return F.kl_div(spectrum.log_softmax(dim=0), flat, reduction="sum")
+
+
 LOOPS = {
     "sre2l": Loop(lambda data, ipc: PlainRecovery(data, ipc, crops=False).step, SHORT),
     "cda": Loop(lambda data, ipc: PlainRecovery(data, ipc, crops=True).step, SHORT),
     "sre2l_pp": Loop(lambda data, ipc: PlainRecovery(data, ipc, crops=True).step, SHORT | {"mipc": 20}),
     "fadrm": Loop(lambda data, ipc: PlainRecovery(data, ipc, crops=True).step, SHORT | {"mipc": 20}),
+    "g_vbsm": Loop(lambda data, ipc: PlainGVBSM(data, ipc).step, SHORT | {"more_networks": ()}),
 }
