@@ -150,6 +150,12 @@ def _assigned(node: ast.stmt) -> Iterator[tuple[str, ast.expr | None]]:
             yield part.id, getattr(node, "value", None)
 
 
+def _given(tree: ast.Module, *names: str) -> Iterator[tuple[str, ast.stmt, ast.expr | None]]:
+    """The statements of a module that assign to one of these names, and what they assign."""
+    for node in tree.body:
+        yield from ((name, node, value) for name, value in _assigned(node) if name in names)
+
+
 def _no_method(bound: Mapping[str, ast.stmt]) -> Iterator[str]:
     if "distill" in bound:
         yield "binds distill otherwise than by `def distill(...)` in this file"
@@ -202,7 +208,7 @@ def _unknown_name(name: str, value: ast.expr) -> Iterator[str]:
 
 def _hidden_variants(tree: ast.Module) -> Iterator[str]:
     """Variants are listed by syntax: their names must be there to be read."""
-    found = [(node, value) for node in tree.body for name, value in _assigned(node) if name == "VARIANTS"]
+    found = [(node, value) for _, node, value in _given(tree, "VARIANTS")]
     literal = 'expected one literal, VARIANTS = {"name": {...}}, whose names can be read without running it'
     if len(found) > 1 or any(isinstance(node, ast.AugAssign) for node, _ in found):
         yield f"sets VARIANTS more than once; {literal}"
@@ -215,32 +221,24 @@ def _hidden_variants(tree: ast.Module) -> Iterator[str]:
 
 def _hidden_texts(tree: ast.Module) -> Iterator[str]:
     """What sets call for is read by syntax as well."""
-    for node in tree.body:
-        for name, value in _assigned(node):
-            if name in TEXTS and not (isinstance(value, ast.Constant) and isinstance(value.value, str)):
-                yield f'has a {name} that cannot be read without running it; expected {name} = "..."'
+    for name, _, value in _given(tree, *TEXTS):
+        if not (isinstance(value, ast.Constant) and isinstance(value.value, str)):
+            yield f'has a {name} that cannot be read without running it; expected {name} = "..."'
 
 
 def text_of(tree: ast.Module, constant: str) -> str:
     """The text that a file gives a constant, as it is written there; empty if it gives none."""
-    for node in tree.body:
-        for name, value in _assigned(node):
-            if name == constant and isinstance(value, ast.Constant):
-                return str(value.value)
-    return ""
+    texts = [str(value.value) for *_, value in _given(tree, constant) if isinstance(value, ast.Constant)]
+    return texts[0] if texts else ""
 
 
 def variants(tree: ast.Module) -> dict[str, str]:
     """Names of a file's variants, with what each changes as it is written there: `clip_weight = 0.2`."""
     found: dict[str, str] = {}
-    for node in tree.body:
-        for name, value in _assigned(node):
-            if name == "VARIANTS" and isinstance(value, ast.Dict):
-                found |= {
-                    str(key.value): _as_written(row)
-                    for key, row in zip(value.keys, value.values, strict=True)
-                    if isinstance(key, ast.Constant)
-                }
+    for *_, value in _given(tree, "VARIANTS"):
+        if isinstance(value, ast.Dict):
+            rows = zip(value.keys, value.values, strict=True)
+            found |= {str(key.value): _as_written(row) for key, row in rows if isinstance(key, ast.Constant)}
     return found
 
 

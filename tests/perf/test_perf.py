@@ -15,9 +15,9 @@ from methods import resolve
 
 @pytest.mark.parametrize("method", sorted(name for name, loop in all_loops().items() if loop.ours is None))
 def test_plain_loops_are_of_methods_and_their_settings(method: str) -> None:
-    settings = {name: str(value) for name, value in all_loops()[method].settings.items()}
+    settings = all_loops()[method].settings
     config = asdict(resolve(method, "cifar10", 10, overrides=settings).config)
-    assert {name: config[name] for name in settings} == dict(all_loops()[method].settings)
+    assert {name: config[name] for name in settings} == dict(settings)
 
 
 def test_methods_without_a_plain_loop_are_refused() -> None:
