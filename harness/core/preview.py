@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from bisect import bisect_right
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +17,9 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 30_000
 ACROSS = 10  # classes in a row
-SIDES = (64, 48, 32, 24, 16, 8, 4)  # of an image, tried until the picture is small enough
+SIDES = (4, 8, 16, 24, 32, 48, 64)  # of an image: the largest with which the picture is small enough
 COLOURS = 64
+SMALL = 100_000  # values of pixels up to which a picture is likely to be small enough as it is
 
 
 def write_preview(images: Tensor, classes: Tensor, path: Path) -> None:
@@ -36,12 +39,13 @@ def preview(images: Tensor, classes: Tensor) -> bytes:
     first = [int((classes == one).nonzero()[0]) for one in torch.unique(classes)]
     pixels = (images[first].clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     largest = max(pixels.shape[1:3])
-    content = b""
-    for side in (largest, *(side for side in SIDES if side < largest)):
-        content = _encoded(pixels, side)
-        if len(content) <= MOST_BYTES:
-            break
-    return content
+    encoded = cache(partial(_encoded, pixels))
+    whole: bytes = encoded(largest) if pixels.size <= SMALL else b""
+    if whole and len(whole) <= MOST_BYTES:
+        return whole
+    sides = (*(side for side in SIDES if side < largest), largest)
+    fitting = bisect_right(sides, MOST_BYTES, key=lambda side: len(encoded(side)))
+    return encoded(sides[max(0, fitting - 1)])
 
 
 def _encoded(pixels: NDArray[np.uint8], side: int) -> bytes:

@@ -20,13 +20,15 @@ import dataclasses, json, sys
 from harness.commands.conformance import SMALL, CheckedMethod
 from harness.core.context import Context
 from harness.engine.evaluate import evaluate
+from harness.engine.parts import Epochs
 from harness.engine.protocol import protocol_named
 
+short = dataclasses.replace(protocol_named("dc-smoke"), length=Epochs(0))
 for name in json.loads(sys.argv[1]):
     method = CheckedMethod(name, dataclasses.replace(SMALL, limit_steps=2))
     made = method.run(count=True)
     context = Context(1, arch=SMALL.arch)
-    evaluate(made.distilled, method.data, protocol_named("dc-smoke"), evals=1, context=context)
+    evaluate(made.distilled, method.data, short, evals=1, context=context)
     imported = [module for module in json.loads(sys.argv[2]) if module in sys.modules]
     assert not imported, f"{name} imported {imported}"
 """
