@@ -53,7 +53,10 @@ class SlowTests:
 
 
 def said(counts: Counter[str]) -> str:
-    """Numbers of slow tests by file in words."""
-    files = ", ".join(f"{file} ({count})" for file, count in sorted(counts.items()))
+    """Numbers of slow tests in words, by folder."""
+    by_folder: Counter[str] = Counter()
+    for file, count in counts.items():
+        by_folder[file.rpartition("/")[0] or file] += count
+    folders = ", ".join(f"{folder} ({count})" for folder, count in sorted(by_folder.items()))
     total = sum(counts.values())
-    return f"left out, see `make test`: {total} slow test{'s' * (total != 1)}: {files}"
+    return f"left out, see `make test`: {total} slow test{'s' * (total != 1)}: {folders}"

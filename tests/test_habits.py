@@ -48,6 +48,7 @@ def pytest_configure(config): config.pluginmanager.register(SlowTests(config))
 SOME_SLOW = "import pytest\n@pytest.mark.slow\ndef test_slow(): pass\ndef test_quick(): pass\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", ["0", "2"])
 def test_a_fast_run_says_what_it_left_out(processes: str, tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text(PLUGIN)

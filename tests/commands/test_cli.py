@@ -104,6 +104,7 @@ def test_mistakes_are_one_line(
     assert list(tmp_path.iterdir()) == [], "a refused command leaves nothing behind"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "fragment"),
     [
@@ -121,6 +122,7 @@ def test_mistakes_are_one_line_in_a_real_process(
     assert_one_line(process.returncode, process.stderr, fragment)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", TORCH_FREE, ids=" ".join)
 def test_quick_commands_import_nothing_heavy(arguments: Sequence[str]) -> None:
     script = (

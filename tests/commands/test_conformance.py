@@ -142,6 +142,7 @@ def test_families_cover_the_real_datasets() -> None:
         assert min(data.index.counts) >= family.ipc
 
 
+@pytest.mark.slow
 def test_the_whole_check_names_every_family(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -172,6 +173,7 @@ def test_all_methods_at_once(
     assert lines[-2:] == ["failed  torn: its file does not parse: line 3", "1 of 2 methods keep the contract"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("distill", "family", "complaint"),
     [
@@ -197,6 +199,7 @@ def test_a_method_may_be_deterministic(distill: Distill, monkeypatch: pytest.Mon
     assert check_made_up(distill, monkeypatch) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("distill", "complaint"),
     [

@@ -40,6 +40,7 @@ def by_network(results: Path) -> dict[tuple[str, str, str], Record]:
     return {(r.trial.method, r.trial.network, r.trial.protocol): r for r in read_records(results)}
 
 
+@pytest.mark.slow
 def test_sets_are_asked_and_not_distilled_again(
     results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -109,6 +110,7 @@ def test_a_run_asks_many_questions_of_one_set(tmp_path: Path, capsys: pytest.Cap
     assert "(1 set: 0 there, 1 to distil)" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_set_that_cannot_be_made_costs_each_of_its_trials_a_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -66,6 +66,7 @@ def test_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert set(found["scaled"]) == {"cpu", "smoke"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*methods.discover(), "dm+bacon"])
 def test_every_name_has_a_page(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert page(capsys, name)["name"] == name

@@ -54,6 +54,7 @@ def progress(results: Path, trial_id: str, content: bytes) -> None:
     (folder / "progress.json").write_bytes(content)
 
 
+@pytest.mark.slow
 def test_records_are_counted_by_method_and_status() -> None:
     rows = summarise([record(seed=0), record(seed=1, status="oom"), record("random"), record("random", 1)])
     assert [(row.method, row.counts) for row in rows] == [
@@ -63,6 +64,7 @@ def test_records_are_counted_by_method_and_status() -> None:
     assert [row.stale for row in rows] == [0, 0]
 
 
+@pytest.mark.slow
 def test_records_of_older_code_are_counted_apart() -> None:
     rows = summarise([record(seed=0), record(seed=1, digest="2:23456789ab"), record(seed=2, digest="01ab")])
     assert [row.stale for row in rows] == [2]
@@ -79,6 +81,7 @@ def test_trials_under_way_are_those_without_a_record(tmp_path: Path) -> None:
     assert 0 <= found.seconds_ago < 60
 
 
+@pytest.mark.slow
 def test_the_table_is_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     put_record(record(), tmp_path)
     put_record(record(seed=1, status="failed", digest="2:old"), tmp_path)
@@ -94,6 +97,7 @@ def test_the_table_is_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "aaaaaaaaaa  dm: distill 12 of 300, last sign of life" in printed
 
 
+@pytest.mark.slow
 def test_json_holds_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     put_record(record(), tmp_path)
     assert command(tmp_path, as_json=True) == 0
@@ -111,6 +115,7 @@ def test_json_holds_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert content["unfinished"] == content["unreadable"] == []
 
 
+@pytest.mark.slow
 def test_each_file_that_is_no_record_is_named_in_a_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -79,6 +79,7 @@ def is_text_of_no_encoding(call: ast.Call) -> bool:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", ["harness", "methods"])
 def test_text_of_files_and_processes_has_an_encoding(folder: str) -> None:
     assert [place for place, call in calls(folder) if is_text_of_no_encoding(call)] == []

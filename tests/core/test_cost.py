@@ -41,6 +41,7 @@ def twice_backward(net: Network, images: Tensor) -> None:
     torch.stack([part.square().sum() for part in slope]).sum().backward()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("work", [forward, train, twice_backward])
 def test_flops_are_those_that_torch_counts(arch: str, work: Callable[[Network, Tensor], None]) -> None:

@@ -111,6 +111,7 @@ class Killed(Exception):
     """Ends a run as a kill would."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [1, 7, 14])
 def test_a_killed_expert_goes_on_within_its_curriculum(
     data: Dataset, difficulty: Tensor, tmp_path: Any, at: int, monkeypatch: pytest.MonkeyPatch

@@ -131,6 +131,7 @@ def test_passes_may_be_cut_short(data: Dataset, steps: Steps) -> None:
     assert not torch.equal(experts.parameters(0, 2)[0], experts.parameters(0, 3)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("snapshots", "kept"), [("all", (0, 1, 2)), ("ends", (0, 2)), ("last", (2,))])
 def test_only_the_snapshots_asked_for_are_kept(data: Dataset, snapshots: Any, kept: tuple[int, ...]) -> None:
     experts = train_experts(context(), data, dataclasses.replace(SETTINGS, snapshots=snapshots))
@@ -280,6 +281,7 @@ def test_more_experts_are_added_to_those_that_are_there(data: Dataset, steps: St
     assert len(train_experts(context(tmp_path), data, SETTINGS)) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -370,6 +372,7 @@ def test_experts_spend_the_budget_but_have_none(data: Dataset, steps: Steps, tmp
     assert run.cost().flops > 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [1, STEPS // 2, STEPS - 1])
 def test_a_killed_expert_goes_on_and_ends_in_the_same_bytes(
     data: Dataset, steps: Steps, tmp_path: Path, step: int
@@ -422,6 +425,7 @@ def strip(path: Path) -> None:
     save_file(tensors(path), path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [truncate, empty, flip_a_bit, strip])
 def test_a_damaged_file_is_trained_again_with_a_line(
     data: Dataset,
@@ -568,6 +572,7 @@ def test_experts_without_cutmix_keep_their_keys_and_with_it_have_others(data: Da
     assert key(cutmix=0.0) == keys[0]
 
 
+@pytest.mark.slow
 def test_cutmix_comes_at_its_share_of_the_steps(monkeypatch: pytest.MonkeyPatch, data: Dataset) -> None:
     soft, original = [], experts_module.train_step
 

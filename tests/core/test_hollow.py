@@ -33,6 +33,7 @@ def first_step_of(method: str, data: Dataset, *, hollow: bool) -> tuple[float, i
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("dc", "mtt", "datadam", "idc")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["dm", "bacon", "herding", *SLOW])
 def test_motions_count_as_real_steps_do(method: str, data: Dataset) -> None:
     counted, real = (first_step_of(method, data, hollow=hollow) for hollow in (True, False))

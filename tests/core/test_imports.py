@@ -67,6 +67,7 @@ def run(folder: Path, command: list[str], path: str = str(ROOT)) -> subprocess.C
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FOREIGN)
 @pytest.mark.parametrize("entry", ["python -m harness", "dd-harness"])
 def test_other_peoples_modules_in_the_current_folder_do_not_matter(
@@ -81,6 +82,7 @@ def test_other_peoples_modules_in_the_current_folder_do_not_matter(
     assert "bacon@paper" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FOREIGN_HARNESS)
 def test_a_foreign_harness_does_not_matter_to_the_installed_command(tmp_path: Path, kind: str) -> None:
     theirs = tmp_path / "theirs"
@@ -92,6 +94,7 @@ def test_a_foreign_harness_does_not_matter_to_the_installed_command(tmp_path: Pa
     assert "bacon@paper" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["methods package", "methods.py", "methods folder"])
 def test_methods_of_somebody_else_on_the_path_do_not_matter(tmp_path: Path, kind: str) -> None:
     theirs = tmp_path / "theirs"

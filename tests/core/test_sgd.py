@@ -68,6 +68,7 @@ def test_steps_are_those_of_torch_to_the_last_bit(
     assert same(ours, theirs)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(wanted=SETTINGS, before=STEPS, after=STEPS)
 @pytest.mark.parametrize("saver", [SGD, torch.optim.SGD])

@@ -26,6 +26,7 @@ def kernel_of(arrays: dict[str, np.ndarray], case: str) -> TangentKernel:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.golden("kip_kernel", "kip")
 def test_kernels_are_the_librarys() -> None:
     arrays = golden("kip_kernel")
@@ -40,6 +41,7 @@ def test_kernels_are_the_librarys() -> None:
             assert_close(nngp, arrays[f"{case}nngp_{which}"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["pool", "vec", "fc"])
 def test_pieces_change_nothing(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(0)

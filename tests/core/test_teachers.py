@@ -54,6 +54,7 @@ def test_a_teacher_answers_with_logits_in_evaluation_mode(data: Dataset) -> None
     assert teacher.cost.steps == 2 * 10
 
 
+@pytest.mark.slow
 def test_a_teacher_is_the_same_whoever_trains_it(data: Dataset, tmp_path: Path) -> None:
     first = taught(data, seed=1, cache=tmp_path)
     (kept,) = tmp_path.rglob("*.safetensors")

@@ -47,6 +47,7 @@ def files(folder: Path) -> dict[Path, tuple[int, bytes]]:
     return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in found}
 
 
+@pytest.mark.slow
 def test_run_ends_in_the_table_and_says_where_the_files_are(folder: Path) -> None:
     printed = (folder / "stdout.txt").read_text()
     rows = [line for line in printed.splitlines() if line.startswith(("| random ", "| dm "))]
@@ -60,6 +61,7 @@ def test_run_ends_in_the_table_and_says_where_the_files_are(folder: Path) -> Non
     assert len(read_records(folder / "out")) == len(list((folder / "out").rglob("*.safetensors"))) == 2
 
 
+@pytest.mark.slow
 def test_running_again_does_nothing(folder: Path) -> None:
     before = files(folder)
     process = harness(folder, "run", *WISHES, "--results", "out")
@@ -68,6 +70,7 @@ def test_running_again_does_nothing(folder: Path) -> None:
     assert "2 trials: 2 done, 0 to run" in process.stderr
 
 
+@pytest.mark.slow
 def test_json_is_one_object_and_nothing_else(folder: Path) -> None:
     process = harness(folder, "run", *WISHES, "--results", "out", "--json")
     content = msgspec.json.decode(process.stdout)
@@ -98,6 +101,7 @@ def test_plan_tells_what_is_done_and_how_long_the_rest_takes(folder: Path) -> No
     assert files(folder) == before, "planning changes nothing"
 
 
+@pytest.mark.slow
 def test_status_report_and_show_read_what_was_written(folder: Path) -> None:
     assert "2 records, 2 done; 0 unfinished" in harness(folder, "status", "--results", "out").stdout
     table = harness(folder, "report", "--results", "out").stdout

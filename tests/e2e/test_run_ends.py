@@ -65,6 +65,7 @@ def test_the_same_command_goes_on_after_its_time_and_ends_with_the_same_bytes(tm
     assert [path.read_bytes() for path in sets[0]] == [path.read_bytes() for path in sets[1]]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 def test_a_terminal_of_eighty_columns_shows_a_table_that_fits_and_three_lines_of_legend(
     tmp_path: Path,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from trials import dm_trial
 
@@ -20,6 +21,7 @@ def run(trial: Trial, folder: Path) -> Record:
     return run_trial(trial, RunSettings(folder, folder, {"digits": "digits"}, threads=1))
 
 
+@pytest.mark.slow
 def test_a_point_for_each_look_and_the_end(tmp_path: Path) -> None:
     record = run(dm_trial(6, curve=3, evals=2), tmp_path)
     assert record.status == "done"

@@ -30,6 +30,7 @@ def unable(*_: object) -> None:
     raise AssertionError("it is computed again")
 
 
+@pytest.mark.slow
 def test_a_later_process_parses_nothing(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = code_digest()
     assert first == digest()
@@ -37,6 +38,7 @@ def test_a_later_process_parses_nothing(checkout: Path, monkeypatch: pytest.Monk
     assert code_digest() == first
 
 
+@pytest.mark.slow
 def test_changed_code_has_a_digest_of_its_own(checkout: Path) -> None:
     first = code_digest()
     change(checkout / "methods" / "dm.py", "losses.sum()", "losses.mean()")
@@ -45,6 +47,7 @@ def test_changed_code_has_a_digest_of_its_own(checkout: Path) -> None:
     assert second != first
 
 
+@pytest.mark.slow
 def test_code_that_changes_while_its_digest_is_computed_keeps_none(
     checkout: Path, caches: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -61,6 +64,7 @@ def test_code_that_changes_while_its_digest_is_computed_keeps_none(
     assert code_digest() == digest()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"", b"{}", b'{"text": 1}', b"\xff"])
 def test_a_damaged_file_is_replaced(checkout: Path, caches: Path, content: bytes) -> None:
     path = caches / "distillation-harness" / digest_cache.NAME
@@ -70,6 +74,7 @@ def test_a_damaged_file_is_replaced(checkout: Path, caches: Path, content: bytes
     assert path.read_bytes() != content
 
 
+@pytest.mark.slow
 def test_caches_that_cannot_be_written_cost_nothing_but_time(checkout: Path, caches: Path) -> None:
     caches.write_text("a file, so that nothing can be written below it")
     assert code_digest() == digest()

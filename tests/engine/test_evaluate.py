@@ -58,6 +58,7 @@ def test_training_matches_authors(case: str, monkeypatch: pytest.MonkeyPatch) ->
     assert float(hits.float().mean()) == pytest.approx(float(arrays[f"{case}_test"][1]))
 
 
+@pytest.mark.slow
 def test_networks_learn_and_are_scored_apart() -> None:
     data = toy(num_classes=3, shape=(3, 16, 16))
     distilled = random.distill(data, 5, context=Context(arch="ConvNetW8"))
@@ -296,6 +297,7 @@ def in_a_kernel(data: Dataset, **changes: object) -> Distilled:
     return kip.distill(data, 2, config=config, context=Context())
 
 
+@pytest.mark.slow
 def test_a_set_is_evaluated_through_the_whitening_of_its_method(monkeypatch: pytest.MonkeyPatch) -> None:
     data = toy(num_classes=3, shape=(3, 16, 16))
     made = in_a_kernel(data, zca_reg=0.1)

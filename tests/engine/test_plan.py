@@ -471,6 +471,7 @@ def test_what_the_minute_does_not_suffice_for_stays_without_a_time(
     assert "the minute is over: 2 cells left" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_estimates_without_records_are_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harness.commands.estimate.LIMIT_SECONDS", 600.0)
     options = wishes(tmp_path, methods=("dm",), slots=2, seeds=(0, 1), launcher="local", threads=1)

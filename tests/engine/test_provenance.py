@@ -162,6 +162,7 @@ UNRELATED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", UNRELATED)
 def test_digest_ignores_what_a_trial_does_not_reach(checkout: Path, what: str) -> None:
     source, old, new = UNRELATED[what]
@@ -185,6 +186,7 @@ def test_a_default_that_no_trial_names_counts_and_what_it_means_does_not(checkou
     assert digest("bacon") != before
 
 
+@pytest.mark.slow
 def test_a_trials_own_row_counts(checkout: Path) -> None:
     trials = [trial(), trial(dataset="svhn", dataset_source="svhn"), trial(arch="MLP"), trial(arch="LeNet")]
     before = [here().digest(one) for one in trials]
@@ -201,6 +203,7 @@ def test_looks_during_distillation_count_where_they_are_taken(checkout: Path) ->
     assert [a == b for a, b in zip(after, before, strict=True)] == [True, False]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "old", "counts"),
     [
@@ -244,6 +247,7 @@ def test_digest_covers_what_a_method_takes_from_another(checkout: Path) -> None:
     assert digest() != before
 
 
+@pytest.mark.slow
 def test_a_set_that_was_handed_in_reaches_no_method(checkout: Path) -> None:
     before = digest("dm@submitted")
     change(checkout / "methods" / "dm.py", "losses.sum()", "losses.mean()")
@@ -272,6 +276,7 @@ def test_every_name_that_the_rule_gives_exists() -> None:
         assert code._sources.has(path) or code._sources.module(path) is not None, path
 
 
+@pytest.mark.slow
 def test_every_method_has_a_digest() -> None:
     import methods
 
@@ -318,6 +323,7 @@ def test_provenance_tells_a_dirty_checkout_from_a_clean_one(checkout: Path) -> N
     assert [clean.git_dirty, still_clean.git_dirty, dirty.git_dirty] == [False, False, True]
 
 
+@pytest.mark.slow
 def test_a_set_and_its_evaluation_are_each_of_their_own_code() -> None:
     of = trial()
     here = Code.here()
@@ -340,6 +346,7 @@ def test_a_set_and_its_evaluation_are_each_of_their_own_code() -> None:
     assert lineage.state(failed) == CURRENT
 
 
+@pytest.mark.slow
 def test_evaluations_by_one_network_and_protocol_reach_the_same_code() -> None:
     here = Code.here()
     dm, random = trial(), trial(method="random")
@@ -384,6 +391,7 @@ def test_of_which_code_a_record_is(checkout: Path) -> None:
     assert later.state(record(present, first, False)) == OLDER
 
 
+@pytest.mark.slow
 def test_digests_of_the_code_that_is_here_are_worked_out_once(
     checkout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -141,6 +141,7 @@ def test_a_teacher_of_another_dataset_is_refused() -> None:
         asked(small_set(), "kd-smoke", a_teacher(classes=5))
 
 
+@pytest.mark.slow
 def test_the_labels_that_a_protocol_takes_decide_its_regime() -> None:
     """The usual protocols take the set's own; equal steps are for hard labels, which soft ones have too."""
     hard = small_set()
@@ -212,6 +213,7 @@ RESUMED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RESUMED)
 def test_training_goes_on_where_it_was_killed(name: str, tmp_path: Path) -> None:
     """Killed at a pass in the second half, where rates have fallen and optimisers been built afresh."""

@@ -105,6 +105,7 @@ def test_a_method_need_not_name_itself(
     assert trial.distillation.set_path(elsewhere.results).read_bytes() == named
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "digest"),
     [
@@ -254,6 +255,7 @@ def test_interrupted_trial_keeps_no_record(
     assert not digits_trial().record_path(settings.results).exists()
 
 
+@pytest.mark.slow
 def test_trial_that_is_asked_to_stop_goes_on_in_either_phase(settings: RunSettings, tmp_path: Path) -> None:
     trial = dm_trial(4)
     undisturbed = run_trial(trial, dataclasses.replace(settings, results=tmp_path / "undisturbed"))
@@ -320,6 +322,7 @@ def test_changed_code_does_not_go_on_from_a_checkpoint(
     assert record.distilled_in.resumed == 0
 
 
+@pytest.mark.slow
 def test_a_finished_set_outlives_a_change_of_code_and_is_known_as_older(
     settings: RunSettings, monkeypatch: pytest.MonkeyPatch, replace_distill: Callable[..., None]
 ) -> None:
@@ -340,6 +343,7 @@ def ask(trial: Trial, **asked: Any) -> Trial:
     return trial_of(trial.distillation, **(usual | asked))
 
 
+@pytest.mark.slow
 def test_a_set_is_distilled_once_and_asked_again(
     settings: RunSettings, replace_distill: Callable[..., None]
 ) -> None:
@@ -354,6 +358,7 @@ def test_a_set_is_distilled_once_and_asked_again(
     assert trial.id == ask(trial, eval_arch=trial.arch).id, "its own network is no other question"
 
 
+@pytest.mark.slow
 def test_an_evaluation_added_later_is_the_one_made_at_once(settings: RunSettings, tmp_path: Path) -> None:
     trial = dm_trial(3)
     questions = [trial, ask(trial, eval_arch="MLP"), ask(trial, evals=1)]
@@ -385,6 +390,7 @@ def test_a_set_of_schema_1_is_asked_where_it_lies(
     assert record in read_records(results)
 
 
+@pytest.mark.slow
 def test_a_set_that_was_changed_is_not_evaluated(settings: RunSettings, tmp_path: Path) -> None:
     trial = digits_trial()
     run_trial(trial, settings)
@@ -403,6 +409,7 @@ def test_a_set_that_was_changed_is_not_evaluated(settings: RunSettings, tmp_path
     assert run_trial(question, settings).status == "done"
 
 
+@pytest.mark.slow
 def test_a_lost_set_that_comes_out_otherwise_is_refused(
     settings: RunSettings, replace_distill: Callable[..., None]
 ) -> None:

@@ -83,6 +83,7 @@ def test_of_equal_rates_the_lowest_is_chosen() -> None:
     assert chosen(tried) == 0.01
 
 
+@pytest.mark.slow
 def test_candidates_that_are_done_are_not_trained_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,6 +34,7 @@ def options(results: Path, kind: type[RunSettings] = RunSettings, **more: int) -
     return kind(results, results, {"digits": "digits"}, threads=1, quiet=True, **more)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("looks", [0, 3, 12])
 def test_time_that_is_up_leaves_a_checkpoint_and_what_waits(tmp_path: Path, looks: int) -> None:
     trials = [dm_trial(10), digits_trial(seed=1)]

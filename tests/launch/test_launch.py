@@ -73,6 +73,7 @@ def test_all_done(options: RunSettings, capsys: pytest.CaptureFixture[str]) -> N
     assert "% (n=1) in " in err
 
 
+@pytest.mark.slow
 def test_done_trials_are_kept(options: RunSettings, count_runs: list[int]) -> None:
     launch([digits_trial()], options, LAUNCHER)
     summary = launch([digits_trial(), digits_trial(seed=1)], options, LAUNCHER)
@@ -80,6 +81,7 @@ def test_done_trials_are_kept(options: RunSettings, count_runs: list[int]) -> No
     assert [record.trial.seed for record in summary.records] == [0, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("resumable", "retry_failed", "status"),
     [(True, False, "done"), (False, False, "failed"), (False, True, "done"), (True, True, "done")],
@@ -95,6 +97,7 @@ def test_which_failures_are_run_again(
     assert recorded(trial, options.results).status == status
 
 
+@pytest.mark.slow
 def test_one_failure_costs_one_trial_and_is_explained(
     options: RunSettings, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -282,6 +285,7 @@ def test_layout_shares_out_the_machine(
     assert got.gpus == (("2", "3") if changes.get("device") == "cuda" else ())
 
 
+@pytest.mark.slow
 def test_worker_leaves_a_trial_that_another_run_finished_meanwhile(options: RunSettings) -> None:
     record = failed(digits_trial(), resumable=False)
     write_record(record, options.results)

@@ -111,6 +111,7 @@ def order(options: RunSettings) -> list[str]:
     return [start["trial"] for start in starts(options.results)]
 
 
+@pytest.mark.slow
 def test_trial_of_a_dead_worker_is_tried_again_before_others_begin(options: RunSettings) -> None:
     victim, other = acting("SIGKILL", "done"), acting("done", seed=1)
     diary, left = run(options, [victim, other])
@@ -128,6 +129,7 @@ def test_trial_of_a_dead_worker_is_tried_again_before_others_begin(options: RunS
     assert [start["attempt"] for start in starts(options.results)] == [1, 2, 1]
 
 
+@pytest.mark.slow
 def test_worker_that_always_dies_fails_after_its_retries_and_costs_no_other(options: RunSettings) -> None:
     victim, other = acting("SIGSEGV", "exit 3", "SIGSEGV"), acting("done", seed=1)
     diary, _ = run(options, [victim, other])
@@ -142,6 +144,7 @@ def test_worker_that_always_dies_fails_after_its_retries_and_costs_no_other(opti
     assert recorded(other, options.results).status == "done"
 
 
+@pytest.mark.slow
 def test_fault_that_passes_is_no_death(options: RunSettings) -> None:
     victim = acting("broken", "done")
     diary, _ = run(options, [victim])
@@ -152,6 +155,7 @@ def test_fault_that_passes_is_no_death(options: RunSettings) -> None:
     assert statuses(launch([victim], dataclasses.replace(options, quiet=True), LAUNCHER)) == ["done"]
 
 
+@pytest.mark.slow
 def test_without_retries_the_first_death_is_a_failure(options: RunSettings) -> None:
     victim = acting("SIGKILL")
     diary, _ = run(dataclasses.replace(options, retries=0), [victim])
@@ -159,6 +163,7 @@ def test_without_retries_the_first_death_is_a_failure(options: RunSettings) -> N
     assert diary.records[0].reason == f"{BY_SIGKILL}; 1 attempt"
 
 
+@pytest.mark.slow
 def test_deaths_count_over_launches_until_a_retry_is_asked_for(options: RunSettings) -> None:
     victim = acting("SIGSEGV", "SIGSEGV", "SIGSEGV", "done")
     once = dataclasses.replace(options, retries=1, quiet=True)
@@ -173,6 +178,7 @@ def statuses(summary: Summary) -> list[str]:
     return [record.status for record in summary.records]
 
 
+@pytest.mark.slow
 def test_launch_says_what_died_and_how_to_run_it_again(
     options: RunSettings, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -186,6 +192,7 @@ def test_launch_says_what_died_and_how_to_run_it_again(
     assert said[-1] == "add --retry failed to the command to run failed trials again"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("counts", "status"),
     [([4, 4, 5], "oom"), ([4, 4, 4], "failed"), ([None, None, 5], "failed")],
@@ -200,6 +207,7 @@ def test_kill_that_the_kernel_counted_is_want_of_memory(
     assert diary.records[0].reason == f"{KILLED_BY_KERNEL if status == 'oom' else BY_SIGKILL}; 1 attempt"
 
 
+@pytest.mark.slow
 def test_one_counted_kill_explains_one_death(options: RunSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     told = itertools.chain([0, 0], itertools.repeat(1))
     monkeypatch.setattr(local, "oom_kills", lambda: next(told))
@@ -208,6 +216,7 @@ def test_one_counted_kill_explains_one_death(options: RunSettings, monkeypatch: 
     assert sorted(record.status for record in diary.records) == ["failed", "oom"]
 
 
+@pytest.mark.slow
 def test_crash_is_no_want_of_memory_whatever_the_kernel_counts(
     options: RunSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -217,6 +226,7 @@ def test_crash_is_no_want_of_memory_whatever_the_kernel_counts(
     assert diary.records[0].status == "failed"
 
 
+@pytest.mark.slow
 def test_death_that_cannot_be_noted_is_told(options: RunSettings) -> None:
     victim = acting("SIGKILL")
     victim.work_folder(options.results).parent.mkdir()
@@ -258,6 +268,7 @@ def test_what_each_worker_sees_of_the_gpus(
         assert (environment["OMP_NUM_THREADS"], environment["MKL_NUM_THREADS"]) == (threads, threads)
 
 
+@pytest.mark.slow
 def test_slot_of_a_dead_worker_keeps_its_gpu(options: RunSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     """There is no GPU here, see above."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
@@ -268,12 +279,14 @@ def test_slot_of_a_dead_worker_keeps_its_gpu(options: RunSettings, monkeypatch: 
     assert (order(options), seen) == ([dies.id, dies.id, other.id], ["5", "5", "5"])
 
 
+@pytest.mark.slow
 def test_trials_on_the_cpu_see_no_gpu(options: RunSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     run(options, [acting("done")])
     assert starts(options.results)[0]["environment"]["CUDA_VISIBLE_DEVICES"] == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("wish", "policy"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
 def test_threads_do_not_spin_unless_the_user_says_so(
     options: RunSettings, monkeypatch: pytest.MonkeyPatch, wish: str | None, policy: str
@@ -285,6 +298,7 @@ def test_threads_do_not_spin_unless_the_user_says_so(
     assert starts(options.results)[0]["environment"]["OMP_WAIT_POLICY"] == policy
 
 
+@pytest.mark.slow
 def test_one_named_gpu_is_found_in_the_environment_as_it_is(
     options: RunSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -293,6 +307,7 @@ def test_one_named_gpu_is_found_in_the_environment_as_it_is(
     assert starts(options.results)[0]["environment"]["CUDA_VISIBLE_DEVICES"] == "0,1"
 
 
+@pytest.mark.slow
 def test_jobs_carry_the_log_and_the_code_they_were_submitted_with(
     options: RunSettings, tmp_path: Path
 ) -> None:
@@ -325,6 +340,7 @@ def test_worker_ended_alone_by_sigterm_is_tried_again_after_a_while(
     assert order(options) == [victim.id, victim.id, other.id]
 
 
+@pytest.mark.slow
 def test_nothing_begins_while_it_is_open_whether_all_is_being_ended(
     options: RunSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -344,6 +360,7 @@ def alarm() -> Iterator[None]:
     signal.signal(signal.SIGALRM, before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("alarm")
 def test_stop_from_a_signal_handler_ends_the_run(options: RunSettings) -> None:
     sleeping, asleep, unbegun = (acting("sleep", seed=seed) for seed in range(3))
@@ -369,6 +386,7 @@ def test_stop_from_a_signal_handler_ends_the_run(options: RunSettings) -> None:
     assert len(starts(options.results)) == 2
 
 
+@pytest.mark.slow
 def test_stop_while_a_run_waits_for_its_own_end_counts_no_death(
     options: RunSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -383,6 +401,7 @@ def test_stop_while_a_run_waits_for_its_own_end_counts_no_death(
     assert deaths(victim.work_folder(options.results)) == ()
 
 
+@pytest.mark.slow
 def test_stop_kills_what_does_not_heed_it(options: RunSettings) -> None:
     trial = acting("sleep deaf")
     launcher, diary = LocalRunner(options, layout(options, 1)), Diary()
@@ -409,6 +428,7 @@ def wait_for(condition: Any) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_each_gpu_that_was_found_runs_a_trial(options: RunSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "DRIVER_FILES", (sys.executable,))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -420,6 +440,7 @@ def test_each_gpu_that_was_found_runs_a_trial(options: RunSettings, monkeypatch:
     assert sorted(seen) == ["0", "1", "2"]
 
 
+@pytest.mark.slow
 def test_when_the_time_is_up_workers_stop_and_no_other_begins(
     options: RunSettings, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -433,6 +454,7 @@ def test_when_the_time_is_up_workers_stop_and_no_other_begins(
     assert not running.record_path(options.results).exists()
 
 
+@pytest.mark.slow
 def test_a_worker_that_does_not_stop_when_the_time_is_up_is_killed(
     options: RunSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -448,6 +470,7 @@ def test_time_that_is_up_before_anything_began_leaves_everything(options: RunSet
     assert (summary.records, list(summary.left), order(options)) == ([], trials, [])
 
 
+@pytest.mark.slow
 def test_trials_that_go_first_are_begun_first_and_told_of_in_the_plans_order(options: RunSettings) -> None:
     trials = [acting("done", seed=seed) for seed in range(4)]
     summary = launch(trials, options, LAUNCHER, first=[trials[2], trials[1]])
@@ -466,6 +489,7 @@ class UntilStarts(RunSettings):
         return len(starts(self.results)) >= self.enough
 
 
+@pytest.mark.slow
 def test_trials_of_a_set_wait_until_it_is_made(options: RunSettings) -> None:
     first, second = acting("done"), acting("done", eval_arch="MLP")
     other = acting("done", seed=1)
@@ -478,6 +502,7 @@ def test_trials_of_a_set_wait_until_it_is_made(options: RunSettings) -> None:
     assert diary.events.index(("ended", first.id)) < diary.events.index(("started", second.id))
 
 
+@pytest.mark.slow
 def test_no_trial_tries_again_to_make_a_set_that_another_could_not(options: RunSettings) -> None:
     first, second = acting("SIGSEGV"), acting("SIGSEGV", eval_arch="MLP")
     other = acting("done", seed=1)

@@ -84,6 +84,7 @@ def test_workers_are_children_of_the_launcher_each_in_a_session_of_its_own(
     assert not psutil.pid_exists(server), "it is gone when the run is over"
 
 
+@pytest.mark.slow
 def test_fork_server_that_is_killed_costs_no_trial_and_is_replaced(
     settings: RunSettings, servers: Path
 ) -> None:
@@ -104,6 +105,7 @@ def test_fork_server_that_is_killed_costs_no_trial_and_is_replaced(
     ]
 
 
+@pytest.mark.slow
 def test_without_a_fork_server_each_trial_starts_by_itself_and_one_line_says_so(
     settings: RunSettings, servers: Path
 ) -> None:
@@ -130,6 +132,7 @@ def test_on_other_systems_each_trial_starts_by_itself(
     ]
 
 
+@pytest.mark.slow
 def test_code_that_changed_is_not_forked_from(
     settings: RunSettings, servers: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -144,6 +147,7 @@ def test_code_that_changed_is_not_forked_from(
     assert diary.notes == []
 
 
+@pytest.mark.slow
 def test_files_that_no_fork_server_imports_may_change(
     settings: RunSettings, servers: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -156,6 +160,7 @@ def test_files_that_no_fork_server_imports_may_change(
     assert len(begun(servers)) == 1
 
 
+@pytest.mark.slow
 def test_importing_what_trials_share_begins_no_thread_and_no_cuda() -> None:
     code = "from harness.launch import forkserver as f; f.prepare(); f._check_nothing_is_under_way()"
     # OpenBLAS has threads at once, and ends them when there is a fork.

@@ -116,6 +116,7 @@ def finish(folder: Path, *trials: Trial) -> None:
         put_record(Record(id=trial.id, status="done", trial=trial, accuracies=[0.5]), folder)
 
 
+@pytest.mark.slow
 def test_a_sweep_ends_when_each_trial_has_its_record(tmp_path: Path, fake: FakeSlurm) -> None:
     def work(slurm: FakeSlurm) -> Mapping[tuple[str, int], QueuedJob]:
         finish(tmp_path, *TRIALS)

@@ -276,6 +276,7 @@ def test_the_rate_of_the_images_falls_as_published() -> None:
     assert list(rates.values()) == pytest.approx([0.1, 0.1, 0.05, 0.05, 0.025, 0.025, 0.0125, 0.0125])
 
 
+@pytest.mark.slow
 def test_settings() -> None:
     assert resolve("cafe", "cifar10", 10).config == cafe.Config()
     clean = resolve("cafe@paper", "cifar10", 50).config

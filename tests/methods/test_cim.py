@@ -113,6 +113,7 @@ def test_a_residual_without_updates_leaves_the_mosaic() -> None:
     assert float(pixels.max()) <= 1 + 1e-5
 
 
+@pytest.mark.slow
 def test_the_layer_may_be_any_block() -> None:
     data = toy(num_classes=3, shape=(3, 16, 16))
     settings = {"mipc": 8, "iterations": 2, "teacher_epochs": 3, "teacher_steps": 10}

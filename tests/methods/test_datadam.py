@@ -58,6 +58,7 @@ def test_attention_has_length_one_whatever_the_contrast(power: float) -> None:
     torch.testing.assert_close(datadam.attention(maps[:, torch.randperm(5)], power), seen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["ConvNetW8", "ConvNetW8D1", "MLP", "ResNet18"])
 def test_any_network_is_looked_at_in_all_layers_but_the_last(arch: str) -> None:
     context = Context(arch=arch)

@@ -99,6 +99,7 @@ def replay(
     return made, matches, context.states
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("item", "settings"),
     [
@@ -271,6 +272,7 @@ def scene(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mask", ["none", "depth", "loss"])
 def test_a_single_step_is_the_same_in_constant_memory(data: Dataset, mask: Any) -> None:
     stage = scene(data, student_steps=1)
@@ -305,6 +307,7 @@ def peak_held(stage: Scene, matching: Callable[..., SoftMatch]) -> int:
     return Held.peak
 
 
+@pytest.mark.slow
 def test_memory_of_the_variant_does_not_grow_with_the_steps(data: Dataset) -> None:
     stages = {n: scene(data, student_steps=n, strategy="") for n in (10, 20, 40)}
     thrifty = [peak_held(stage, aligned.step_by_step) for stage in stages.values()]
@@ -313,6 +316,7 @@ def test_memory_of_the_variant_does_not_grow_with_the_steps(data: Dataset) -> No
     assert plain[1] > 1.9 * plain[0] > 1.9 * thrifty[0]
 
 
+@pytest.mark.slow
 def test_a_step_that_misses_by_too_much_is_not_made(data: Dataset, caplog: pytest.LogCaptureFixture) -> None:
     config = datm.Config(**SMALL | {"threshold": 0.0})
     made = datm.distill(data, 1, config=config, context=Context(arch=ARCH))
@@ -326,6 +330,7 @@ def test_a_step_that_misses_by_too_much_is_not_made(data: Dataset, caplog: pytes
     assert not caplog.text
 
 
+@pytest.mark.slow
 def test_the_set_has_labels_that_are_probabilities_and_classes(data: Dataset) -> None:
     made = datm.distill(data, 2, config=datm.Config(**SMALL), context=Context(arch=ARCH))
     assert made.labels.shape == (6, 3)
@@ -335,6 +340,7 @@ def test_the_set_has_labels_that_are_probabilities_and_classes(data: Dataset) ->
     assert again.digest() == made.digest()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("setting", "wrong"), [("lr_label", "labels"), ("lr_img", "images"), ("lr_lr", "learning rates")]
 )
@@ -347,6 +353,7 @@ def test_what_diverges_is_named_in_a_line(data: Dataset, setting: str, wrong: st
     assert "\n" not in str(found.value)
 
 
+@pytest.mark.slow
 def test_losses_that_are_no_numbers_end_the_run_when_there_are_too_many(data: Dataset) -> None:
     config = datm.Config(**SMALL | {"iterations": 11, "lr_img": 1e36, "threshold": 1e30})
     with pytest.raises(DivergedError, match="no finite number 10 times in a row; lower lr_img") as found:
@@ -416,6 +423,7 @@ def test_difficulty_is_how_far_answers_are_from_labels(
     torch.testing.assert_close(pad.el2n(Judges(answers, data), data), wanted)
 
 
+@pytest.mark.slow
 def test_pads_experts_are_shown_the_easy_images_first(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: deque[Any] = deque()
     original = pad.train_experts

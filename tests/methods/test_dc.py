@@ -33,6 +33,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor]]:
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.golden("trace_dc", "dc")
 def test_three_updates_of_the_authors(watch: list, monkeypatch: pytest.MonkeyPatch) -> None:
     arrays = golden("trace_dc")
@@ -83,6 +84,7 @@ def test_an_update_with_and_without_the_signal(kind: str, warmup: int, watch: li
     assert_close(final, arrays[f"{kind}_x1"])
 
 
+@pytest.mark.slow
 def test_the_signal_sets_in_after_the_warm_up(watch: list) -> None:
     config = dcc.Config(
         iterations=3, outer=3, inner=0, batch_real=4, outer_warmup=2, inner_warmup=2, strategy=""

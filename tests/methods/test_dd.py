@@ -90,6 +90,7 @@ def trace(arrays: dict[str, Any], arch: str, iterations: int, monkeypatch: pytes
         return dd.distill(data, batches * int(arrays["per_class"]), config=config, context=context)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("item", "arch"),
     [
@@ -135,6 +136,7 @@ def small(**settings: Any) -> tuple[Any, Distilled]:
     return data, dd.distill(data, 4, config=config, context=Context(arch=ARCH))
 
 
+@pytest.mark.slow
 def test_images_are_class_after_class_and_rows_find_them() -> None:
     _, made = small()
     assert made.steps is not None
@@ -158,6 +160,7 @@ def by_hand(made: Distilled, net: Network) -> None:
                 weight -= size * part
 
 
+@pytest.mark.slow
 def test_the_native_protocol_makes_exactly_these_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     from harness.engine import training
 
@@ -185,6 +188,7 @@ def test_the_native_protocol_makes_exactly_these_steps(monkeypatch: pytest.Monke
     assert found.learning_rate == pytest.approx(float(made.steps.sizes.mean()))
 
 
+@pytest.mark.slow
 def test_networks_that_start_anywhere_differ() -> None:
     data, made = small(unrolled=8, step_size=0.1)
     assert made.steps is not None
@@ -194,6 +198,7 @@ def test_networks_that_start_anywhere_differ() -> None:
     assert found.train_losses[0] != found.train_losses[1]
 
 
+@pytest.mark.slow
 def test_ordinary_protocols_take_the_images_alone() -> None:
     from harness.engine.parts import Epochs
     from harness.engine.protocol import DC, Protocol
@@ -206,6 +211,7 @@ def test_ordinary_protocols_take_the_images_alone() -> None:
     assert both.train_losses == alone.train_losses
 
 
+@pytest.mark.slow
 def test_the_file_keeps_the_steps_and_older_files_stay_readable(tmp_path: Path) -> None:
     _, made = small(initialisation="fixed")
     path = tmp_path / "set.safetensors"
@@ -227,6 +233,7 @@ def test_the_file_keeps_the_steps_and_older_files_stay_readable(tmp_path: Path) 
     assert Distilled.load(path).steps is None
 
 
+@pytest.mark.slow
 def test_an_ordinary_dataset_says_what_it_drops() -> None:
     _, made = small()
     with pytest.warns(UserWarning, match="an ordinary dataset drops the order of 5 steps and their sizes"):
@@ -249,6 +256,7 @@ def test_settings_are_the_authors() -> None:
     assert (dd.batches_of(10, cifar), cifar.unrolled, cifar.initialisation) == (10, 30, "fixed")
 
 
+@pytest.mark.slow
 def test_step_sizes_that_diverge_are_one_line() -> None:
     with pytest.raises(DivergedError, match="the loss of distill is nan at step"):
         small(lr=float("inf"))

@@ -208,6 +208,7 @@ def test_whitening_is_refused_on_whitened_images() -> None:
         )
 
 
+@pytest.mark.slow
 def test_the_loss_falls_and_sets_are_whitened() -> None:
     data = toy(3, (3, 8, 8), 20)
     config = dataclasses.replace(resolve("frepo", data.name, 1, "smoke").config, iterations=40, zca_reg=0.1)

@@ -36,6 +36,7 @@ SMALL: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.golden("trace_ftd", "ftd")
 def test_the_authors_iterations(monkeypatch: pytest.MonkeyPatch) -> None:
     arrays = golden("trace_ftd")

@@ -79,6 +79,7 @@ def test_loop(watch: list[tuple[Tensor, Tensor]]) -> None:
         assert_close(losses / weights["distance_weight"], arrays["dist_c"][k])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dm+hdd", "idm+hdd", "idm+hdd@idm", "idm+hdd@idm-tiny"])
 def test_it_is_a_distance_for_other_loops(name: str) -> None:
     data = toy(num_classes=3, shape=(3, 8, 8))

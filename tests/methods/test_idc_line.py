@@ -219,6 +219,7 @@ def test_dsdm_refuses_one_tile_of_a_class_before_it_trains(ipc: int, settings: d
     dsdm.refuse_lone_tiles(2, dsdm.Config(factor=1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dance", "tgdd", "dsdm"])
 def test_pieces_and_few_tiles(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data = toy(num_classes=4, shape=(3, 8, 8), per_class=12)

@@ -57,6 +57,7 @@ def trace_data(arrays: Arrays, case: str, updates: int) -> tuple[ScriptedData, l
     return data, order.tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.golden("kip_loss", "kip")
 def test_updates_are_the_authors(monkeypatch: pytest.MonkeyPatch) -> None:
     arrays = golden("kip_loss")
@@ -124,6 +125,7 @@ def test_solved_labels_fit_better_than_classes() -> None:
     assert loss("solved") < 0.9 * loss("classes")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["kip", "kip@vec", "kip@fc"])
 def test_the_loss_falls_and_the_set_carries_its_kernel(variant: str, tmp_path: Path) -> None:
     data = toy(3, (3, 8, 8), 20)

@@ -193,6 +193,7 @@ def test_the_rule_goes_on_from_what_was_saved() -> None:
 SMALL = Config(iterations=12, batch_real=16, batch_inner=6, gap=3, validate_every=4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["second_order", "ridge"])
 def test_labels_are_probabilities_of_fixed_real_images(algorithm: Any) -> None:
     from dataclasses import replace
@@ -233,6 +234,7 @@ def test_labels_that_diverge_are_one_line() -> None:
         ld.distill(data, 2, config=config, context=Context(arch="ConvNetW8D2"))
 
 
+@pytest.mark.slow
 def test_networks_of_other_papers_take_colour_and_more_classes() -> None:
     for arch, shape in (("LeNet", (3, 32, 32)), ("AlexCifarNet", (1, 28, 28))):
         data = toy(12, shape, 4, test_per_class=1)

@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 import methods
 from harness.core.imports import ROOT
 
@@ -34,6 +36,7 @@ for name in json.loads(sys.argv[1]):
 """
 
 
+@pytest.mark.slow
 def test_trials_leave_the_compiler_of_torch_alone() -> None:
     names = [*(name for name in methods.discover() if name not in OTHERS_OPTIMIZERS), "dm+bacon"]
     done = subprocess.run(

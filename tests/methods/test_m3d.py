@@ -95,6 +95,7 @@ def test_float32_holds_for_large_embeddings() -> None:
     torch.testing.assert_close(rounded.double(), exact, rtol=1e-3, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows_at_once", [8, 20])
 def test_pieces_change_nothing(rows_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     data = toy(num_classes=4, shape=(3, 8, 8), per_class=12)

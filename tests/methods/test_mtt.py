@@ -98,6 +98,7 @@ def replay(
     return distilled, matches
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("item", "method"),
     [
@@ -178,6 +179,7 @@ def assert_matches(got: Match, want: Match) -> None:
         torch.testing.assert_close(getattr(got, field), getattr(want, field), rtol=0, atol=2e-5 * scale)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("soft", [False, True])
 def test_tesla_exact_is_the_derivative_at_fixed_weights(data: Dataset, soft: bool) -> None:
     stage = scene(data, soft=soft)
@@ -295,6 +297,7 @@ def test_experts_and_students_resample_with_aligned_corners(
     assert set(aligned) == {True}
 
 
+@pytest.mark.slow
 def test_the_learned_rate_is_that_of_training_on_the_set(data: Dataset) -> None:
     config = mtt.Config(**SMALL | {"lr_lr": 1e-3})
     distilled = mtt.distill(data, 1, config=config, context=Context(arch=ARCH))
@@ -308,6 +311,7 @@ def test_the_learned_rate_is_that_of_training_on_the_set(data: Dataset) -> None:
     assert still.learned_lr == pytest.approx(config.alpha0)
 
 
+@pytest.mark.slow
 def test_a_whitened_trial_from_start_to_record(tmp_path: Path) -> None:
     short = {"zca": True, "iterations": 2, "student_steps": 2, "expert_steps": 2}
     config = dataclasses.asdict(resolve("mtt", "digits", 1, "smoke", short).config)

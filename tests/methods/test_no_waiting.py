@@ -76,6 +76,7 @@ def test_no_step_of_a_method_waits(name: str, monkeypatch: pytest.MonkeyPatch) -
     assert unexpected(device) == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_no_step_of_an_evaluation_waits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data, protocol = toy(3, (3, 8, 8), 20, test_per_class=2), protocol_named(name)

@@ -363,6 +363,7 @@ def test_a_blend_brings_images_back_towards_their_patches(worthy: None) -> None:
     assert torch.equal(resumed.images, staged.images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [*FAMILY, g_vbsm])
 def test_what_is_timed_for_an_estimate_are_the_updates_of_the_images(method: ModuleType) -> None:
     data, name = toy(num_classes=3, shape=(3, 8, 8)), method.__name__.partition(".")[2]
@@ -373,6 +374,7 @@ def test_what_is_timed_for_an_estimate_are_the_updates_of_the_images(method: Mod
     assert stopped.value.charged_seconds > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", FAMILY)
 def test_images_are_pixels_and_each_index_is_recovered_by_itself(method: ModuleType, worthy: None) -> None:
     one, two = made(method, 1), made(method, 2)

@@ -56,6 +56,7 @@ def figures(ratio: float, noise: float, seed: int, runs: int = 6, pairs: int = 9
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ratio", "noise", "slower"),
     [(1.0, 0.02, False), (1.0, 0.5, False), (1.12, 0.02, False), (1.3, 0.02, True), (1.3, 0.1, True)],
@@ -182,6 +183,7 @@ def commit(root: Path, message: str) -> str:
 needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 
 
+@pytest.mark.slow
 def test_both_sides_run_their_own_code_in_their_own_files(tmp_path: Path) -> None:
     candidate = MeasuredTree("this code", plant(tmp_path / "new", 0.013, ["b", "a", "new"]))
     reference = MeasuredTree("reference", plant(tmp_path / "old", 0.01, ["old", "a", "b"]))
@@ -194,6 +196,7 @@ def test_both_sides_run_their_own_code_in_their_own_files(tmp_path: Path) -> Non
     assert list(run_in_turns(candidate, reference, ["b*"]).times) == ["b"]
 
 
+@pytest.mark.slow
 def test_code_from_elsewhere_is_refused(tmp_path: Path) -> None:
     tree = plant(tmp_path / "new", 0.01)
     shutil.rmtree(tree / "methods")
@@ -201,6 +204,7 @@ def test_code_from_elsewhere_is_refused(tmp_path: Path) -> None:
         run_in_turns(MeasuredTree("hollow", tree), MeasuredTree("whole", plant(tmp_path / "old", 0.01)))
 
 
+@pytest.mark.slow
 def test_a_broken_benchmark_is_named(tmp_path: Path) -> None:
     tree = plant(tmp_path / "new", 0.01)
     (tree / "methods" / "__init__.py").write_text("")
@@ -210,6 +214,7 @@ def test_a_broken_benchmark_is_named(tmp_path: Path) -> None:
         run_in_turns(MeasuredTree("whole", plant(tmp_path / "old", 0.01)), MeasuredTree("broken", tree))
 
 
+@pytest.mark.slow
 @needs_git
 def test_a_slower_tree_fails_and_an_accepted_one_passes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -228,6 +233,7 @@ def test_a_slower_tree_fails_and_an_accepted_one_passes(
     assert len(git(root, "worktree", "list").splitlines()) == 1
 
 
+@pytest.mark.slow
 @needs_git
 def test_without_history_the_plain_loops_are_the_measure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -288,6 +294,7 @@ def test_the_other_tree_is_removed_whatever_happens(tmp_path: Path) -> None:
     assert len(git(root, "worktree", "list").splitlines()) == 1
 
 
+@pytest.mark.slow
 @needs_git
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
 def test_interrupting_leaves_nothing_behind(ending: signal.Signals, tmp_path: Path) -> None:

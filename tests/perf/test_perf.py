@@ -20,6 +20,7 @@ def test_plain_loops_are_of_methods_and_their_settings(method: str) -> None:
     assert {name: config[name] for name in settings} == dict(settings)
 
 
+@pytest.mark.slow
 def test_methods_without_a_plain_loop_are_refused() -> None:
     with pytest.raises(UnknownNameError, match="unknown plain loop 'baco'; did you mean 'bacon'"):
         perf.command("step", methods=("baco",))
@@ -73,6 +74,7 @@ def test_a_step_says_where_its_time_goes(
     assert re.search(r"conv\w* +arithmetic", out)
 
 
+@pytest.mark.slow
 def test_a_profile_is_not_kept() -> None:
     with pytest.raises(UserError, match="type one of them"):
         perf.command("step", methods=("dm",), precisions=("fp32",), device="cpu", profiled=True, keep=True)

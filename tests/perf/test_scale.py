@@ -46,6 +46,7 @@ def cells(line: str) -> list[str]:
     return [text.strip() for text in line.strip("|").split("|")]
 
 
+@pytest.mark.slow
 def test_reading(benchmark: Any, generated: tuple[Options, Plan]) -> None:
     options, _ = generated
     collection = benchmark(collect, options.results)
@@ -96,6 +97,7 @@ def test_rows_are_written_as_pandas_writes_them(records: list[Record]) -> None:
     assert [{name: row[name] for name in row if name not in as_json} for row in ours] == list(theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["plan", "status", "report"])
 def test_commands_answer(
     command: str, generated: tuple[Options, Plan], capsys: pytest.CaptureFixture[str]

@@ -31,16 +31,19 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", parameters(CASES))
 def test_ours(benchmark: Any, case: str) -> None:
     benchmark(CASES[case].ours())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", parameters(PLAIN))
 def test_plain(benchmark: Any, case: str) -> None:
     benchmark(PLAIN[case]())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [*AGREEING, "descend-bacon-100-1"])
 def test_both_forms_agree(case: str) -> None:
     ours, plain = CASES[case].ours(), PLAIN[case]()

@@ -177,6 +177,7 @@ def test_figures_of_older_code_are_marked(make_record: Any) -> None:
     assert not row[HOME].endswith("‡")
 
 
+@pytest.mark.slow
 def test_report_prints_and_writes_the_section(
     make_record: Any, write_records: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -52,6 +52,7 @@ def on_terminal(records: list[Record], width: int, monkeypatch: pytest.MonkeyPat
     return stream.getvalue().splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [30, 40, 80, 100, 200])
 def test_no_line_is_wider_than_the_terminal_and_nothing_is_cut_off(
     many: list[Record], width: int, monkeypatch: pytest.MonkeyPatch

@@ -208,6 +208,7 @@ def repository(make_record: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("a", "b", "points"),
     [
@@ -230,6 +231,7 @@ def test_a_revision_is_found_from_a_folder_below(repository: Path, monkeypatch: 
     assert len(list(extract("HEAD", repository / "out").rglob("*.json"))) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("a", "b", "words"),
     [

@@ -61,6 +61,7 @@ def test_random_images_gain_nothing_over_themselves(groups: dict[int, list[float
     assert found.ars.mean == pytest.approx(score(0))
 
 
+@pytest.mark.slow
 @given(measured, measured, measured, measured, fractions)
 def test_scores_stay_in_zero_to_one(
     own: dict[int, list[float]],

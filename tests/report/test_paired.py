@@ -50,6 +50,7 @@ def simulated(
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("seeds", "spread", "least", "most"),
     [

@@ -571,6 +571,7 @@ def test_the_formula_gives_the_flops_that_real_records_counted() -> None:
     assert confirmed == {"bacon", "idm", "dm", "dm+bacon"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "changes"),
     [

@@ -119,6 +119,7 @@ def test_figures_look_as_stored(results: Path, tmp_path: Path, kind: str, name: 
     assert_as_stored(drawn(results, tmp_path / "plots", "--kind", kind)[name])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_pictures")
 def test_nearest_real_images_look_as_stored(make_record: Any, write_records: Write, tmp_path: Path) -> None:
     """Sets of the digits: real images, and the same half faded into the mean of all."""
@@ -186,6 +187,7 @@ def test_only_what_failed_gives_status_one(
     assert not (tmp_path / "plots").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -208,11 +210,13 @@ def test_mistakes_are_one_line(
     assert not (results / "report").exists()
 
 
+@pytest.mark.slow
 def test_figures_go_below_the_results_without_a_folder(results: Path) -> None:
     assert main(["plot", "--results", str(results), "--kind", "memory", "--methods", "dm"]) == 0
     assert list(results.glob("report/plots/*ConvNetW32/memory.svg"))
 
 
+@pytest.mark.slow
 def test_tracks_get_figures_of_their_own(results: Path, tmp_path: Path) -> None:
     made = drawn(results, tmp_path / "plots", "--kind", "memory")
     assert set(made) == {"ConvNetW32/memory", "MLP/memory"}
@@ -275,6 +279,7 @@ def test_names_are_spread_no_farther_than_needed() -> None:
     assert crowded[4] == 8.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wide", ["method", "mmm@www"])
 def test_names_beside_points_do_not_overlap(wide: str) -> None:
     with style.settings():

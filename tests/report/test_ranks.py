@@ -151,6 +151,7 @@ def simulated(numbers: np.random.Generator, true: np.ndarray, seeds: int) -> Sco
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("methods", "cells", "seeds", "gap", "low", "high"),
     [

@@ -39,6 +39,7 @@ def page_of(results: Path) -> str:
     return page(tracks, load_reported(), load_fidelity(), load_sheets())
 
 
+@pytest.mark.slow
 def test_prints_and_writes_the_tables(
     make_record: Any, write_records: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -179,6 +180,7 @@ FIELD = [
 ] + [{"method": "dm", "scale": "smoke"}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("filters", "left"),
     [
@@ -238,6 +240,7 @@ def test_filters_are_typed_with_commas(
     assert "filtered" in captured.err
 
 
+@pytest.mark.slow
 def test_a_readme_beside_the_page_shows_its_first_table(
     make_record: Any, write_records: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -262,6 +265,7 @@ def test_a_readme_beside_the_page_shows_its_first_table(
     assert "README.md is stale" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_readme_without_marks_is_left_alone(make_record: Any, write_records: Any) -> None:
     results = write_records(make_record())
     (results.parent / "BENCHMARKS.md").touch()

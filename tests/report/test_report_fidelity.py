@@ -113,6 +113,7 @@ def test_a_changed_outcome_makes_the_page_stale(
     assert command(results, check=True, benchmarks=target, as_json=False) == 1
 
 
+@pytest.mark.slow
 def test_torch_is_not_needed() -> None:
     code = (
         "import sys; from harness.report.fidelity import load_fidelity; load_fidelity(); "

@@ -150,6 +150,7 @@ def test_an_output_that_cannot_be_written_is_one_line(saved: Path, tmp_path: Pat
         gallery.command([saved], tmp_path / "file" / "out.png")
 
 
+@pytest.mark.slow
 def test_pictures_need_no_torch(saved: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from harness.report import gallery;"

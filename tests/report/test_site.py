@@ -75,6 +75,7 @@ def site_of(*records: Record, results: Path | None = None) -> build.Site:
     return build.site_of(records, results or Path("no such folder"))
 
 
+@pytest.mark.slow
 def test_a_row_has_mean_interval_counts_and_cost(make_record: Any) -> None:
     records = [
         make_record(seed=0, accuracies=[0.80, 0.82]),
@@ -94,6 +95,7 @@ def test_a_row_has_mean_interval_counts_and_cost(make_record: Any) -> None:
     assert "one seed" in random["note"]
 
 
+@pytest.mark.slow
 def test_configurations_and_tracks_have_rows_of_their_own(make_record: Any) -> None:
     records = [
         make_record(config={"lr_img": 1.0}),
@@ -135,6 +137,7 @@ def test_reported_figures_are_rows_with_their_source(tmp_path: Path) -> None:
         data.reported_rows(tmp_path / "absent.csv")
 
 
+@pytest.mark.slow
 def test_rows_name_both_networks_the_protocol_and_what_was_recorded(make_record: Any) -> None:
     said = {"label_kind": "soft", "regime": "stored", "augmentation": ""}
     home, other = (
@@ -151,6 +154,7 @@ def test_rows_name_both_networks_the_protocol_and_what_was_recorded(make_record:
     }
 
 
+@pytest.mark.slow
 def test_what_was_not_recorded_is_not_inferred(make_record: Any) -> None:
     images = 10
     told = {
@@ -172,6 +176,7 @@ def facts_on(page: bytes) -> dict[str, str]:
     return {html.unescape(name): html.unescape(text) for name, text in pairs}
 
 
+@pytest.mark.slow
 def test_the_record_page_has_what_the_evaluation_recorded(make_record: Any) -> None:
     record = make_record(
         eval_arch="LeNet",
@@ -206,6 +211,7 @@ def test_the_record_page_has_what_the_evaluation_recorded(make_record: Any) -> N
     assert {name: facts[name] for name in expected} == expected
 
 
+@pytest.mark.slow
 def test_evaluations_of_a_set_lead_to_each_other_and_share_a_picture(
     make_record: Any, tmp_path: Path
 ) -> None:
@@ -264,6 +270,7 @@ def test_the_command_repeats_the_trial(make_record: Any) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_names_are_text_and_lead_nowhere(make_record: Any, tmp_path: Path) -> None:
     records = [
         make_record(method=HOSTILE, dataset=HOSTILE, config={HOSTILE: '"><img src=x onerror=alert(1)>'}),
@@ -355,12 +362,14 @@ def test_a_damaged_set_costs_its_picture_only(make_record: Any, tmp_path: Path) 
     assert "cannot be read" in Reader(page).text
 
 
+@pytest.mark.slow
 def test_the_same_records_give_the_same_bytes(make_record: Any) -> None:
     records = [make_record(method=method, seed=seed) for method in ("dm", "idm") for seed in (0, 1)]
     first = made(site_of(*records))
     assert first == made(site_of(*reversed(records)))
 
 
+@pytest.mark.slow
 def test_nothing_is_fetched_from_elsewhere(make_record: Any) -> None:
     files = made(site_of(make_record()))
     for name, page in files.items():
@@ -406,6 +415,7 @@ def test_the_command_writes_pages_and_drops_those_of_records_that_are_gone(
     assert not stale.exists()
 
 
+@pytest.mark.slow
 def test_scales_of_no_leaderboard_are_left_out_or_marked(
     make_record: Any, write_records: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -424,6 +434,7 @@ def test_scales_of_no_leaderboard_are_left_out_or_marked(
     assert not (folder / "records" / f"{smoke.id}.html").exists()
 
 
+@pytest.mark.slow
 def test_filters_choose_the_records(make_record: Any, write_records: Any, tmp_path: Path) -> None:
     results, folder = write_records(make_record(), make_record(dataset="digits")), tmp_path / "site"
     words = ["report", "--results", str(results), "--site", str(folder)]
@@ -475,6 +486,7 @@ def test_reporting_the_site_needs_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.slow
 def test_a_method_has_a_page_of_its_own(make_record: Any, tmp_path: Path) -> None:
     records = [
         make_record("bacon", 10, dataset="cifar10", dataset_source="cifar10", accuracies=[0.6, 0.62]),

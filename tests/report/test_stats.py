@@ -43,6 +43,7 @@ def moved(groups: dict[int, list[float]], scale: float, shift: float) -> dict[in
     return {seed: [scale * value + shift for value in values] for seed, values in groups.items()}
 
 
+@pytest.mark.slow
 @given(nested(st.integers(2, FEW_SEEDS - 1)))
 def test_few_seeds_give_scipys_t_interval_of_their_means(groups: dict[int, list[float]]) -> None:
     means = [np.mean(values) for values in groups.values()]
@@ -86,6 +87,7 @@ def test_estimates_move_with_the_accuracies(
         assert getattr(after, name) == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.mark.slow
 @given(nested(st.integers(2, 6)), nested(st.integers(2, 6)))
 def test_differences_are_antisymmetric(a: dict[int, list[float]], b: dict[int, list[float]]) -> None:
     there, back = difference(a, b), difference(b, a)
@@ -94,6 +96,7 @@ def test_differences_are_antisymmetric(a: dict[int, list[float]], b: dict[int, l
     assert (there.seeds, there.paired, there.clear) == (back.seeds, back.paired, back.clear)
 
 
+@pytest.mark.slow
 @given(nested(st.integers(1, 30)))
 def test_a_method_differs_from_itself_by_nothing(groups: dict[int, list[float]]) -> None:
     found = difference(groups, groups)
@@ -175,6 +178,7 @@ def test_a_clearly_better_method_has_one_rank() -> None:
     }
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.text(max_size=3), nested(st.integers(1, 4)), min_size=1, max_size=5))
 def test_ranks_hold_the_order_of_the_means(cells: dict[str, dict[int, list[float]]]) -> None:
     ranks = rank_intervals(cells)

@@ -95,6 +95,7 @@ def test_of_several_settings_the_methods_own_count(
     assert "**Not ranked** in mnist ipc 1 (dc-cpu 1.0, ConvNetW32): dm, which ran there with several" in text
 
 
+@pytest.mark.slow
 def test_scales_are_ranked_apart_and_filters_hold(
     make_record: Any, write_records: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -174,6 +175,7 @@ def test_the_page_has_the_first_places_at_its_head_and_says_where_the_others_are
     assert "mean rank" not in first[0], "the README still shows accuracies"
 
 
+@pytest.mark.slow
 def test_a_page_without_two_methods_has_no_such_section(make_record: Any) -> None:
     assert "Over everything" not in page(scored([make_record()]), {}, load_fidelity())
 

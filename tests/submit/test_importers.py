@@ -227,6 +227,7 @@ def test_tensor_of_repeated_numbers_is_refused_by_its_size(digits: Dataset, tmp_
             read(tmp_path / name, digits)
 
 
+@pytest.mark.slow
 def test_zip_bomb_is_refused_before_it_is_unpacked(digits: Dataset, tmp_path: Path) -> None:
     path = tmp_path / "bomb.npz"
     np.savez_compressed(path, images=np.zeros((30_000, 8, 8, 100), np.float32), labels=np.zeros(2))

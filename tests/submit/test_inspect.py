@@ -179,6 +179,7 @@ def test_statistics_of_another_dataset_are_undone(images: Tensor, digits: Datase
     torch.testing.assert_close(inspect.as_unit(stored, "normalised", other), digits.transform.inverse(images))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [[1, 2, 3, 4, 5, 6, 7, 8, 9, 0], [0, 1, 2, 3, 4, 5, 6, 9, 8, 7]])
 def test_permuted_classes_are_named(
     order: list[int], images: Tensor, labels: Tensor, digits: Dataset
@@ -219,6 +220,7 @@ def test_whitened_images_do_not_pass_for_normalised_ones(labels: Tensor, digits:
     )
 
 
+@pytest.mark.slow
 def test_tiles_are_judged_decoded(digits: Dataset) -> None:
     generator = torch.Generator().manual_seed(5)
     parts = [digits.batch(digits.index.draw(IPC, generator).indices) for _ in range(4)]

@@ -171,6 +171,7 @@ def test_measured_as_our_own_sets_are(tmp_path: Path) -> None:
     assert theirs.trial.id != own.trial.id
 
 
+@pytest.mark.slow
 def test_record_stands_in_tables_and_status_under_its_own_name(
     distilled: Distilled, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -235,6 +236,7 @@ def test_each_repetition_in_a_file_is_a_seed(distilled: Distilled, tmp_path: Pat
     assert submit(path, tmp_path / "one", "--experiment", "2") == 2
 
 
+@pytest.mark.slow
 def test_errors_stop_unless_forced_and_stay_in_the_record(
     distilled: Distilled, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -275,6 +277,7 @@ def test_soft_labels_and_factor_reach_the_evaluation(distilled: Distilled, tmp_p
     assert record.decoded_images == 4 * len(kept.images)
 
 
+@pytest.mark.slow
 def test_classes_of_soft_labels_come_along_and_each_tile_keeps_its_own(tmp_path: Path) -> None:
     tiles = random.distill("digits", 2 * IPC, context=Context(seed=4))
     firsts = torch.arange(len(tiles.labels)).view(10, 2, IPC)[:, 0].flatten()
@@ -366,6 +369,7 @@ def test_accuracies_are_a_claim_for_the_network_that_they_name(
     assert json.loads(capsys.readouterr().out)["sets"][0]["claimed_accuracy"] == 0.2
 
 
+@pytest.mark.slow
 def test_a_claim_on_a_measured_set_changes_the_claim_and_nothing_else(
     distilled: Distilled, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -415,6 +419,7 @@ def test_findings_are_fields_and_sentences_of_older_records_are_read(
     assert main(["submit", "--results", str(results), "--json"]) == 0
 
 
+@pytest.mark.slow
 def test_pixels_from_minus_one_to_one_are_recognised_or_stated(distilled: Distilled, tmp_path: Path) -> None:
     """By mean 0.5 and standard deviation 0.5, as many repositories normalise."""
     path = tmp_path / "signed.pkl"

@@ -103,6 +103,7 @@ def test_a_convnet_with_batch_norm_in_both_modes_equals_the_authors() -> None:
         assert_close(buffer, arrays[f"nb{k:02d}"])
 
 
+@pytest.mark.slow
 @pytest.mark.golden("net_convnet_variants")
 @pytest.mark.parametrize("variant", sorted(VARIANTS))
 def test_every_option_of_the_convnet_equals_the_authors(variant: str) -> None:
@@ -130,6 +131,7 @@ def test_all_golden_variants_are_tested() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.golden("net_zoo")
 @pytest.mark.parametrize("model", ZOO)
 def test_zoo_has_the_authors_parameters_and_logits(model: str) -> None:

@@ -87,6 +87,7 @@ def test_feature_dimension(arch: str, channels: int, side: int, expected: int) -
     assert network(arch, channels, (side, side)).feature_dim == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arch", "channels", "side"), SMALLEST)
 def test_images_that_are_too_small_are_refused_with_the_size_that_is_not(
     arch: str, channels: int, side: int
@@ -218,6 +219,7 @@ def test_one_graph_under_compile_that_follows_new_weights(arch: str) -> None:
     assert torch.equal(logits, expected[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arch", ["ConvNetW8", "ConvNetW8AL", "ConvNetW8ASwish", "MLP", "AlexNet", "ResNet18"]
 )

@@ -22,6 +22,7 @@ def weights(net: Network) -> int:
     return sum(parameter.numel() for parameter in net.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_the_usual_width_is_the_network_itself(name: str) -> None:
     assert canonical(f"{name.lower()}w64") == name
@@ -30,6 +31,7 @@ def test_the_usual_width_is_the_network_itself(name: str) -> None:
     assert all(torch.equal(ours[key], usual[key]) for key in usual)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_quarter_of_the_width_has_a_sixteenth_of_the_convolutions(name: str) -> None:
     narrow, usual = made(f"{name}W16"), made(name)

@@ -32,6 +32,7 @@ def distilled(name: str, ipc: int = 2, **settings: object) -> Distilled:
     return methods.load(name).distill(data, ipc, config=config, context=Context(arch=ARCH))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["", "@paper"])
 def test_idms_loop_with_bacons_distance_is_bacon(variant: str) -> None:
     composed, whole = distilled(f"idm+bacon{variant}"), distilled(f"bacon{variant}")
@@ -40,6 +41,7 @@ def test_idms_loop_with_bacons_distance_is_bacon(variant: str) -> None:
     assert composed.config == whole.config
 
 
+@pytest.mark.slow
 def test_a_loop_with_another_distance_is_neither_of_both() -> None:
     names = ("dm", "bacon", "dm+bacon", "dm+bacon@paper")
     assert len({distilled(name).digest() for name in names}) == len(names)

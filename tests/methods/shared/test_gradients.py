@@ -88,6 +88,7 @@ def plain_descent(
     return torch.stack(losses)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", sorted(DISTANCES))
 @pytest.mark.parametrize("strategy", ["", "color_crop_flip"])
 def test_descent_is_that_of_a_plain_loop(metric: str, strategy: str) -> None:

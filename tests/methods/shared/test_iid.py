@@ -115,6 +115,7 @@ def test_channels_are_those_of_the_last_map(arch: str, channels: int) -> None:
     assert iid.final_channels(Context(arch=arch), toy(shape=(3, 32, 32))) == channels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("loop", "constrained"), [(dm, iid_dm), (idm, iid_idm)])
 def test_without_weights_it_is_the_method_it_builds_on(loop: Any, constrained: Any) -> None:
     data = toy(num_classes=3, shape=(3, 8, 8))
@@ -142,6 +143,7 @@ def test_one_image_has_neither_covariance_nor_scatter() -> None:
     assert torch.equal(plain.images, constrained.images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [8, 20])
 @pytest.mark.parametrize("method", [iid_dm, iid_idm])
 def test_pieces_change_nothing(method: Any, rows: int, watch: list, monkeypatch: pytest.MonkeyPatch) -> None:

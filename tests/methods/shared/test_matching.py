@@ -83,6 +83,7 @@ def looped_distances(
     return torch.stack(losses).detach(), leaf.grad
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["", FULL_STRATEGY])
 @pytest.mark.parametrize("bayesian", [False, True])
 @pytest.mark.parametrize("rows_at_once", [None, 8, 20])

@@ -61,6 +61,7 @@ def made(name: str, ipc: int = 2, **settings: object) -> Distilled:
     return methods.load(name).distill(data, ipc, config=config, context=Context(arch=ARCH))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["random", "herding", "random_packed", "dm"])
 def test_images_are_those_of_the_method_and_labels_probabilities(name: str) -> None:
     settings = {"random_packed": {"factor": 2}, "dm": {"iterations": 3}}.get(name, {})
@@ -116,6 +117,7 @@ def test_the_held_out_images_are_not_learned_from() -> None:
     assert learned.fingerprint != data.fingerprint
 
 
+@pytest.mark.slow
 def test_under_hard_labels_classes_count_and_not_the_largest_entries() -> None:
     data = toy(num_classes=3, shape=(3, 8, 8))
     soft = made("random@soft")
