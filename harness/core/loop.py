@@ -28,6 +28,7 @@ from harness.core.clock import Cost
 from harness.core.cost import CostCounter, counting, spent_flops
 from harness.core.progress import Progress, Reporter
 from harness.core.seeds import seed_for
+from harness.core.user_cache import keep_compiled
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -92,6 +93,7 @@ class Accelerated(Generic[P, R]):
         if not self._runtime.compiling:
             return self._plain(*args, **kwargs)
         if self._compiled is None:
+            keep_compiled()
             self._compiled = torch.compile(self._plain, dynamic=False)
         return self._compiled(*args, **kwargs)
 

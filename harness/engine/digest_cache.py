@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from harness.core.files import replacing
+from harness.core.user_cache import folder
 
 NAME = "digests.json"
 
@@ -26,12 +26,6 @@ class Kept(msgspec.Struct, frozen=True):
 
     text: str
     digests: dict[str, str]
-
-
-def folder() -> Path:
-    """Where this user's caches lie."""
-    caches = os.environ.get("XDG_CACHE_HOME")
-    return (Path(caches) if caches else Path.home() / ".cache") / "distillation-harness"
 
 
 def text_digest(root: Path, folders: Iterable[str]) -> str:
