@@ -91,6 +91,8 @@ class Device(TorchDispatchMode):
 @contextmanager
 def pretended(monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
     """All that happens inside happens on the pretended device."""
+    with torch.device("meta"):
+        torch.empty(0)  # at the first use torch notes which functions make tensors: its own, not ours below
     device = Device()
     with monkeypatch.context() as patch, device:
         patch.setattr(Tensor, "to", _sending(Tensor.to, device))

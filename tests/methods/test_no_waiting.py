@@ -123,3 +123,11 @@ def test_going_on_is_not_taken_for_waiting(monkeypatch: pytest.MonkeyPatch) -> N
         assert int(torch.randint(5, ())) < 5
         (torch.ones(3, device=on)[sent].sum() * 2).to(on)
     assert not device.waits
+
+
+def test_afterwards_torch_makes_tensors_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.utils._device._device_constructors.cache_clear()
+    with pretended(monkeypatch), torch.device("meta"):
+        assert torch.empty(1).is_meta
+    with torch.device("meta"):
+        assert torch.empty(1).is_meta
