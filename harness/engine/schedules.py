@@ -78,11 +78,6 @@ class Schedule:
     lr: float
 
     @property
-    def positions(self) -> int:
-        """How many positions there are: E and what the rule adds to it."""
-        return self.length + self.rule.extra
-
-    @property
     def drops(self) -> tuple[int, ...]:
         """Positions from which on the rate is lower, of a rule with drops."""
         return self.rule.at(self.length) if isinstance(self.rule, Drops) else ()

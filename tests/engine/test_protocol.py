@@ -62,13 +62,17 @@ def test_what_has_no_form_without_augmentation() -> None:
 
 def test_idc_1000_is_idcs_protocol() -> None:
     recipe, schedule = PROTOCOLS["idc-1000"].recipe, course("idc-1000", augmented=False).schedule
-    assert (schedule.positions, schedule.drops, schedule.rule.decay) == (1000, (666, 833), 0.2)
+    assert (schedule.length + schedule.rule.extra, schedule.drops, schedule.rule.decay) == (
+        1000,
+        (666, 833),
+        0.2,
+    )
     assert (recipe.batch, recipe.mixing, schedule.rule.restarts) == (64, CutMix(0.5), False)
 
 
 def test_a_distilled_rate_falls_as_the_protocols_does() -> None:
     usual, own = course("dc-smoke").schedule, course("dc-smoke", lr=0.05).schedule
-    for epoch in range(usual.positions):
+    for epoch in range(usual.length + usual.rule.extra):
         assert own.lr_in(epoch) == pytest.approx(5 * usual.lr_in(epoch))
 
 

@@ -14,7 +14,9 @@ from harness.engine.schedules import Cosine, Drops, Rule, Schedule
 
 
 def rates(schedule: Schedule) -> torch.Tensor:
-    return torch.tensor([schedule.lr_in(position) for position in range(schedule.positions)])
+    return torch.tensor(
+        [schedule.lr_in(position) for position in range(schedule.length + schedule.rule.extra)]
+    )
 
 
 @pytest.mark.golden("eval_lr_schedules")
