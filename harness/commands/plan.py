@@ -16,8 +16,8 @@ import msgspec
 
 from harness.commands.arguments import add_run_arguments, options_from
 from harness.commands.estimate import TimeEstimate, from_records, measure
+from harness.core import processor
 from harness.core.text import MISSING, plural, roughly, table
-from harness.engine import provenance
 from harness.engine.devices import Device
 from harness.engine.options import Options
 from harness.engine.plan import Plan, check_data, finished, make_plan
@@ -123,7 +123,7 @@ def warnings(plan: Plan) -> list[str]:
 
 def advice(precision: str, device: str) -> list[str]:
     """Lines about wishes that can be had but will disappoint on this machine's device."""
-    if precision == "bf16" and device == "cpu" and provenance.multiplies_bf16() is False:
+    if precision == "bf16" and device == "cpu" and processor.multiplies_bf16() is False:
         return [
             "note: this CPU has no instructions for bfloat16 (AMX, AVX-512 BF16), so --precision bf16 may "
             "well be slower than fp32; `python -m harness perf step` tells"

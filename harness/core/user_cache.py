@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import platform
 from pathlib import Path
 
+from harness.core import processor
+
 COMPILED = "TORCHINDUCTOR_CACHE_DIR"  # where torch's compiler looks for the folder of its cache
-CPUINFO = Path("/proc/cpuinfo")
 
 
 def folder() -> Path:
@@ -27,19 +26,9 @@ def keep_compiled() -> None:
     if COMPILED in os.environ:
         return
     try:
-        compiled = folder() / "compiled" / _processor()
+        compiled = folder() / "compiled" / processor.kind()
         compiled.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError):
         return
     if os.access(compiled, os.W_OK):
         os.environ[COMPILED] = str(compiled)
-
-
-def _processor() -> str:
-    """Digest of the processor's name and of the instructions that it has."""
-    described = [platform.machine(), platform.processor()]
-    if CPUINFO.exists():
-        lines = CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
-        named = ("model name", "flags", "Features", "CPU part")
-        described += sorted({line for line in lines if line.startswith(named)})
-    return hashlib.sha256("\n".join(described).encode()).hexdigest()[:12]

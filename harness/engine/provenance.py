@@ -21,7 +21,7 @@ import msgspec
 
 import methods
 from harness import __version__
-from harness.core import clock
+from harness.core import clock, processor
 from harness.core.errors import UserError
 from harness.core.nets.names import base_and_width, convnet_spec
 from harness.engine import digest_cache
@@ -379,7 +379,7 @@ def provenance(digest: str, *, device: str, started_at: str, resumed: int) -> Pr
         finished_at=clock.now(),
         resumed=resumed,
         device=torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
-        cpu=cpu_model(),
+        cpu=processor.model(),
         threads=torch.get_num_threads(),
         python=platform.python_version(),
         torch=str(torch.__version__),
@@ -421,23 +421,3 @@ def _git(*arguments: str) -> bytes | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None
-
-
-def multiplies_bf16() -> bool | None:
-    """Whether this CPU has instructions for products of bfloat16; None where that cannot be told."""
-    flags = _cpu_fact("flags")
-    return None if flags is None else not {"amx_bf16", "avx512_bf16"}.isdisjoint(flags.split())
-
-
-def cpu_model() -> str | None:
-    """What the processor calls itself."""
-    return _cpu_fact("model name") or platform.processor() or None
-
-
-def _cpu_fact(name: str) -> str | None:
-    """What Linux says of the first core under `name`."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return None
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(name)), None)

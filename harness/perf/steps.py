@@ -16,11 +16,10 @@ from typing import Any
 import msgspec
 from tabulate import tabulate
 
-from harness.core import clock
+from harness.core import clock, processor
 from harness.core.errors import UserError
 from harness.core.packaged import packaged
 from harness.core.text import MISSING
-from harness.engine import provenance
 from harness.engine.record_files import write_atomically
 
 SHEETS = packaged("harness.report", "data", "steps")
@@ -113,12 +112,12 @@ def measure_steps(
     on_gpu = torch.device(device).type == "cuda"
     return StepSheet(
         device=torch.cuda.get_device_name(device) if on_gpu else device,
-        cpu=provenance.cpu_model(),
+        cpu=processor.model(),
         threads=THREADS,
         torch=str(torch.__version__),
         measured_at=clock.now(),
         steps=tuple(steps),
-        bf16=None if on_gpu else provenance.multiplies_bf16(),
+        bf16=None if on_gpu else processor.multiplies_bf16(),
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.core import user_cache
+from harness.core import processor
 from harness.core.imports import ROOT
 from harness.core.user_cache import COMPILED, keep_compiled
 
@@ -59,7 +59,7 @@ def test_each_kind_of_processor_has_a_folder_of_its_own(
     for flags in ("avx2", "avx2 avx512f", "avx2"):
         described = tmp_path / "cpuinfo"
         described.write_text(f"processor : 0\nmodel name : One\nflags : {flags}\ncpu MHz : {len(folders)}\n")
-        monkeypatch.setattr(user_cache, "CPUINFO", described)
+        monkeypatch.setattr(processor, "CPUINFO", described)
         monkeypatch.delenv(COMPILED, raising=False)
         keep_compiled()
         folders.append(os.environ[COMPILED])
