@@ -8,6 +8,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from harness.core.nets.base import Features, ImageTooSmallError, Network, Problem
+from harness.core.nets.pooling import HalvingPool
 from harness.core.nets.stack import norm_layer
 
 _FINAL_POOL = 4
@@ -31,7 +32,7 @@ class BasicBlock(nn.Module):
         self.bn1 = _norm(style, channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.bn2 = _norm(style, channels)
-        pool = [nn.AvgPool2d(2)] if shrink and style.pooled else []
+        pool = [HalvingPool()] if shrink and style.pooled else []
         self.shrink = nn.Sequential(*pool)
         self.shortcut = nn.Sequential()
         if shrink or channels_in != channels:

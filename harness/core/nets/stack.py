@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from harness.core.nets.base import ImageTooSmallError, Problem
 from harness.core.nets.names import GROUPS, Activation, Norm, Pooling
+from harness.core.nets.pooling import HalvingPool
 
 
 class RecentBatchNorm(nn.BatchNorm2d):
@@ -99,7 +100,7 @@ class Stack:
             self.layers.append(nn.MaxPool2d(3, stride=2, padding=1))
             self._resize((self.size[0] + 1) // 2, (self.size[1] + 1) // 2)
         elif kind != "none":
-            self.layers.append(nn.AvgPool2d(2) if kind == "avg" else nn.MaxPool2d(2))
+            self.layers.append(HalvingPool() if kind == "avg" else nn.MaxPool2d(2))
             self._resize(self.size[0] // 2, self.size[1] // 2)
 
     def _resize(self, height: int, width: int) -> None:
