@@ -91,7 +91,9 @@ def record(code: str, commit: str | None = None, dirty: bool | None = None, **ch
         ),
         pytest.param("harness/engine/trial.py", '"fp32",', '"bf16",', id="context of a phase"),
         pytest.param("harness/engine/schedules.py", "decay=0.1", "decay=0.2", id="protocol's schedule"),
-        pytest.param("harness/core/nets/stack.py", "nn.AvgPool2d(2)", "nn.AvgPool2d(3)", id="network"),
+        pytest.param(
+            "harness/core/nets/pooling.py", "super().__init__(2)", "super().__init__(3)", id="network"
+        ),
         pytest.param("harness/core/distilled.py", "images=images.detach()", "images=images", id="set"),
         pytest.param("harness/core/augment.py", "CROP_RATIO = 0.125", "CROP_RATIO = 0.25", id="augmentation"),
         pytest.param("methods/dm.py", "losses.sum()", "losses.mean()", id="method"),
