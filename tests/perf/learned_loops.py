@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from harness.core.data import Dataset
-from harness.core.nets import Network, build
+from harness.core.nets import Network
 
 BATCH_REAL = 1024
 UNROLLED = 5  # at the published 30 the graph takes tens of GiB
@@ -91,7 +91,7 @@ class PlainFRePo(PlainLoop):
         super().__init__(data, ipc)
         hot = F.one_hot(torch.arange(self.classes, device=self.device).repeat_interleave(ipc), self.classes)
         self.rows_of_labels = (hot - 1 / self.classes).float().requires_grad_()
-        self.pool = [self.member(data) for _ in range(10)]
+        self.pool = [self.member() for _ in range(10)]
         self.moments = [[torch.zeros_like(x), torch.zeros_like(x)] for x in self.learned]
         self.made = 0
 
@@ -100,16 +100,9 @@ class PlainFRePo(PlainLoop):
         """Images and labels."""
         return self.synthetic, self.rows_of_labels
 
-    def member(self, data: Dataset) -> tuple[Network, torch.optim.Adam]:
+    def member(self) -> tuple[Network, torch.optim.Adam]:
         """A network whose width doubles, and its Adam."""
-        net = build(
-            "ConvNetPBDW",
-            channels=3,
-            image_size=(data.shape[1], data.shape[2]),
-            classes=data.num_classes,
-            generator=self.generator,
-            device=self.device,
-        )
+        net = self.fresh("ConvNetPBDW")
         return net, torch.optim.Adam(net.parameters(), lr=3e-4)
 
     def step(self) -> None:

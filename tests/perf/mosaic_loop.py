@@ -13,7 +13,6 @@ from plain_loop import PlainLoop
 from harness.core.augment import augment, sample_draws
 from harness.core.data import Dataset
 from harness.core.formation import compose, decode
-from harness.core.nets import build
 
 FACTOR = 2
 STRATEGY = "flip>crop>cutout"
@@ -29,15 +28,7 @@ class PlainCIM(PlainLoop):
         self.mosaics = [compose(list(anchors.chunk(tiles)), FACTOR) for anchors in self.anchors]
         self.residuals = [torch.zeros_like(mosaic, requires_grad=True) for mosaic in self.mosaics]
         self.optimizers = [torch.optim.AdamW([residual], lr=0.01) for residual in self.residuals]
-        self.observer = build(
-            "ConvNetBN",
-            channels=3,
-            image_size=self.size,
-            classes=self.classes,
-            generator=self.generator,
-            device=self.device,
-        )
-        self.observer.eval().requires_grad_(False)
+        self.observer = self.fresh("ConvNetBN").eval().requires_grad_(False)
 
     def step(self) -> None:
         """Every class once."""

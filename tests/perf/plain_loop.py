@@ -39,10 +39,10 @@ class PlainLoop:
         start = torch.cat([self.images[self.draw(c, ipc)] for c in range(self.classes)])
         self.synthetic = start.clone().requires_grad_()
 
-    def fresh(self) -> Network:
-        """A random ConvNet in the ordinary memory layout."""
+    def fresh(self, arch: str = "ConvNet") -> Network:
+        """A random network in the ordinary memory layout."""
         return build(
-            "ConvNet",
+            arch,
             channels=3,
             image_size=self.size,
             classes=self.classes,
