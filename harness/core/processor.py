@@ -25,8 +25,8 @@ def second_cache_bytes() -> int | None:
     """Size of the first core's second cache, the largest that it has to itself; None if that is unknown."""
     try:
         for cache in sorted(CACHES.glob("index*")):
-            if (cache / "level").read_text().strip() == "2":
-                return int((cache / "size").read_text().strip().removesuffix("K")) * 2**10
+            if (cache / "level").read_text(encoding="utf-8").strip() == "2":
+                return int((cache / "size").read_text(encoding="utf-8").strip().removesuffix("K")) * 2**10
     except (OSError, ValueError):
         pass
     return None
