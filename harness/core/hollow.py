@@ -21,7 +21,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 SMALL = 256  # elements: smaller tensors are computed, since loops may decide by them
-FILLED = 2**16  # elements: smaller results are zeros, larger ones would take time to fill
+FILLED = (
+    2**16
+)  # elements: smaller results are ones, which loops may decide by; larger ones would take time to fill
 
 _hollow: ContextVar[bool] = ContextVar("hollow", default=False)
 
@@ -68,9 +70,10 @@ class Hollow(TorchDispatchMode):
         to_meta = str(kwargs.get("device")) == "meta"
         if to_meta or not any(_is_large(part) for part in _tensors((args, tuple(kwargs.values())))):
             return operation(*args, **kwargs)
-        if operation._schema.is_mutable:
+        returned = [result.alias_info is not None for result in operation._schema.returns]
+        if operation._schema.is_mutable and all(returned):
             return args[0] if args and _is_large(args[0]) else operation(*args, **kwargs)
-        if any(result.alias_info is not None for result in operation._schema.returns):
+        if any(returned):
             return operation(*args, **kwargs)  # a view costs nothing
         key = (operation, _signature(args), _signature(tuple(kwargs.items())))
         if key not in self._shapes:
@@ -126,4 +129,4 @@ def _shape_of(tensor: Tensor) -> Tensor:
 
 def _blank(shape: Tensor) -> Tensor:
     blank = torch.empty_strided(shape.shape, shape.stride(), dtype=shape.dtype, device="cpu")
-    return blank.zero_() if blank.numel() < FILLED else blank
+    return blank.fill_(1) if blank.numel() < FILLED else blank
