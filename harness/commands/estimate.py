@@ -286,7 +286,8 @@ def _stand_in(trial: Trial, data: Dataset) -> Distilled:
     from harness.core.context import Context
 
     context = Context(trial.seed, device=data.device)
-    distilled = methods.load("random").distill(data, trial.ipc, context=context)
+    like = "whole" if methods.load(trial.method).IGNORES_IPC else "random"
+    distilled = methods.load(like).distill(data, trial.ipc, context=context)
     steps = methods.steps_of(trial.method, trial.config)
     strategy = distilled.augmentation if steps.augmentation is None else steps.augmentation
     labels = distilled.labels

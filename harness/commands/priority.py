@@ -29,7 +29,7 @@ from harness.engine.provenance import ROOT
 from harness.engine.record_files import collect
 from harness.engine.records import Record, Trial
 from harness.report.paper.cells import SCALE, PaperCell, Spec, has_settings, network_of, published
-from harness.report.paper.hours import image_pass, original, step_flops, steps_in
+from harness.report.paper.hours import image_pass, original, step_flops, steps_in, stored_images
 from harness.report.paper.tables import CellFilter, make_tables
 from harness.report.reported import load_by_network
 
@@ -155,6 +155,7 @@ def _evaluation(trial: Trial) -> float | None:
     if one is None or steps is None:
         return None
     protocol = protocol_named(trial.protocol)
-    size = SetSize.of(KNOWN[dataset].classes, trial.ipc, steps.factor)
+    stored = stored_images(trial.method, dataset, trial.ipc)
+    size = SetSize(KNOWN[dataset].classes, trial.ipc, stored, stored * steps.factor**2)
     images = protocol.networks(trial.evals) * protocol.course(size).images(size.decoded)
     return images * (one.train + (one.forward if protocol.regime == "teacher" else 0.0))

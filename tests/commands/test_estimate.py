@@ -32,6 +32,17 @@ def test_all_passes_of_an_evaluation_are_counted(protocol: str, passes: int, dat
     assert phase.repeats == 3 + (len(GRID) if protocol.endswith("@tuned") else 0)
 
 
+def test_the_whole_train_split_is_trained_on_whole(data: Dataset) -> None:
+    """Also where time is measured by a stand-in, and not by the FLOPs of a known dataset."""
+    assert len(estimate._stand_in(digits_trial(method="whole", ipc=1), data).images) == len(data)
+
+    def flops(method: str, ipc: int) -> float:
+        trial = digits_trial(method=method, ipc=ipc, dataset="cifar10", arch="ConvNet", protocol="dc-1000")
+        return priority._evaluation(trial) or 0.0
+
+    assert flops("whole", 1) == flops("random", 5000) > 0
+
+
 def test_equal_steps_cost_a_set_of_tiles_what_they_cost_others() -> None:
     def flops(method: str, protocol: str) -> float:
         config = {"factor": 2} if method == "random_packed" else {}

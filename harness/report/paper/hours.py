@@ -151,7 +151,7 @@ class Evidence:
         if one is None or not kin or not kin[0].decoded_images or not kin[0].stored_images:
             return Hours(None, NO_NETWORK if one is None else "no record says how many images it decodes to")
         tiles = kin[0].decoded_images / kin[0].stored_images
-        stored = KNOWN[spec.dataset].classes * spec.ipc
+        stored = stored_images(spec.method, spec.dataset, spec.ipc)
         images = round(stored * tiles)
         size = SetSize(KNOWN[spec.dataset].classes, spec.ipc, stored, images, _augmented(kin[0]))
         forwarded = protocol_named(spec.protocol).course(size).images(images)
@@ -182,6 +182,12 @@ class Evidence:
             ratios = [ratio for record in kin if (ratio := _ratio(record)) is not None]
             self._formula[method] = bool(ratios) and all(abs(ratio - 1) <= TOLERANCE for ratio in ratios)
         return self._formula[method]
+
+
+def stored_images(method: str, dataset: str, ipc: int) -> int:
+    """How many images a method's set of a known dataset holds: all of train's where ipc is ignored."""
+    known = KNOWN[dataset]
+    return known.train if methods.load(method).IGNORES_IPC else known.classes * ipc
 
 
 def steps_at(spec: Spec) -> Steps:
