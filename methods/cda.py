@@ -7,8 +7,8 @@ at least the share a(i) of the image's area at iteration i of N,
     a(i) = 0.08 + 0.92 (1 + cos(pi i / (m N))) / 2   while i < m N,   then 0.08:
 
 images get their coarse structure first. Reported (ResNet-18): 48.7 % on Tiny ImageNet at ipc 50; 13.4, 49.8,
-64.4 % on CIFAR-100 at ipc 1, 10, 50 by others. At cpu scale its sets stay below random images under a
-teacher: like SRe2L's they begin with noise (see there).
+64.4 % on CIFAR-100 at ipc 1, 10, 50 by others. At cpu scale and ipc 10 its sets stay below random images
+under a teacher: like SRe2L's they begin with noise (see there).
 
 Departures from the authors' code (VILA-Lab/SRe2L `CDA/recover_cda_tiny.py`): those of `sre2l`.
 """

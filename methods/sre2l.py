@@ -10,10 +10,10 @@ norm l remembers and what comes into it of the batch (`methods/shared/statistics
 by Adam under a cosine, from noise; images are clipped to pixels. Students learn from f's answers, asked at
 every batch: the network is the teacher of the evaluation. Reported on CIFAR-10 by others (ResNet-18, RDED's
 evaluation): 16.6, 29.3, 45.0 % at ipc 1, 10, 50; by the authors on Tiny ImageNet: 41.1 % at ipc 50. Theirs is
-a ResNet-18, `--arch ResNet18BN`; a ConvNet is given batch norm. At cpu scale its sets stay below random
-images under a teacher, whichever protocol asks (`kd-mixup-cpu`, `kd-bssl-cpu`): SRe2L++, which matches the
-same statistics but begins with patches of real images instead of noise and shows them in crops, is ahead of
-random images under the latter.
+a ResNet-18, `--arch ResNet18BN`; a ConvNet is given batch norm. At cpu scale its sets are ahead of random
+images at ipc 1 and stay below them at ipc 10, whichever protocol asks the teacher (`kd-mixup-cpu`,
+`kd-bssl-cpu`): SRe2L++, which matches the same statistics but begins with patches of real images instead of
+noise and shows them in crops, is ahead of random images at both under the latter.
 
 Departures from the authors' code (VILA-Lab/SRe2L `*small_dataset/`): all batches are recovered side by side,
 which are runs one after another there, of the same network; the network is trained on nine tenths of the
