@@ -31,7 +31,7 @@ from harness.report.tables import CODE_LEGENDS, blocks_by_track, code_legend, do
 PAGE_NAME = "BENCHMARKS.md"
 README_NAME = "README.md"
 README_TABLE = re.compile(r"(?<=<!-- results -->\n).*?(?=<!-- /results -->)", re.DOTALL)
-FIRST_TABLE = re.compile(r"(?<=\n)\| method .*?\n(?=\n)", re.DOTALL)
+RESULT_TABLE = re.compile(r"(?<=\n)\| method +\| +ipc \d.*?\n(?=\n)", re.DOTALL)
 REPORT_FOLDER = "report"
 FILTERED_FOLDER = "filtered"
 DIFF_LINES = 20
@@ -51,7 +51,7 @@ def command(
     `<results>/report/tables` with the suffixes .md, .tex, .html and .csv, and the rows as `records.csv`.
     `benchmarks` is the page to rewrite; without it that is the BENCHMARKS.md beside the results folder if
     there is one, so that a scratch results folder touches no page. A README.md beside the page gets the
-    page's first table between its marks. With `filters` only what they want is reported, into
+    page's longest table of results between its marks. With `filters` only what they want is reported, into
     `<results>/report/filtered`, and no page is touched. With `check` nothing is written: the pages are
     compared with what the files give. Files that are no records are named on stderr and make the status 1;
     the pages are then left alone, since they would lose their rows. UserError: no records, filters that none
@@ -124,11 +124,12 @@ def _pages(tracks: Sequence[Scored], target: Path) -> dict[Path, str]:
     """What the page is to hold, and the README beside it if that has marks for a table."""
     text = page(tracks, load_reported(), load_fidelity(), load_sheets())
     pages = {target: text}
-    readme, table = target.with_name(README_NAME), FIRST_TABLE.search(text)
+    readme = target.with_name(README_NAME)
+    table = max(RESULT_TABLE.findall(text), key=lambda found: found.count("\n"), default="")
     if table and target.name == PAGE_NAME and readme.is_file():
         held = _read(readme)
-        marks = [mark for mark in CODE_LEGENDS if mark in table[0]]
-        shown = "\n".join([table[0], *([markdown(code_legend(marks))] if marks else [])])
+        marks = [mark for mark in CODE_LEGENDS if mark in table]
+        shown = "\n".join([table, *([markdown(code_legend(marks))] if marks else [])])
         if README_TABLE.search(held):
             pages[readme] = README_TABLE.sub(lambda _: shown, held, count=1)
     return pages

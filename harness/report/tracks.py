@@ -11,7 +11,9 @@ from functools import cached_property
 from operator import attrgetter
 from typing import Any, NamedTuple, TypeAlias
 
+from harness.core.errors import UserError
 from harness.core.text import count, plural
+from harness.engine.protocol import protocol_named
 from harness.engine.records import Record, Trial
 from harness.engine.scales import SCALES
 
@@ -21,6 +23,7 @@ class Track:
     """Everything that must be equal for two accuracies to be comparable; one table each, never mixed.
 
     `data` are the fingerprints of the images, where records of one dataset disagree about them; else "".
+    `soft`: a protocol that trains on the labels as a set has them was given soft ones.
     """
 
     scale: str
@@ -37,6 +40,7 @@ class Track:
     curve: int = 0
     eval_arch: str = ""
     data: str = ""
+    soft: bool = False
 
     @property
     def network(self) -> str:
@@ -53,6 +57,7 @@ class Track:
             "distilled from nine tenths of train": self.curve > 0,
             f"equal compute: {count(self.budget_flops)}FLOPs a distillation": self.budget_flops is not None,
             f"data {self.data}": self.data != "",
+            "soft labels of the sets": self.soft,
         }
         protocol = f"{self.protocol} {self.protocol_version}"
         networks = f"{self.eval_arch} on sets by {self.arch}" if self.eval_arch else self.arch
@@ -118,7 +123,10 @@ ROOT_BITS = 128  # added to a root's whole part: far more than a float holds
 
 Grid: TypeAlias = Mapping[tuple[Row, int], Cell]
 
-_TRACK_FACTS = attrgetter(*(field.name for field in dataclasses.fields(Track) if field.name != "data"))
+_OF_RECORDS = ("data", "soft")  # the last of a track's facts, which no trial tells beforehand
+_TRACK_FACTS = attrgetter(
+    *(field.name for field in dataclasses.fields(Track) if field.name not in _OF_RECORDS)
+)
 # What decides which images a trial sees; records that agree in these should agree in their fingerprints.
 _DATA_FACTS = attrgetter("dataset", "dataset_source", "listing", "image_size", "curve")
 UNKNOWN_DATA = "not recorded"
@@ -152,10 +160,18 @@ def by_track(records: Iterable[Record], among: Iterable[Record] | None = None) -
     tracks: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
     for record in records:
         data = data_of(record) or UNKNOWN_DATA if _DATA_FACTS(record.trial) in disputed else ""
-        facts = (*_TRACK_FACTS(record.trial), data)
+        facts = (*_TRACK_FACTS(record.trial), data, took_soft_labels(record))
         tracks[facts].append(record)
     members = {Track(*facts): found for facts, found in tracks.items()}
     return dict(sorted(members.items(), key=lambda item: item[0].order))
+
+
+def took_soft_labels(record: Record) -> bool:
+    """Whether its networks learned from the set's soft labels where the protocol does not ask for any."""
+    try:
+        return record.regime == "stored" and protocol_named(record.trial.protocol).regime == "hard"
+    except UserError:
+        return False  # a protocol that is not known any more
 
 
 def data_of(record: Record) -> str:

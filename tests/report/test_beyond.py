@@ -50,6 +50,25 @@ def test_the_ceiling_gives_hlr_under_hard_labels_alone(make_record: Any) -> None
     assert "HLR" not in table(taught)[0]
 
 
+def test_soft_labels_have_a_table_of_their_own_under_a_protocol_that_takes_any(make_record: Any) -> None:
+    """`dc-cpu` trains on the labels as a set has them; random images with soft ones are the floor there."""
+    made = {
+        "random": (0.30, "hard"),
+        "dm": (0.35, "hard"),
+        "random@soft": (0.40, "stored"),
+        "ld": (0.45, "stored"),
+    }
+    hard, soft = scored(
+        [make_record(name, accuracies=[accuracy], regime=regime) for name, (accuracy, regime) in made.items()]
+    )
+    assert [row.method for row, _ in hard.grid] == ["dm", "random"]
+    assert [row.method for row, _ in soft.grid] == ["ld", "random@soft"]
+    assert soft.track.heading == f"{hard.track.heading} · soft labels of the sets"
+    assert rows(soft)[0]["IOR"] == "5.0"
+    (asked,) = scored([make_record("ld", protocol="sl-cpu", regime="stored")])
+    assert not asked.track.soft, "there soft labels are what is asked for"
+
+
 def test_steps_and_calibration_are_shown_where_they_were_recorded(make_record: Any) -> None:
     random = make_record("random", accuracies=[0.30], optimizer_steps=500, calibration_errors=[0.2])
     dm = make_record("dm", accuracies=[0.40], optimizer_steps=500, calibration_errors=[0.1, 0.3])
