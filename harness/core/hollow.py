@@ -21,9 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 SMALL = 256  # elements: smaller tensors are computed, since loops may decide by them
-FILLED = (
-    2**16
-)  # elements: smaller results are ones, which loops may decide by; larger ones would take time to fill
+# Elements: smaller results are ones, by which loops may decide; larger ones would take time to fill.
+FILLED = 2**16
 
 _hollow: ContextVar[bool] = ContextVar("hollow", default=False)
 
