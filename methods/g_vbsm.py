@@ -19,6 +19,10 @@ ResNet-18, a ConvNet with instance norm, a MobileNetV2, a WideResNet and a Shuff
 benchmark has the first two; each batch has running averages of its own, which begin at zero, instead of those
 that the batch before left; students learn by protocol `kd-mse-gt`, from squared errors to the logits of the
 teacher alone; data are normalised by their own statistics; images are kept in full.
+
+At cpu scale 200 updates are few for ten images a class: on cifar10-jpeg, under `kd-mse-gt-cpu`, they are
+level with random images (32.7 and 33.1 %); in a seed where they reach 32.4 %, 800 reach 34.1 %. At one image
+a class 200 are ahead (30.6 and 24.1 %).
 """
 
 from __future__ import annotations

@@ -460,3 +460,11 @@ def protocol_named(name: str) -> Protocol:
         raise UserError(f"protocol {base} takes the step sizes of the set: there is no rate to choose")
     summary = f"{PROTOCOLS[base].summary}; rate chosen on a tenth of train"
     return dataclasses.replace(PROTOCOLS[base], name=name, summary=summary, grid=GRID)
+
+
+def regime_named(name: str) -> Regime | None:
+    """The regime of the protocol of that name; None for one that old records name, and that is no more."""
+    try:
+        return protocol_named(name).regime
+    except UserError:
+        return None

@@ -12,11 +12,11 @@ from harness.engine.provenance import CODE_WORDS, CURRENT
 from harness.engine.records import Record, hardware
 from harness.engine.scales import SCALES
 from harness.perf.steps import PLAIN, StepPair, StepSheet, pairs, share_text
-from harness.report import findings
+from harness.report import findings, in_words
 from harness.report.across import TITLE, beside_home, section
 from harness.report.fidelity import Fidelity, fidelity_markdown
 from harness.report.formats import Block, Folded, Heading, folded_markdown, markdown
-from harness.report.protocols import in_words
+from harness.report.protocols import in_words as protocol_in_words
 from harness.report.reported import ReportedFigures
 from harness.report.standing import Scored
 from harness.report.summary import COMMAND, as_blocks, summaries
@@ -91,6 +91,7 @@ def page(
     rules = "\n\n".join([RULES, markdown(legend([])).strip()])
     parts = [
         INTRODUCTION,
+        _findings(shown, reported),
         _over_everything(shown),
         _in_words(shown),
         f"## Results\n\n{_results(shown, reported)}",
@@ -112,6 +113,12 @@ def speed_section(sheets: Iterable[StepSheet]) -> str:
     return "\n\n".join([SPEED_INTRODUCTION, *parts]) if parts else ""
 
 
+def _findings(shown: Sequence[Scored], reported: ReportedFigures) -> str:
+    """What the page opens with; empty where the intervals support nothing."""
+    blocks = findings.opening(shown, reported)
+    return f"## {findings.TITLE}\n\n{markdown(blocks)}".rstrip() if blocks else ""
+
+
 def _over_everything(shown: Sequence[Scored]) -> str:
     """The first places of each scale, and where the others are; empty if nothing can be ranked."""
     found = [summary for summary in summaries(shown) if summary.ranks.standings]
@@ -125,8 +132,8 @@ def _over_everything(shown: Sequence[Scored]) -> str:
 
 def _in_words(shown: Sequence[Scored]) -> str:
     """What the records answer, in sentences; empty where they answer nothing."""
-    blocks = findings.findings(shown, level=3)
-    return f"## {findings.TITLE}\n\n{markdown(blocks)}".rstrip() if blocks else ""
+    blocks = in_words.said_of(shown, level=3)
+    return f"## {in_words.TITLE}\n\n{markdown(blocks)}".rstrip() if blocks else ""
 
 
 def _on_other_networks(shown: Sequence[Scored]) -> str:
@@ -194,7 +201,7 @@ def _protocol_line(name: str, version: str) -> str:
         protocol = None
     if protocol is None or version != protocol.version:
         return f"- **{name} {version}**: not the version that this code runs; see the commit in its records."
-    return f"- **{name} {version}** ({protocol.summary}): {in_words(protocol)}"
+    return f"- **{name} {version}** ({protocol.summary}): {protocol_in_words(protocol)}"
 
 
 def _speed_table(sheet: StepSheet) -> str:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Sequence
 
-from harness.core.errors import UserError
 from harness.core.text import MISSING
-from harness.engine.protocol import protocol_named
+from harness.engine.protocol import regime_named
 from harness.engine.records import FLOOR, SOFT_FLOOR, Record
 from harness.report.formats import Block, Paragraph, Table, plain
 from harness.report.gains import Accuracies, Gain, gains, score
@@ -76,10 +75,7 @@ def protocol_regime(found: Scored) -> str:
     recorded = {record.regime for record in found.records if record.regime is not None}
     if len(recorded) == 1:
         return str(recorded.pop())
-    try:
-        return protocol_named(found.track.protocol).regime
-    except UserError:
-        return ""
+    return regime_named(found.track.protocol) or ""
 
 
 def _without_augmentation(cell: Cell, found: Scored) -> Groups:

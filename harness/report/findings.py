@@ -1,241 +1,389 @@
-"""The tables read aloud: what the records answer to the questions that a reader comes with, in sentences.
+"""What BENCHMARKS.md opens with: at most ten findings, each a sentence with its figures and how to repeat it.
 
-Is a distilled set ahead of real images packed as tightly, at as many steps of the optimiser? On networks that
-did not distil it, at one rate for all of them and at a rate chosen for each? Of what it builds on? And under
-a teacher's labels, where any images will do? A sentence is said where both sides were measured, and the words
-follow from the differences within seeds: a gap is called clear where its interval leaves out 0.
+Of each question the boards of a leaderboard scale are asked in turn, those with most methods first, until one
+answers. What the intervals over seeds do not support is not written: a lead is named only where its interval
+leaves out 0, a count counts such leads alone, and of BACON and the method whose loop it shares the interval
+itself is the answer. Intervals are of one comparison each, not of all of them together.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import statistics
-from collections import defaultdict
+import itertools
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TypeAlias
 
-from harness.core.errors import UnknownNameError
-from harness.engine.parts import MatchedSteps
-from harness.engine.protocol import Protocol, protocol_named
-from harness.report.formats import Block, Heading, Items, Paragraph, code, strong
-from harness.report.standing import Scored
-from harness.report.stats import Difference, Groups, difference
-from harness.report.tables import difference_text
-from harness.report.tracks import Track
+from harness.core.text import count, plural
+from harness.engine.protocol import regime_named
+from harness.engine.scales import SCALES
+from harness.report.boards import PACKED, PARENT, SUBJECT, Asked, Board, Gap, boards, mean_of, percent_text
+from harness.report.formats import Block, Items, Paragraph, code, plain, strong
+from harness.report.paper.cells import info_of, protocol_of
+from harness.report.reported import ReportedFigures
+from harness.report.standing import Scored, costs_of
+from harness.report.stats import Difference, Groups, differences, estimate
+from harness.report.tables import difference_text, interval_text, reported_for
+from harness.report.tracks import Cell
 
-TITLE = "In words"
-SUBJECT, PACKED, PARENT, FLOORS = "bacon", "random_packed", "idm", ("random", "herding")
+TITLE = "Findings"
+MOST = 10
+FEWEST = 10  # methods that somebody leads
+STEPS = 3  # methods that make a front
+PAPER = "paper"
+WITHIN = 2  # standard deviations that count as agreement
+TIES = 6  # rivals that a leader may have beside it
+CORESETS = ("random", "herding", "kcenter", "kmeans", "forgetting", PACKED)
+FLOOR, SOFT_FLOOR = "random", "random@soft"
+EVERYTHING = "make benchmarks"
 LEGEND = (
-    "What the tables below say of BACON, written by the same program from the same records. Gaps are in"
-    " percentage points of mean accuracy with their 95 % interval, paired over distillation seeds."
+    "Written by the same program from the same records. Accuracies are in percent, gaps in percentage points,"
+    " intervals of 95 % over distillation seeds; what is clear has an interval that leaves out 0. Behind each"
+    " stands the command that repeats it."
 )
 
 
-class Asked(NamedTuple):
-    """What was measured: sets of a method, under a protocol, on a network."""
-
-    method: str
-    protocol: str
-    network: str
-
-
 @dataclass(frozen=True)
-class Board:
-    """Accuracies by seed of all that one network distilled at one ipc.
+class Finding:
+    """A sentence in Markdown, and the command that makes its records anew."""
 
-    `track` is what all of it shares: it has no protocol and no evaluated network.
-    """
-
-    track: Track
-    ipc: int
-    measured: Mapping[Asked, Groups]
+    words: str
+    command: str
 
     @property
-    def home(self) -> str:
-        """The network that distilled the sets."""
-        return self.track.arch
-
-    def networks(self, protocol: str, *methods: str) -> list[str]:
-        """Networks on which all these methods were measured, the home first."""
-        by_method = [
-            {asked.network for asked in self.measured if asked[:2] == (method, protocol)}
-            for method in methods
-        ]
-        return sorted(
-            set.intersection(*by_method), key=lambda network: (network != self.home, network.lower())
-        )
-
-    def protocol(self, wanted: Callable[[Protocol], bool]) -> str | None:
-        """The protocol of that kind under which most was measured beside the subject, if any."""
-        known = {asked.protocol for asked in self.measured if asked.method == SUBJECT}
-        names = [
-            asked.protocol
-            for asked in self.measured
-            if asked.protocol in known and _is(wanted, asked.protocol)
-        ]
-        return max(sorted(set(names)), key=names.count) if names else None
-
-    def gap(self, protocol: str, network: str, other: str) -> Gap:
-        """The subject's accuracy less another method's."""
-        ours, theirs = (self.measured[Asked(name, protocol, network)] for name in (SUBJECT, other))
-        return Gap(network, other, _mean(ours), _mean(theirs), difference(ours, theirs), _signs(ours, theirs))
+    def item(self) -> str:
+        """The line of the page."""
+        return f"{self.words} {code(self.command)}"
 
 
-@dataclass(frozen=True)
-class Gap:
-    """How far the subject is ahead of another method; signs: the sign of the gap in each shared seed."""
-
-    network: str
-    other: str
-    ours: float
-    theirs: float
-    found: Difference
-    signs: tuple[int, ...]
-
-    @property
-    def figures(self) -> str:
-        """`+4.9 [-1.2, 11.0]`."""
-        return f"{'+' if self.found.mean > 0 and not self.level else ''}{difference_text(self.found)}"
-
-    @property
-    def level(self) -> bool:
-        """Whether it is no gap as it is shown, to a tenth of a point."""
-        return round(abs(self.found.mean), 3) == 0
-
-    @property
-    def verdict(self) -> str:
-        """What the figures allow to be said."""
-        if self.level:
-            return "level"
-        side = "ahead" if self.found.mean > 0 else "behind"
-        if self.found.clear:
-            return f"clearly {side}"
-        if set(self.signs) != {1 if self.found.mean > 0 else -1}:
-            return "not told apart"
-        if len(self.signs) == 1:
-            return f"{side} in the one seed there is"
-        return f"{side} in each of {len(self.signs)} seeds but not clearly"
+Question: TypeAlias = Callable[[Board], Finding | None]
 
 
-def findings(shown: Iterable[Scored], *, level: int) -> list[Block]:
-    """The sentences of each board that has any, under headings of that level; [] without any."""
-    blocks: list[Block] = []
-    for board in boards(shown):
-        if said := sentences(board):
-            title = (
-                f"{board.track.dataset} · {board.track.scale} scale · sets by {board.home} · ipc {board.ipc}"
-            )
-            blocks += [Heading(title, level), Items(said)]
-    return [Paragraph(LEGEND), *blocks] if blocks else []
+def opening(shown: Sequence[Scored], reported: ReportedFigures) -> list[Block]:
+    """The findings of these tracks, beside figures of papers; [] where there is none."""
+    found = list(itertools.islice(findings(shown, reported), MOST))
+    return [Paragraph(LEGEND), Items([one.item for one in found])] if found else []
 
 
-def boards(shown: Iterable[Scored]) -> list[Board]:
-    """All that was asked of sets that one network distilled at one ipc, of each dataset and scale.
+def findings(shown: Sequence[Scored], reported: ReportedFigures) -> Iterator[Finding]:
+    """All that the records answer: leaders by dataset, then each question where it is answered."""
+    usual = [board for board in boards(shown) if _is_usual(board)]
+    ordered = sorted(usual, key=lambda board: (-len(board.measured), -board.ipc, board.track.order))
+    free = [board for board in ordered if board.track.budget_flops is None]
+    tight = [board for board in ordered if board.track.budget_flops is not None]
+    # One field of each dataset, the one with most methods; its other ipc would say much the same.
+    fields = {board.track.dataset: board for board in reversed(free) if len(_field(board)) >= FEWEST}
+    yield from filter(None, map(leader, reversed(fields.values())))
+    for question in QUESTIONS:
+        yield from filter(None, [next(filter(None, map(question, free)), None)])
+    yield from filter(None, [next(filter(None, map(leader, tight)), None), agreement(shown, reported)])
 
-    A method that ran with several settings has no one accuracy and is left out.
-    """
-    measured: dict[tuple[Track, int], dict[Asked, Groups]] = defaultdict(dict)
+
+def leader(board: Board) -> Finding | None:
+    """Who is the most accurate, and who is not told apart from it; None if that is too many."""
+    protocol, field = hard_protocol(board), _field(board)
+    if len(field) < FEWEST:
+        return None
+    best = max(field, key=lambda method: mean_of(field[method]))
+    behind = differences({name: (field[best], groups) for name, groups in field.items() if name != best})
+    ties = sorted(name for name, found in behind.items() if not found.clear)
+    if len(ties) > TIES:
+        return None
+    rest = f"all but {_listed(ties)}" if ties else "all others"
+    budget = board.track.budget_flops
+    where = f" with {_flops(budget)} for each distillation" if budget is not None else ""
+    found = estimate(field[best])
+    interval = "" if found.low is None or found.high is None else f" {interval_text(found.low, found.high)}"
+    return Finding(
+        f"{strong(f'{plain(best)} leads on {_place(board)}{where}')} with {percent_text(found.mean)} %"
+        f"{interval}, clearly ahead of {rest} of {plural(len(field), 'method')}.",
+        repeated(board, [best, *ties], [protocol]),
+    )
+
+
+def packing(board: Board) -> Finding | None:
+    """How far images packed into tiles are ahead of as many plain ones: no distillation yet."""
+    protocol = hard_protocol(board)
+    if {FLOOR, PACKED} - _field(board).keys():
+        return None
+    gap = board.gap(protocol, board.home, FLOOR, PACKED)
+    if not gap.found.clear:
+        return None
+    return Finding(
+        f"{strong('Packing alone')}, four random images in the tiles of one, is worth {gap.figures}"
+        f" points over random images on {_place(board)} ({percent_text(gap.ours)} and"
+        f" {percent_text(gap.theirs)} %).",
+        repeated(board, [FLOOR, PACKED], [protocol]),
+    )
+
+
+def beyond_packing(board: Board) -> Finding | None:
+    """How many methods are clearly ahead of images that were only packed."""
+    field = _field(board)
+    floor = field.get(PACKED)
+    distilled = {name: groups for name, groups in field.items() if name not in CORESETS}
+    if floor is None or not distilled:
+        return None
+    found = differences({name: (groups, floor) for name, groups in distilled.items()})
+    ahead, behind = _clear(found)
+    if not ahead and not behind:
+        return None
+    return Finding(
+        f"{strong('Clearly ahead of packed random images')} on {_place(board)}: {len(ahead)} of"
+        f" {plural(len(found), 'distillation method')}{_named(ahead)}; clearly behind: {len(behind)}.",
+        EVERYTHING,
+    )
+
+
+def against_parent(board: Board) -> Finding | None:
+    """BACON beside IDM, whose loop it shares: the interval, whichever it says, and what it costs."""
+    protocol = hard_protocol(board)
+    ours, theirs = board.cell(SUBJECT, protocol), board.cell(PARENT, protocol)
+    if ours is None or theirs is None:
+        return None
+    gap = board.gap(protocol, board.home, PARENT)
+    if gap.found.low is None:
+        return None
+    return Finding(
+        f"{strong(f'BACON is {_beside(gap)} IDM')}, whose loop it shares, on {_place(board)}: {gap.figures}"
+        f" over {plural(gap.found.seeds, 'seed')}{_cost_of(ours, theirs)}.",
+        repeated(board, [PARENT, SUBJECT], [protocol]),
+    )
+
+
+def front(board: Board) -> Finding | None:
+    """The methods that are each clearly ahead of all that cost less: accuracy against FLOPs."""
+    steps = staircase(board, hard_protocol(board))
+    if len(steps) < STEPS:
+        return None
+    shown = ", ".join(
+        f"{plain(name)} ({_flops(flops)}, {percent_text(accuracy)} %)" for name, flops, accuracy in steps
+    )
+    return Finding(
+        f"{strong('The front of accuracy and compute')} on {_place(board)}, each clearly ahead of all that"
+        f" cost less: {shown}.",
+        EVERYTHING,
+    )
+
+
+def staircase(board: Board, protocol: str) -> list[tuple[str, float, float]]:
+    """Names, FLOPs and accuracies of the methods that are each clearly ahead of every cheaper one."""
+    costs = {name: costs_of(cell.done).flops for name, cell in _cells(board, protocol).items()}
+    groups = _field(board)
+    known = sorted(
+        (flops, -mean_of(groups[name]), name) for name, flops in costs.items() if flops is not None
+    )
+    steps: list[tuple[str, float, float]] = []
+    cheaper: list[str] = []
+    for flops, lost, name in known:
+        found = differences({other: (groups[name], groups[other]) for other in cheaper})
+        if all(gap.clear and gap.mean > 0 for gap in found.values()):
+            steps.append((name, flops, -lost))
+        cheaper.append(name)
+    return steps
+
+
+def equal_steps(board: Board) -> Finding | None:
+    """What becomes of BACON's lead over plain images where every set is trained on for as many steps."""
+    usual = hard_protocol(board)
+    matched = board.equal_steps
+    if matched is None or any(
+        board.cell(method, protocol) is None for method in (SUBJECT, FLOOR) for protocol in (usual, matched)
+    ):
+        return None
+    before, after = (board.gap(protocol, board.home, FLOOR) for protocol in (usual, matched))
+    if not (before.found.clear and after.found.clear):
+        return None
+    packed = ""
+    if board.cell(PACKED, matched):
+        packed = f", over packed ones it is {board.gap(matched, board.home, PACKED).figures}"
+    return Finding(
+        f"{strong('At equal steps of the optimiser')} BACON's lead over random images on {_place(board)} is"
+        f" {after.figures} instead of {before.figures}{packed}.",
+        repeated(board, [FLOOR, PACKED, SUBJECT], [usual, matched]),
+    )
+
+
+def soft_labels(board: Board) -> Finding | None:
+    """What soft labels are worth to random images."""
+    protocol, stored = hard_protocol(board), SCALES[board.track.scale].protocols["stored"]
+    plain_images, labelled = board.cell(FLOOR, protocol), board.cell(SOFT_FLOOR, stored)
+    if plain_images is None or labelled is None:
+        return None
+    (gap,) = differences({0: (labelled.groups, plain_images.groups)}).values()
+    if not gap.clear:
+        return None
+    return Finding(
+        f"{strong('Soft labels alone')} are worth {difference_text(gap)} points to random images on"
+        f" {_place(board)}.",
+        repeated(board, [FLOOR, SOFT_FLOOR], []),
+    )
+
+
+def with_teacher(board: Board) -> Finding | None:
+    """How many methods that call for a teacher are clearly ahead of random images with the same one."""
+    asked = [name for name in {one.protocol for one in board.measured} if regime_named(name) == "teacher"]
+    gaps: dict[str, Difference] = {}
+    for protocol in sorted(asked):
+        cells = _cells(board, protocol)
+        if FLOOR not in cells:
+            continue
+        for name in (name for name in cells if _calls_for(name, protocol, board)):
+            gaps[name] = board.gap(protocol, board.home, FLOOR, name).found
+    ahead, behind = _clear(gaps)
+    if not ahead and not behind:
+        return None
+    return Finding(
+        f"{strong('Clearly ahead of random images that the same teacher labels')} on {_place(board)}:"
+        f" {len(ahead)} of {plural(len(gaps), 'method')} with one at every batch{_named(ahead)}; clearly"
+        f" behind: {len(behind)}{_named(behind)}.",
+        repeated(board, [FLOOR, *sorted(gaps)], sorted(asked)),
+    )
+
+
+def elsewhere(board: Board) -> Finding | None:
+    """On how many other networks BACON is clearly ahead of packed images, at the rate that suits each."""
+    tuned = board.tuned_steps
+    if tuned is None:
+        return None
+    networks = [name for name in board.networks(tuned, SUBJECT, PACKED) if name != board.home]
+    gaps = [board.gap(tuned, network, PACKED) for network in networks]
+    ahead = [gap for gap in gaps if gap.found.clear and gap.found.mean > 0]
+    if not ahead:
+        return None
+    shown = "; ".join(f"{gap.network} {gap.figures}" for gap in gaps)
+    return Finding(
+        f"{strong('On networks that did not distil them')} BACON's sets are clearly ahead of packed random"
+        f" images on {len(ahead)} of {len(gaps)}, each at its own rate ({_place(board)}: {shown}).",
+        repeated(board, [PACKED, SUBJECT], [tuned], networks),
+    )
+
+
+def agreement(shown: Iterable[Scored], reported: ReportedFigures) -> Finding | None:
+    """How many figures of papers ours agree with, in standard deviations that the papers print."""
+    scores = dict(printed_scores(shown, reported))
+    if not scores:
+        return None
+    near = [name for name, score in scores.items() if abs(score) <= WITHIN]
+    others = [f"{name} ({score:+.1f})" for name, score in scores.items() if abs(score) > WITHIN]
+    rest = f"; the others: {', '.join(others)}" if others else ""
+    lead = f"{len(near)} of {len(scores)} figures that papers print are met at their own scale"
+    return Finding(
+        f"{strong(lead)} within {WITHIN} of the standard deviations that they print{rest}.",
+        "python -m harness paper",
+    )
+
+
+def printed_scores(shown: Iterable[Scored], reported: ReportedFigures) -> Iterator[tuple[str, float]]:
+    """`dm on mnist ipc 1`, and how many printed standard deviations ours is above the printed figure."""
     for found in shown:
-        track = dataclasses.replace(found.track, eval_arch="", protocol="", protocol_version="")
-        for (row, ipc), cell in found.grid.items():
-            if cell.groups and not row.settings:
-                asked = Asked(row.method, found.track.protocol, found.track.network)
-                measured[track, ipc][asked] = cell.groups
-    return [Board(track, ipc, cells) for (track, ipc), cells in measured.items()]
+        if found.track.scale != PAPER:
+            continue
+        figures = reported_for(found.track, reported)
+        for (row, ipc), ranking in found.rankings.items():
+            figure = figures.get((row.method, found.track.dataset, ipc))
+            if figure is not None and figure.std and not row.settings:
+                name = f"{plain(row.method)} on {found.track.dataset} ipc {ipc}"
+                yield name, (ranking.estimate.mean - figure.mean) / figure.std
 
 
-def _has_equal_steps(protocol: Protocol) -> bool:
-    return isinstance(protocol.length, MatchedSteps) and protocol.regime == "hard"
+QUESTIONS: tuple[Question, ...] = (
+    packing,
+    beyond_packing,
+    against_parent,
+    front,
+    equal_steps,
+    soft_labels,
+    with_teacher,
+    elsewhere,
+)
 
 
-def sentences(board: Board) -> list[str]:
-    """All that can be said of a board; nothing where none of the questions was asked of it."""
-    equal = board.protocol(lambda found: _has_equal_steps(found) and not found.grid)
-    tuned = board.protocol(lambda found: _has_equal_steps(found) and bool(found.grid))
-    taught = board.protocol(lambda found: found.regime == "teacher" and not found.grid)
-    return [
-        *_at_home(board, equal),
-        *_elsewhere(board, equal, "On other networks, at one rate for all"),
-        *_elsewhere(board, tuned, "With the rate chosen for each network on a tenth of train", home=True),
-        *_against_parent(board, equal, tuned),
-        *_under_teacher(board, taught),
-    ]
+def hard_protocol(board: Board) -> str:
+    """The protocol under which a scale asks all sets."""
+    return SCALES[board.track.scale].protocol
 
 
-def _at_home(board: Board, protocol: str | None) -> Iterator[str]:
-    if protocol and board.home in board.networks(protocol, SUBJECT, PACKED):
-        gap = board.gap(protocol, board.home, PACKED)
-        yield (
-            f"{strong('Equal steps.')} With as many steps of the optimiser for every set ({code(protocol)}),"
-            f" BACON reaches {_percent(gap.ours)} % on {board.home}, real images packed as tightly reach"
-            f" {_percent(gap.theirs)} %: {gap.figures}, {gap.verdict}."
-        )
+def repeated(
+    board: Board, methods: Sequence[str], protocols: Sequence[str], networks: Sequence[str] = ()
+) -> str:
+    """The `run` that makes these records of a board anew; the scale's own protocol is not named."""
+    track = board.track
+    names = list(dict.fromkeys(methods))
+    cells = [cell for asked, cell in board.measured.items() if asked.method in names]
+    seeds = max((len(cell.groups) for cell in cells), default=1)
+    folder = track.dataset_source == "folder"
+    words = ["python", "-m", "harness", "run", "--scale", track.scale]
+    words += ["--dataset", f"folder:{track.dataset}" if folder else track.dataset]
+    words += ["--methods", ",".join(names), "--ipc", str(board.ipc), "--seeds", str(seeds)]
+    if [*protocols] not in ([], [hard_protocol(board)]):
+        words += ["--protocol", ",".join(protocols)]
+    words += ["--eval-arch", ",".join(networks)] if networks else []
+    words += (
+        ["--budget", count(track.budget_flops).replace(" ", "")] if track.budget_flops is not None else []
+    )
+    return shlex.join(words)
 
 
-def _elsewhere(board: Board, protocol: str | None, words: str, *, home: bool = False) -> Iterator[str]:
-    if protocol is None:
-        return
-    networks = [one for one in board.networks(protocol, SUBJECT, PACKED) if home or one != board.home]
-    if networks:
-        gaps = [board.gap(protocol, network, PACKED) for network in networks]
-        yield f"{strong(f'{words}.')} Against packed real images ({code(protocol)}) BACON is {_each(gaps)}."
+def _field(board: Board) -> dict[str, Groups]:
+    """Accuracies of the methods that were measured at home under the scale's protocol for all sets."""
+    return {name: cell.groups for name, cell in _cells(board, hard_protocol(board)).items()}
 
 
-def _against_parent(board: Board, *protocols: str | None) -> Iterator[str]:
-    """Against the method it changes the loss of, on all networks."""
-    parts = []
-    for protocol in filter(None, protocols):
-        if networks := board.networks(protocol, SUBJECT, PARENT):
-            gaps = [board.gap(protocol, network, PARENT) for network in networks]
-            parts.append(f"under {code(protocol)} {_each(gaps)}")
-    if parts:
-        yield f"{strong('Against IDM,')} whose loop it shares, BACON is {'; '.join(parts)}."
+def _cells(board: Board, protocol: str) -> dict[str, Cell]:
+    return {name: board.measured[Asked(name, protocol, board.home)] for name in board.methods(protocol)}
 
 
-def _under_teacher(board: Board, protocol: str | None) -> Iterator[str]:
-    if protocol is None:
-        return
-    gaps = [
-        board.gap(protocol, board.home, other)
-        for other in FLOORS
-        if board.home in board.networks(protocol, SUBJECT, other)
-    ]
-    if gaps:
-        rivals = " and ".join(
-            f"{gap.other} {_percent(gap.theirs)} % ({gap.figures}, {gap.verdict})" for gap in gaps
-        )
-        yield (
-            f"{strong('Under a teacher.')} With a teacher's labels at every batch ({code(protocol)}) BACON's"
-            f" images reach {_percent(gaps[0].ours)} % on {board.home}, those of {rivals}."
-        )
+def _is_usual(board: Board) -> bool:
+    """Whether nothing but the compute budget is out of the ordinary."""
+    track = board.track
+    special = (track.zca, track.image_size, track.curve, track.data, track.soft_labels)
+    return track.precision == "fp32" and not any(special)
 
 
-def _each(gaps: Sequence[Gap]) -> str:
-    """`clearly ahead on MLP (+1.9 [0.4, 3.4]); not told apart on LeNet (-0.1 [-3.7, 3.5])`."""
-    return "; ".join(f"{gap.verdict} on {gap.network} ({gap.figures})" for gap in gaps)
-
-
-def _is(wanted: Callable[[Protocol], bool], name: str) -> bool:
-    """Whether the protocol of that name is of a kind; one that is no longer known is of none."""
-    try:
-        return wanted(protocol_named(name))
-    except UnknownNameError:
+def _calls_for(method: str, protocol: str, board: Board) -> bool:
+    """Whether a method's own evaluation is that protocol, whose networks a teacher tells."""
+    info = info_of(method)
+    if info is None or info.regime != "teacher":
         return False
+    return protocol_of(method, SCALES[board.track.scale], "teacher") == protocol
 
 
-def _mean(groups: Groups) -> float:
-    return statistics.fmean(statistics.fmean(values) for values in groups.values())
+def _place(board: Board) -> str:
+    return f"{board.track.dataset}, ipc {board.ipc}"
 
 
-def _signs(ours: Groups, theirs: Groups) -> tuple[int, ...]:
-    gaps = [
-        statistics.fmean(ours[seed]) - statistics.fmean(theirs[seed])
-        for seed in sorted(ours)
-        if seed in theirs
-    ]
-    return tuple((gap > 0) - (gap < 0) for gap in gaps)
+def _beside(gap: Gap) -> str:
+    """`clearly ahead of`, as far as the figures go."""
+    if gap.level:
+        return "level with"
+    if gap.found.clear:
+        return "clearly ahead of" if gap.found.mean > 0 else "clearly behind"
+    return "not told apart from"
 
 
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.1f}"
+def _flops(number: float) -> str:
+    """`2.00 TFLOPs`."""
+    text = count(number)
+    return f"{text}FLOPs" if text[-1].isalpha() else f"{text} FLOPs"
+
+
+def _cost_of(ours: Cell, theirs: Cell) -> str:
+    """`, at 1.2 times its FLOPs`, as far as that is known."""
+    spent, usual = costs_of(ours.done).flops, costs_of(theirs.done).flops
+    return f", at {spent / usual:.2f} times its FLOPs" if spent and usual else ""
+
+
+def _clear(gaps: Mapping[str, Difference]) -> tuple[list[str], list[str]]:
+    """The names whose gap is clear: those ahead, and those behind."""
+    clear = {name: gap.mean > 0 for name, gap in gaps.items() if gap.clear}
+    return [name for name in clear if clear[name]], [name for name in clear if not clear[name]]
+
+
+def _named(methods: Sequence[str]) -> str:
+    return f" ({_listed(sorted(methods))})" if methods else ""
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = [plain(name) for name in names]
+    return " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -20,6 +21,9 @@ from harness.report.ranks import FEWEST_CELLS, Ranks, Standing, ranks
 from harness.report.standing import Scored, scored
 from harness.report.stats import CONFIDENCE, Groups, Interval
 from harness.report.tracks import Cell, Row, Track
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 COMMAND = "python -m harness report --summary"
 SURE = f"{100 * CONFIDENCE:g} %"
@@ -123,16 +127,17 @@ def notes(summary: Summary) -> list[str]:
         )
     if any(one.over_cells is None for one in found.standings):
         lines.append(f"No intervals over cells: fewer than {FEWEST_CELLS} do not show how cells differ.")
-    for method, cells in found.lacking.items():
-        if method not in summary.ambiguous:
-            lines.append(f"{strong('Not ranked')}: {plain(method)}, which lacks {_listed(cells)}.")
+    lacking = {name: cells for name, cells in found.lacking.items() if name not in summary.ambiguous}
+    for lacked, unranked in _inverted(lacking).items():
+        lack = "which lacks" if len(unranked) == 1 else "which lack"
+        lines.append(f"{strong('Not ranked')}: {', '.join(map(plain, unranked))}, {lack} {_listed(lacked)}.")
     for method, cells in summary.ambiguous.items():
         lines.append(
             f"{strong('Not ranked')} in {_listed(cells)}: {plain(method)}, which ran there with several"
             " settings, none or more than one of them its own."
         )
     ranked = len(found.standings)
-    for names, cells in _by_lacking(found.left_out).items():
+    for names, cells in _inverted(found.left_out).items():
         lines.append(
             f"{strong('Not counted')}: {_listed(cells)}, where {len(names)} of the {ranked} ranked methods"
             " were not measured and would lose their rank."
@@ -191,11 +196,11 @@ def _in_words(track: Track, ipcs: Iterable[int]) -> str:
     return f"{plain(dataset)} ipc {', '.join(map(str, sorted(ipcs)))} ({plain(', '.join(rest))})"
 
 
-def _by_lacking(left_out: Mapping[BoardCell, Sequence[str]]) -> dict[tuple[str, ...], list[BoardCell]]:
-    """Cells that the same methods lack."""
-    found: dict[tuple[str, ...], list[BoardCell]] = defaultdict(list)
-    for cell, names in left_out.items():
-        found[tuple(names)].append(cell)
+def _inverted(lists: Mapping[K, Sequence[V]]) -> dict[tuple[V, ...], list[K]]:
+    """The keys of each list: cells that the same methods lack, methods that lack the same cells."""
+    found: dict[tuple[V, ...], list[K]] = defaultdict(list)
+    for key, values in lists.items():
+        found[tuple(values)].append(key)
     return found
 
 

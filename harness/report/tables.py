@@ -6,9 +6,8 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
-from harness.core.errors import UserError
 from harness.core.text import MISSING, count, memory, seconds
-from harness.engine.protocol import protocol_named
+from harness.engine.protocol import regime_named
 from harness.engine.provenance import OLDER, UNCOMMITTED, UNKNOWN, CodeState
 from harness.engine.records import CEILING, FLOOR, Record, hardware
 from harness.report.beyond import beyond_blocks
@@ -267,17 +266,18 @@ def _clipped(found: Estimate) -> str:
     """The interval of a mean, no further than accuracies go."""
     if found.low is None or found.high is None:
         return "one seed"
-    return _interval(max(found.low, 0.0), min(found.high, 1.0))
+    return interval_text(max(found.low, 0.0), min(found.high, 1.0))
 
 
 def difference_text(difference: Difference) -> str:
     """`1.2 [0.4, 2.0]` in percentage points, or why there is no interval."""
     if difference.low is None or difference.high is None:
         return f"{_points(difference.mean)} (one seed)"
-    return f"{_points(difference.mean)} {_interval(difference.low, difference.high)}"
+    return f"{_points(difference.mean)} {interval_text(difference.low, difference.high)}"
 
 
-def _interval(low: float, high: float) -> str:
+def interval_text(low: float, high: float) -> str:
+    """`[0.4, 2.0]` in percentage points."""
     return f"[{_points(low)}, {_points(high)}]"
 
 
@@ -306,10 +306,8 @@ def reported_for(track: Track, reported: ReportedFigures) -> ReportedFigures:
     """Those figures of papers that may stand beside the track's."""
     if not track.as_in_papers:
         return {}
-    try:
-        return fitting(reported, "stored" if track.soft_labels else protocol_named(track.protocol).regime)
-    except UserError:  # a protocol that is not known any more
-        return reported
+    regime = "stored" if track.soft_labels else regime_named(track.protocol)
+    return reported if regime is None else fitting(reported, regime)
 
 
 def _reported_notes(found: Scored, figures: ReportedFigures, reported: ReportedFigures) -> Iterator[str]:

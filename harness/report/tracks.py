@@ -11,9 +11,8 @@ from functools import cached_property
 from operator import attrgetter
 from typing import Any, NamedTuple, TypeAlias
 
-from harness.core.errors import UserError
 from harness.core.text import count, plural
-from harness.engine.protocol import protocol_named
+from harness.engine.protocol import regime_named
 from harness.engine.records import Record, Trial
 from harness.engine.scales import SCALES
 
@@ -73,11 +72,16 @@ class Track:
 
     @property
     def order(self) -> tuple[object, ...]:
-        """Sorting key: scales as `harness.engine.scales` lists them, then by name."""
+        """Sorting key: scales as `harness.engine.scales` lists them, then by name.
+
+        Of a dataset the track comes first in which every set is asked: the scale's own protocol, at home.
+        """
         scales = list(SCALES)
         rank = scales.index(self.scale) if self.scale in SCALES else len(scales)
+        usual = self.scale in SCALES and self.protocol == SCALES[self.scale].protocol
+        special = bool(self.eval_arch) or self.soft_labels or not usual
         values = (getattr(self, field.name) for field in dataclasses.fields(self))
-        return rank, *(0 if value is None else value for value in values)
+        return rank, self.dataset, special, *(0 if value is None else value for value in values)
 
 
 class Row(NamedTuple):
@@ -168,10 +172,7 @@ def by_track(records: Iterable[Record], among: Iterable[Record] | None = None) -
 
 def took_soft_labels(record: Record) -> bool:
     """Whether its networks learned from the set's soft labels where the protocol does not ask for any."""
-    try:
-        return record.regime == "stored" and protocol_named(record.trial.protocol).regime == "hard"
-    except UserError:
-        return False  # a protocol that is not known any more
+    return record.regime == "stored" and regime_named(record.trial.protocol) == "hard"
 
 
 def data_of(record: Record) -> str:

@@ -1,129 +1,247 @@
-"""The tables in words: what is said follows from the records, and no more than they support."""
+"""What BENCHMARKS.md opens with: only what the intervals support, with a command that repeats it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
 
+from harness.core.clock import Cost
+from harness.engine.options import parse_options
 from harness.engine.records import Record
 from harness.report.benchmarks import page
+from harness.report.boards import Board, boards
 from harness.report.fidelity import load_fidelity
-from harness.report.findings import TITLE, boards, findings, sentences
-from harness.report.formats import Heading, Items
+from harness.report.findings import (
+    FEWEST,
+    MOST,
+    TITLE,
+    Finding,
+    Question,
+    against_parent,
+    agreement,
+    beyond_packing,
+    elsewhere,
+    equal_steps,
+    findings,
+    front,
+    leader,
+    packing,
+    soft_labels,
+    staircase,
+    with_teacher,
+)
+from harness.report.formats import Paragraph, markdown
+from harness.report.reported import load_reported
 from harness.report.standing import scored
 
-HOME = "ConvNetW32"
-FIXED, TUNED, TAUGHT = "dc-steps-cpu", "dc-steps-cpu@tuned", "kd-cpu"
+STEPS, TUNED = "dc-steps-cpu", "dc-steps-cpu@tuned"
 SEEDS = (0.30, 0.40, 0.50)
+CLEAR, VAGUE = (0.100, 0.101, 0.102), (-0.05, 0.05, 0.12)
 
 
-def sets(
-    make: Any, method: str, gains: Sequence[float], protocol: str = FIXED, **changes: Any
-) -> list[Record]:
-    """Records of a method in three seeds that differ far more than methods do."""
+def sets(make: Any, method: str, gains: Sequence[float], ipc: int = 10, **changes: Any) -> list[Record]:
+    """Records of a method in seeds that differ far more than methods do."""
     return [
-        make(
-            method,
-            seed=seed,
-            accuracies=[mean + gain - 0.01, mean + gain + 0.01],
-            protocol=protocol,
-            **changes,
-        )
+        make(method, ipc, seed, accuracies=[mean + gain - 0.01, mean + gain + 0.01], **changes)
         for seed, (mean, gain) in enumerate(zip(SEEDS, gains, strict=False))
     ]
 
 
-def said(records: Sequence[Record]) -> list[str]:
+def cost(flops: float) -> Cost:
+    return Cost(
+        seconds=1.0,
+        warmup_seconds=0.1,
+        steps=1,
+        flops=flops,
+        images_forwarded=1,
+        peak_host_bytes=1,
+        peak_device_bytes=None,
+    )
+
+
+def read(found: Finding | None) -> str:
+    """A finding as the page shows it, without its command."""
+    assert found is not None
+    return markdown([Paragraph(found.words)]).strip()
+
+
+def asked(records: Iterable[Record]) -> Board:
     (board,) = boards(scored(records))
-    return sentences(board)
+    return board
+
+
+def field(make: Any, best: Sequence[float], **changes: Any) -> list[Record]:
+    """As many methods as somebody may lead, of which `m0` is the best."""
+    rivals = [one for k in range(1, FEWEST) for one in sets(make, f"m{k}", [0.01 * k] * 3, **changes)]
+    return [*sets(make, "m0", best, **changes), *rivals]
+
+
+def test_a_leader_is_named_with_those_beside_it(make_record: Any) -> None:
+    found = leader(asked(field(make_record, (0.095, 0.09, 0.088))))
+    assert found is not None
+    assert read(found) == (
+        "**m0 leads on mnist, ipc 10** with 49.1 % [25.1, 73.1], clearly ahead of all but m9 of 10 methods."
+    )
+    assert found.command.endswith("--methods m0,m9 --ipc 10 --seeds 3")
+
+
+def test_nobody_leads_whom_too_many_are_beside_or_where_few_were_measured(make_record: Any) -> None:
+    assert leader(asked(field(make_record, (-0.2, 0.1, 0.4)))) is None
+    assert leader(asked(field(make_record, (0.2, 0.2, 0.2))[:-3])) is None
+
+
+@pytest.mark.parametrize("gains", [VAGUE, (0.1,)])
+@pytest.mark.parametrize("question", [packing, beyond_packing])
+def test_a_gap_that_is_not_clear_is_not_written(make_record: Any, question: Question, gains: Any) -> None:
+    records = [
+        *sets(make_record, "random", [0.0] * 3),
+        *sets(make_record, "random_packed", gains),
+        *sets(make_record, "dm", [0.0] * 3),
+    ]
+    assert question(asked(records)) is None
+
+
+def test_what_packing_is_worth_and_who_is_beyond_it(make_record: Any) -> None:
+    board = asked(
+        [
+            *sets(make_record, "random", [0.0] * 3),
+            *sets(make_record, "random_packed", CLEAR),
+            *sets(make_record, "dm", [0.2, 0.21, 0.2]),
+            *sets(make_record, "dc", VAGUE),
+            *sets(make_record, "herding", [0.3] * 3),
+        ]
+    )
+    worth = "is worth +10.1 [9.9, 10.3] points over random images on mnist, ipc 10 (50.1 and 40.0 %)"
+    assert worth in read(packing(board))
+    assert read(beyond_packing(board)) == (
+        "**Clearly ahead of packed random images** on mnist, ipc 10: 1 of 2 distillation methods (dm);"
+        " clearly behind: 0."
+    )
 
 
 @pytest.mark.parametrize(
     ("gains", "words"),
     [
-        ((0.050, 0.051, 0.052), "+5.1 [4.9, 5.3], clearly ahead"),
-        ((-0.050, -0.051, -0.052), "-5.1 [-5.3, -4.9], clearly behind"),
-        ((0.01, 0.05, 0.09), "+5.0 [-4.9, 14.9], ahead in each of 3 seeds but not clearly"),
-        ((-0.01, 0.05, 0.09), "+4.3 [-8.2, 16.8], not told apart"),
-        ((0.02,), "+2.0 (one seed), ahead in the one seed there is"),
-        ((0.0, 0.0, 0.0), "0.0 [0.0, 0.0], level"),
-        ((0.0002, 0.0002, 0.0002), "0.0 [0.0, 0.0], level"),
+        (CLEAR, "BACON is clearly ahead of IDM"),
+        ([-gain for gain in CLEAR], "BACON is clearly behind IDM"),
+        (VAGUE, "BACON is not told apart from IDM"),
+        ([0.0] * 3, "BACON is level with IDM"),
     ],
 )
-def test_words_follow_from_the_gaps_within_seeds(make_record: Any, gains: Any, words: str) -> None:
-    ours, packed = sets(make_record, "bacon", gains), sets(make_record, "random_packed", [0] * len(gains))
-    (sentence,) = said([*ours, *packed])
-    assert sentence.endswith(f": {words}.")
+def test_bacon_and_idm_are_compared_whichever_it_is(make_record: Any, gains: Any, words: str) -> None:
+    ours = sets(make_record, "bacon", gains, distill=cost(3.0))
+    found = against_parent(asked([*ours, *sets(make_record, "idm", [0.0] * 3, distill=cost(2.0))]))
+    assert words in read(found)
+    assert read(found).endswith("over 3 seeds, at 1.50 times its FLOPs.")
 
 
-def test_every_question_has_its_sentence(make_record: Any) -> None:
-    records = []
-    for protocol in (FIXED, TUNED):
-        for network in ("", "MLP"):
-            for method, gain in (("bacon", 0.050), ("random_packed", 0.0), ("idm", 0.049)):
-                gains = [gain, gain + 0.001, gain + 0.002] if method == "bacon" else [gain] * 3
-                records += sets(make_record, method, gains, protocol, eval_arch=network)
-    for method in ("bacon", "random", "herding"):
-        records += sets(make_record, method, [0.0] * 3, TAUGHT)
-    equal, other, tuned, parent, taught = said(records)
-    assert f"`{FIXED}`" not in taught
-    assert "random 40.0 %" in taught
-    assert "herding 40.0 %" in taught
-    assert HOME in equal
-    assert "MLP" not in equal
-    assert "MLP" in other
-    assert HOME not in other
-    assert HOME in tuned
-    assert "MLP" in tuned
-    assert TUNED in tuned
-    assert parent.count(f"on {HOME}") == parent.count("on MLP") == 2
+def test_one_seed_compares_nothing(make_record: Any) -> None:
+    assert (
+        against_parent(asked([*sets(make_record, "bacon", [0.1]), *sets(make_record, "idm", [0.0])])) is None
+    )
 
 
-def test_nothing_is_said_of_what_was_not_measured(make_record: Any) -> None:
-    assert findings(scored(sets(make_record, "bacon", [0.1] * 3)), level=3) == []
-    other_seeds = sets(make_record, "random_packed", [0.0] * 3, protocol="dc-cpu")
-    assert said([*sets(make_record, "bacon", [0.1] * 3), *other_seeds]) == []
+def test_a_front_has_those_that_are_clearly_ahead_of_all_that_cost_less(make_record: Any) -> None:
+    places = {
+        "random": ([0.0] * 3, 0.0),
+        "worse": ([-0.1] * 3, 1e9),
+        "dm": (CLEAR, 2e9),
+        "beside": ((0.09, 0.101, 0.115), 3e9),
+        "bacon": ([0.2] * 3, 4e9),
+    }
+    board = asked(
+        [
+            record
+            for method, (gains, flops) in places.items()
+            for record in sets(make_record, method, gains, distill=cost(flops))
+        ]
+    )
+    assert [name for name, *_ in staircase(board, "dc-cpu")] == ["random", "dm", "bacon"]
+    found = front(board)
+    assert "random (0 FLOPs, 40.0 %), dm (2.00 GFLOPs, 50.1 %)" in read(found)
 
 
-def test_a_method_with_several_settings_has_no_one_accuracy(make_record: Any) -> None:
-    twice = [
-        record
-        for rate in (0.1, 0.2)
-        for record in sets(make_record, "bacon", [0.1] * 3, config={"lr_img": rate})
-    ]
-    assert said([*twice, *sets(make_record, "random_packed", [0.0] * 3)]) == []
-
-
-def test_a_protocol_that_is_gone_answers_nothing(make_record: Any) -> None:
+def test_equal_steps_stand_beside_equal_epochs(make_record: Any) -> None:
     records = [
-        record
-        for method in ("bacon", "random_packed")
-        for record in sets(make_record, method, [0.1] * 3, protocol="of-old-times")
+        *sets(make_record, "random", [0.0] * 3),
+        *sets(make_record, "bacon", [0.2] * 3),
+        *sets(make_record, "random", [0.0] * 3, protocol=STEPS),
+        *sets(make_record, "bacon", CLEAR, protocol=STEPS),
     ]
-    assert said(records) == []
+    found = equal_steps(asked(records))
+    assert "is +10.1 [9.9, 10.3] instead of +20.0 [20.0, 20.0]." in read(found)
+    assert "--protocol dc-cpu,dc-steps-cpu" in found.command
 
 
-def test_a_protocol_that_others_alone_were_asked_by_drowns_no_sentence(make_record: Any) -> None:
-    """More was measured under kd-bssl-cpu, which comes first by name as well, but nothing of BACON."""
+def test_soft_labels_are_worth_what_they_add_to_random_images(make_record: Any) -> None:
+    hard = sets(make_record, "random", [0.0] * 3)
+    soft = sets(make_record, "random@soft", CLEAR, protocol="sl-cpu", regime="stored")
+    found = soft_labels(asked([*hard, *soft]))
+    assert "worth 10.1 [9.9, 10.3] points" in read(found)
+
+
+def test_methods_that_call_for_a_teacher_stand_beside_random_images_with_it(make_record: Any) -> None:
     records = [
-        record
-        for method in ("bacon", "random", "herding")
-        for record in sets(make_record, method, [0.0] * 3, TAUGHT)
+        *sets(make_record, "random", [0.0] * 3, protocol="kd-cpu"),
+        *sets(make_record, "rded", CLEAR, protocol="kd-cpu"),
+        *sets(make_record, "bacon", [-0.1] * 3, protocol="kd-cpu"),
     ]
-    for method in ("random", "herding", "sre2l_pp", "fadrm"):
-        records += sets(make_record, method, [0.1] * 3, "kd-bssl-cpu")
-    (taught,) = said(records)
-    assert TAUGHT in taught
-    assert "kd-bssl" not in taught
+    found = with_teacher(asked(records))
+    assert read(found).endswith("1 of 1 method with one at every batch (rded); clearly behind: 0.")
 
 
-def test_the_page_has_them_before_its_tables(make_record: Any) -> None:
-    ours, packed = sets(make_record, "bacon", [0.1] * 3), sets(make_record, "random_packed", [0.0] * 3)
-    shown = scored([*ours, *packed])
-    heading, items = findings(shown, level=3)[1:]
-    assert isinstance(heading, Heading)
-    assert isinstance(items, Items)
-    text = page(shown, {}, load_fidelity())
-    assert text.index(f"## {TITLE}") < text.index(heading.text) < text.index("## Results")
+def test_other_networks_are_named_with_their_gaps(make_record: Any) -> None:
+    records = [
+        *sets(make_record, "random_packed", [0.0] * 3, protocol=TUNED),
+        *sets(make_record, "bacon", CLEAR, protocol=TUNED),
+    ]
+    assert elsewhere(asked(records)) is None, "at home alone"
+    for network, gains in (("MLP", CLEAR), ("LeNet", VAGUE)):
+        records += sets(make_record, "random_packed", [0.0] * 3, protocol=TUNED, eval_arch=network)
+        records += sets(make_record, "bacon", gains, protocol=TUNED, eval_arch=network)
+    found = elsewhere(asked(records))
+    assert "on 1 of 2, each at its own rate" in read(found)
+    assert "--eval-arch LeNet,MLP" in found.command
+
+
+def test_papers_are_agreed_with_at_their_own_scale_alone(make_record: Any) -> None:
+    figures = load_reported()
+    figure = figures["random", "mnist", 1]
+    assert figure.std
+
+    def ours(gap: float, scale: str) -> list[Record]:
+        facts = {"scale": scale, "arch": "ConvNet", "protocol": "dc-1000", "regime": "hard"}
+        value = figure.mean + gap * (figure.std or 0)
+        return [make_record("random", 1, seed, accuracies=[value] * 2, **facts) for seed in (0, 1)]
+
+    near, far = (agreement(scored(ours(gap, "paper")), figures) for gap in (1, -5))
+    assert read(near).startswith("**1 of 1 figures that papers print")
+    assert read(far).endswith("; the others: random on mnist ipc 1 (-5.0).")
+    assert agreement(scored(ours(1, "cpu")), figures) is None
+
+
+def test_commands_can_be_typed_and_there_are_ten_at_most(make_record: Any) -> None:
+    records = [
+        *field(make_record, [0.3] * 3, dataset="cifar10-jpeg", dataset_source="folder"),
+        *field(make_record, [0.3] * 3, budget_flops=2e12),
+    ]
+    for k in range(2 * MOST):
+        records += field(make_record, [0.3] * 3, dataset=f"data{k}")
+    found = list(findings(scored(records), {}))
+    typed = [shlex.split(one.command) for one in found]
+    assert all(words[:4] == ["python", "-m", "harness", "run"] for words in typed)
+    options = [
+        parse_options(dict(zip([w[2:] for w in words[4::2]], words[5::2], strict=True))) for words in typed
+    ]
+    assert options[-1].budget == 2e12
+    assert {"folder:cifar10-jpeg", "mnist"} <= {name for one in options for name in one.dataset}
+    text = page(scored(records), {}, load_fidelity(), [])
+    head = text.partition(f"## {TITLE}\n")[2].partition("\n## ")[0]
+    assert head.count("\n- ") == MOST
+
+
+def test_the_page_has_no_findings_where_nothing_is_clear(make_record: Any) -> None:
+    assert f"## {TITLE}" not in page(scored(sets(make_record, "dm", [0.0] * 3)), {}, load_fidelity(), [])
