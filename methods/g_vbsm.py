@@ -284,9 +284,17 @@ class StatisticsLoss:
         classes: Sequence[Tensor],
         config: Config,
     ) -> None:
-        self._context, self._net, self._config = context, net, config
-        self._layers, self._classes = matched_layers(net), classes
-        self._inputs = LayerInputs(self._layers)
+        self._net, self._config, self._classes = net, config, classes
+        self._layers = layers = matched_layers(net)
+        inputs = LayerInputs(layers)
+
+        def see(net: Network, shown: Tensor, groups: int) -> tuple[Tensor, list[Statistics]]:
+            with context.autocast():
+                logits, maps = inputs.of(net, shown)
+            by_batch = [x.unflatten(0, (groups, -1)) for x in maps]
+            return logits, [statistics_of(*pair) for pair in zip(layers, by_batch, strict=True)]
+
+        self._see = context.accelerate(see)
         self._gaps = [RunningGap(known, config.momentum, len(classes)) for known in references]
         self._kept = torch.ones(len(self._layers), len(classes), dtype=torch.bool)
 
@@ -299,13 +307,9 @@ class StatisticsLoss:
     def __call__(self, shown: Tensor, labels: Tensor, batches: slice) -> Tensor:
         """Losses (k,) of images (k * n, C, H, W) of k batches."""
         config, groups = self._config, batches.stop - batches.start
-        with self._context.autocast():
-            logits, maps = self._inputs.of(self._net, shown)
+        logits, found = self._see(self._net, shown, groups)
         kept = self._kept[:, batches].to(shown.device, non_blocking=True)
-        terms = [
-            gap(statistics_of(layer, x.unflatten(0, (groups, -1))), batches, keep)
-            for layer, gap, x, keep in zip(self._layers, self._gaps, maps, kept, strict=True)
-        ]
+        terms = [gap(own, batches, keep) for gap, own, keep in zip(self._gaps, found, kept, strict=True)]
         statistics = torch.stack(terms).sum(dim=0) + (config.first_weight - 1) * terms[0]
         loss = group_entropy(logits, labels, groups) + config.r_stat * statistics
         if config.density == 0:

@@ -70,4 +70,5 @@ def smoothed(x: Tensor) -> Tensor:
     return F.avg_pool2d(x.flatten(0, 1), 3, stride=1, padding=1).view(x.shape)
 
 
-LOOPS = {"kip@vec": Loop(lambda data, ipc: PlainKIP(data, ipc).step)}
+# The whole run, which is not made, may take more hours than a slow machine is allowed.
+LOOPS = {"kip@vec": Loop(lambda data, ipc: PlainKIP(data, ipc).step, {"most_hours": 24.0})}
