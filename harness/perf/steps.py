@@ -148,7 +148,9 @@ def as_text(sheet: StepSheet) -> str:
 def share_text(step: MeasuredStep) -> str:
     """`12 %` of the machine's peak, or a dash."""
     share = step.share_of_peak
-    return MISSING if share is None else f"{100 * share:.2g} %"
+    if share is None:
+        return MISSING
+    return f"{100 * share:.0f} %" if share >= 0.01 else f"{100 * share:.1g} %"
 
 
 def keep(sheet: StepSheet, folder: Path) -> Path:

@@ -54,7 +54,8 @@ def test_steps_are_measured(variant: str, monkeypatch: pytest.MonkeyPatch) -> No
     else:
         # 100 images there and back through a ConvNet of 128 filters.
         assert 1e10 < measured["flops"] < 1e12
-        assert measured["flops"] / measured["seconds"] < measured["peak_flops"]
+        # Some 0.7 on a quiet machine; either may be measured while another process takes its share.
+        assert 0.01 < measured["flops"] / measured["seconds"] / measured["peak_flops"] < 3
 
 
 @pytest.mark.slow

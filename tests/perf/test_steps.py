@@ -63,6 +63,11 @@ def test_the_share_of_peak_is_told_where_it_was_measured(tmp_path: Path) -> None
     assert set(plain) == {"method", "variant", "seconds", "warmup_seconds", "peak_bytes"}
 
 
+@pytest.mark.parametrize(("flops", "text"), [(1.04e9, "104 %"), (9.6e8, "96 %"), (2e6, "0.2 %"), (None, "–")])
+def test_a_share_is_told_in_whole_percent_or_one_digit(flops: float | None, text: str) -> None:
+    assert steps.share_text(steps.MeasuredStep("dm", "fp32", 1.0, 1.0, 1.0, flops, 1e9)) == text
+
+
 def test_a_profile_tells_arithmetic_memory_and_host_apart() -> None:
     operators = [
         ("aten::mkldnn_convolution", "arithmetic"),
