@@ -115,8 +115,7 @@ def speed_section(sheets: Iterable[StepSheet]) -> str:
 
 def _findings(shown: Sequence[Scored], reported: ReportedFigures) -> str:
     """What the page opens with; empty where the intervals support nothing."""
-    blocks = findings.opening(shown, reported)
-    return f"## {findings.TITLE}\n\n{markdown(blocks)}".rstrip() if blocks else ""
+    return _section(findings.TITLE, findings.opening(shown, reported))
 
 
 def _over_everything(shown: Sequence[Scored]) -> str:
@@ -132,8 +131,11 @@ def _over_everything(shown: Sequence[Scored]) -> str:
 
 def _in_words(shown: Sequence[Scored]) -> str:
     """What the records answer, in sentences; empty where they answer nothing."""
-    blocks = in_words.said_of(shown, level=3)
-    return f"## {in_words.TITLE}\n\n{markdown(blocks)}".rstrip() if blocks else ""
+    return _section(in_words.TITLE, in_words.said_of(shown, level=3))
+
+
+def _section(title: str, blocks: Sequence[Block]) -> str:
+    return f"## {title}\n\n{markdown(blocks)}".rstrip() if blocks else ""
 
 
 def _on_other_networks(shown: Sequence[Scored]) -> str:

@@ -59,9 +59,10 @@ class Board:
             set.intersection(*by_method), key=lambda network: (network != self.home, network.lower())
         )
 
-    def methods(self, protocol: str) -> list[str]:
-        """Methods that were measured at home under a protocol."""
-        return [asked.method for asked in self.measured if asked[1:] == (protocol, self.home)]
+    def cells(self, protocol: str) -> dict[str, Cell]:
+        """What was measured at home under a protocol, by method."""
+        here = (protocol, self.home)
+        return {asked.method: cell for asked, cell in self.measured.items() if asked[1:] == here}
 
     def cell(self, method: str, protocol: str) -> Cell | None:
         """What was measured of a method at home, if anything."""

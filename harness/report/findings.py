@@ -16,13 +16,14 @@ from typing import TypeAlias
 
 from harness.core.text import count, plural
 from harness.engine.protocol import regime_named
+from harness.engine.records import FLOOR, SOFT_FLOOR
 from harness.engine.scales import SCALES
-from harness.report.boards import PACKED, PARENT, SUBJECT, Asked, Board, Gap, boards, mean_of, percent_text
+from harness.report.boards import PACKED, PARENT, SUBJECT, Board, Gap, boards, mean_of, percent_text
 from harness.report.formats import Block, Items, Paragraph, code, plain, strong
-from harness.report.paper.cells import info_of, protocol_of
+from harness.report.paper.cells import SCALE, info_of, protocol_of
 from harness.report.reported import ReportedFigures
 from harness.report.standing import Scored, costs_of
-from harness.report.stats import Difference, Groups, differences, estimate
+from harness.report.stats import Difference, Groups, difference, differences, estimate
 from harness.report.tables import difference_text, interval_text, reported_for
 from harness.report.tracks import Cell
 
@@ -30,11 +31,9 @@ TITLE = "Findings"
 MOST = 10
 FEWEST = 10  # methods that somebody leads
 STEPS = 3  # methods that make a front
-PAPER = "paper"
 WITHIN = 2  # standard deviations that count as agreement
 TIES = 6  # rivals that a leader may have beside it
 CORESETS = ("random", "herding", "kcenter", "kmeans", "forgetting", PACKED)
-FLOOR, SOFT_FLOOR = "random", "random@soft"
 EVERYTHING = "make benchmarks"
 LEGEND = (
     "Written by the same program from the same records. Accuracies are in percent, gaps in percentage points,"
@@ -168,8 +167,9 @@ def front(board: Board) -> Finding | None:
 
 def staircase(board: Board, protocol: str) -> list[tuple[str, float, float]]:
     """Names, FLOPs and accuracies of the methods that are each clearly ahead of every cheaper one."""
-    costs = {name: costs_of(cell.done).flops for name, cell in _cells(board, protocol).items()}
-    groups = _field(board)
+    cells = board.cells(protocol)
+    costs = {name: costs_of(cell.done).flops for name, cell in cells.items()}
+    groups = {name: cell.groups for name, cell in cells.items()}
     known = sorted(
         (flops, -mean_of(groups[name]), name) for name, flops in costs.items() if flops is not None
     )
@@ -210,7 +210,7 @@ def soft_labels(board: Board) -> Finding | None:
     plain_images, labelled = board.cell(FLOOR, protocol), board.cell(SOFT_FLOOR, stored)
     if plain_images is None or labelled is None:
         return None
-    (gap,) = differences({0: (labelled.groups, plain_images.groups)}).values()
+    gap = difference(labelled.groups, plain_images.groups)
     if not gap.clear:
         return None
     return Finding(
@@ -225,7 +225,7 @@ def with_teacher(board: Board) -> Finding | None:
     asked = [name for name in {one.protocol for one in board.measured} if regime_named(name) == "teacher"]
     gaps: dict[str, Difference] = {}
     for protocol in sorted(asked):
-        cells = _cells(board, protocol)
+        cells = board.cells(protocol)
         if FLOOR not in cells:
             continue
         for name in (name for name in cells if _calls_for(name, protocol, board)):
@@ -248,7 +248,7 @@ def elsewhere(board: Board) -> Finding | None:
         return None
     networks = [name for name in board.networks(tuned, SUBJECT, PACKED) if name != board.home]
     gaps = [board.gap(tuned, network, PACKED) for network in networks]
-    ahead = [gap for gap in gaps if gap.found.clear and gap.found.mean > 0]
+    ahead, _ = _clear({gap.network: gap.found for gap in gaps})
     if not ahead:
         return None
     shown = "; ".join(f"{gap.network} {gap.figures}" for gap in gaps)
@@ -277,7 +277,7 @@ def agreement(shown: Iterable[Scored], reported: ReportedFigures) -> Finding | N
 def printed_scores(shown: Iterable[Scored], reported: ReportedFigures) -> Iterator[tuple[str, float]]:
     """`dm on mnist ipc 1`, and how many printed standard deviations ours is above the printed figure."""
     for found in shown:
-        if found.track.scale != PAPER:
+        if found.track.scale != SCALE.name:
             continue
         figures = reported_for(found.track, reported)
         for (row, ipc), ranking in found.rankings.items():
@@ -319,19 +319,13 @@ def repeated(
     if [*protocols] not in ([], [hard_protocol(board)]):
         words += ["--protocol", ",".join(protocols)]
     words += ["--eval-arch", ",".join(networks)] if networks else []
-    words += (
-        ["--budget", count(track.budget_flops).replace(" ", "")] if track.budget_flops is not None else []
-    )
+    words += ["--budget", repr(track.budget_flops)] if track.budget_flops is not None else []
     return shlex.join(words)
 
 
 def _field(board: Board) -> dict[str, Groups]:
     """Accuracies of the methods that were measured at home under the scale's protocol for all sets."""
-    return {name: cell.groups for name, cell in _cells(board, hard_protocol(board)).items()}
-
-
-def _cells(board: Board, protocol: str) -> dict[str, Cell]:
-    return {name: board.measured[Asked(name, protocol, board.home)] for name in board.methods(protocol)}
+    return {name: cell.groups for name, cell in board.cells(hard_protocol(board)).items()}
 
 
 def _is_usual(board: Board) -> bool:
