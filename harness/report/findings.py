@@ -282,9 +282,9 @@ def printed_scores(shown: Iterable[Scored], reported: ReportedFigures) -> Iterat
         figures = reported_for(found.track, reported)
         for (row, ipc), ranking in found.rankings.items():
             figure = figures.get((row.method, found.track.dataset, ipc))
-            if figure is not None and figure.std and not row.settings:
-                name = f"{plain(row.method)} on {found.track.dataset} ipc {ipc}"
-                yield name, (ranking.estimate.mean - figure.mean) / figure.std
+            score = None if figure is None or row.settings else figure.z(ranking.estimate.mean)
+            if score is not None:
+                yield f"{plain(row.method)} on {found.track.dataset} ipc {ipc}", score
 
 
 QUESTIONS: tuple[Question, ...] = (

@@ -57,6 +57,10 @@ class ReportedFigure:
         """Its spread as a fraction; None if none is printed."""
         return float(self.accuracy_std) / 100 if self.accuracy_std else None
 
+    def z(self, accuracy: float) -> float | None:
+        """How many of its spreads an accuracy in [0, 1] is above it; None if none is printed."""
+        return (accuracy - self.mean) / self.std if self.std else None
+
     @property
     def regime(self) -> Regime | None:
         """What networks were told of the images' classes; None if that is not clear."""

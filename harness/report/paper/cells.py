@@ -113,9 +113,9 @@ class PaperCell:
     @property
     def z(self) -> float | None:
         """The gap in standard deviations that the paper prints; None where it prints none."""
-        if self.gap is None or self.figure is None or not self.figure.std:
+        if self.measured is None or self.figure is None:
             return None
-        return self.gap / self.figure.std
+        return self.figure.z(self.measured.mean)
 
     @property
     def state(self) -> str:
