@@ -7,7 +7,7 @@ DEMO := build/demo
 # Some containers set it; each of many processes would then compile the modules of torch for itself.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test fast-test lint perf benchmarks clean
+.PHONY: demo test fast-test lint perf benchmarks ablations clean
 
 # Fewer steps than any track has, so that it takes minutes: what the field is about, not a figure to cite.
 demo: $(VENV)/installed
@@ -59,6 +59,16 @@ benchmarks: $(VENV)/installed
 	done; done
 	$(RUN) --methods whole --evals 1 --ipc 1 --dataset fashionmnist,folder:cifar10-jpeg
 	$(RUN) --methods random,herding,kcenter,dm,idm,bacon,whole --ipc 1,10 --seeds 2 --dataset digits
+	$(BIN)/python -m harness report
+
+# What each of BACON's terms is worth, and the weight of its prior: beside its own settings, of `benchmarks`.
+TERMS := tv_weight=0 tv_weight=0.2 tv_weight=0.4 tv_weight=0.6 tv_weight=1 clip_weight=0.2 ce_weight=0 \
+    ce_weight=0,tv_weight=0
+ablations: $(VENV)/installed
+	set -e; for terms in $(TERMS); do \
+	    $(RUN) --ipc 10 --dataset folder:cifar10-jpeg --methods bacon \
+	        $$(echo $$terms | sed 's/^/--set bacon./; s/,/ --set bacon./g'); \
+	done
 	$(BIN)/python -m harness report
 
 # Not compiled: that takes a minute for all of them, and Python does it for those that are used.

@@ -152,7 +152,7 @@ def section(tracks: Sequence[Scored], *, level: int) -> list[Block]:
 
 
 def _ids(found: Scored) -> set[str]:
-    return {record.id for cell in found.grid.values() for record in (*cell.done, *cell.missed)}
+    return {record.id for cell in found.cells.values() for record in (*cell.done, *cell.missed)}
 
 
 def _families(tracks: Iterable[Scored]) -> dict[Track, list[Scored]]:

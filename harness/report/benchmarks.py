@@ -44,7 +44,8 @@ RULES = """\
 - **Firewall.** The test split is opened once in a trial, after the last network has been trained. Code that
   touches it during distillation or training fails.
 - **Never mixed.** Scale, protocol and its version, network, precision, image size, whitening and compute
-  budget are equal within a table. A method that ran with several settings has a row for each.
+  budget are equal within a table. A method that ran with several settings has a row for each; those that
+  were set by hand stand beside its own in a table of what the change is worth, and are not ranked.
 - **Uncertainty.** Seeds differ in the distilled set, networks only in its evaluation: intervals, ties and
   ranks rest on the seeds, paired between methods. The legend below says how.
 - **Ceiling.** `whole` trains on all images under the same protocol. *Not run* says that its gap is unknown.

@@ -11,7 +11,7 @@ import dataclasses
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from harness.core.errors import UnknownNameError
@@ -37,12 +37,14 @@ class Asked(NamedTuple):
 class Board:
     """What was measured of all that one network distilled at one ipc.
 
-    `track` is what all of it shares: it has no protocol and no evaluated network.
+    `track` is what all of it shares: it has no protocol and no evaluated network. varied: settings set by
+    hand of methods whose own are measured as well.
     """
 
     track: Track
     ipc: int
     measured: Mapping[Asked, Cell]
+    varied: Mapping[tuple[str, Asked], Cell] = field(default_factory=dict)
 
     @property
     def home(self) -> str:
@@ -63,6 +65,11 @@ class Board:
         """What was measured at home under a protocol, by method."""
         here = (protocol, self.home)
         return {asked.method: cell for asked, cell in self.measured.items() if asked[1:] == here}
+
+    def changed(self, method: str, protocol: str) -> dict[str, Groups]:
+        """Accuracies at home of a method with other settings, by these."""
+        asked = Asked(method, protocol, self.home)
+        return {settings: cell.groups for (settings, which), cell in self.varied.items() if which == asked}
 
     def cell(self, method: str, protocol: str) -> Cell | None:
         """What was measured of a method at home, if anything."""
@@ -135,16 +142,21 @@ class Gap:
 def boards(shown: Iterable[Scored]) -> list[Board]:
     """All that was asked of sets that one network distilled at one ipc, of each dataset and scale.
 
-    A method that ran with several settings has no one accuracy and is left out.
+    A method that ran with several settings, none of which are its own, has no one accuracy and is left out.
     """
     measured: dict[tuple[Track, int], dict[Asked, Cell]] = defaultdict(dict)
+    varied: dict[tuple[Track, int], dict[tuple[str, Asked], Cell]] = defaultdict(dict)
     for found in shown:
         track = dataclasses.replace(found.track, eval_arch="", protocol="", protocol_version="")
-        for (row, ipc), cell in found.grid.items():
-            if cell.groups and not row.settings:
-                asked = Asked(row.method, found.track.protocol, found.track.network)
+        for (row, ipc), cell in found.cells.items():
+            if not cell.groups:
+                continue
+            asked = Asked(row.method, found.track.protocol, found.track.network)
+            if not row.settings:
                 measured[track, ipc][asked] = cell
-    return [Board(track, ipc, cells) for (track, ipc), cells in measured.items()]
+            elif (row, ipc) in found.varied:
+                varied[track, ipc][row.settings, asked] = cell
+    return [Board(*key, cells, varied[key]) for key, cells in measured.items()]
 
 
 def percent_text(fraction: float) -> str:

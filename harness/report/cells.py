@@ -52,12 +52,13 @@ def _rows(
 ) -> Iterator[dict[str, Any]]:
     track = dataclasses.asdict(found.track)
     figures = reported_for(found.track, reported)
-    for (row, ipc), cell in found.grid.items():
+    for (row, ipc), cell in found.cells.items():
         figure = figures.get((row.method, found.track.dataset, ipc))
         printed = figure.text if figure else None
         ranking = found.rankings.get((row, ipc))
         facts = {"reported_percent": printed, "code": "; ".join(found.code_of(cell))}
-        yield track | _cell(row, ipc, cell) | _ranking(ranking) | _drop(cell, drops) | facts
+        accuracy = _accuracy(estimate(cell.groups)) if ranking is None and cell.groups else _ranking(ranking)
+        yield track | _cell(row, ipc, cell) | accuracy | _drop(cell, drops) | facts
     if found.ceiling.done or found.ceiling.missed:
         groups = found.ceiling.groups
         accuracy = _accuracy(estimate(groups)) if groups else {}

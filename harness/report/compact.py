@@ -21,7 +21,7 @@ from harness.engine.records import Record
 from harness.report.formats import CODE, EM, STRONG, Block, Heading, Paragraph, Table, markdown
 from harness.report.reported import load_reported
 from harness.report.standing import Scored, scored
-from harness.report.tables import CODE_MARKS, accuracy_table, reported_for
+from harness.report.tables import CODE_MARKS, accuracy_table, reported_for, varied_table
 
 REPORTED = " reported"  # ends the headers of columns of figures that papers print
 STYLES = {STRONG: "bold", EM: "italic", CODE: ""}
@@ -95,11 +95,14 @@ def fitting(table: Table, console: Console) -> Iterator[RichTable]:
 
 
 def _tracks(records: Sequence[Record], results: Path) -> Iterator[tuple[str, Table]]:
-    """Heading and table of each track."""
+    """Headings and tables of each track: accuracies, and what settings set by hand make of them."""
     reported = load_reported()
     states = Lineage(results).states(record for record in records if record.submission is None)
     for found in scored(records, states):
-        yield found.track.heading, _table(found, accuracy_table(found, reported_for(found.track, reported)))
+        heading = found.track.heading
+        yield heading, _table(found, accuracy_table(found, reported_for(found.track, reported)))
+        if varied := varied_table(found):
+            yield f"{heading} · settings set by hand", varied
 
 
 def _table(found: Scored, whole: Table) -> Table:

@@ -35,6 +35,7 @@ WITHIN = 2  # standard deviations that count as agreement
 TIES = 6  # rivals that a leader may have beside it
 CORESETS = ("random", "herding", "kcenter", "kmeans", "forgetting", PACKED)
 EVERYTHING = "make benchmarks"
+ABLATIONS = "make ablations"
 LEGEND = (
     "Written by the same program from the same records. Accuracies are in percent, gaps in percentage points,"
     " intervals of 95 % over distillation seeds; what is clear has an interval that leaves out 0. Behind each"
@@ -147,6 +148,29 @@ def against_parent(board: Board) -> Finding | None:
         f"{strong(f'BACON is {_beside(gap)} IDM')}, whose loop it shares, on {_place(board)}: {gap.figures}"
         f" over {plural(gap.found.seeds, 'seed')}{_cost_of(ours, theirs)}.",
         repeated(board, [PARENT, SUBJECT], [protocol]),
+    )
+
+
+def own_settings(board: Board) -> Finding | None:
+    """What becomes of BACON with other weights of its terms: those that differ clearly, and the rest."""
+    protocol = hard_protocol(board)
+    own, changed = board.cell(SUBJECT, protocol), board.changed(SUBJECT, protocol)
+    if own is None or not changed:
+        return None
+    found = differences({settings: (groups, own.groups) for settings, groups in changed.items()})
+    ahead, behind = _clear(found)
+    if not ahead and not behind:
+        return None
+    parts = [
+        f"{words} with {'; '.join(f'{plain(name)} ({difference_text(found[name])})' for name in names)}"
+        for words, names in (("clearly better", ahead), ("clearly worse", behind))
+        if names
+    ]
+    rest = [plain(name) for name in found if name not in {*ahead, *behind}]
+    parts += [f"not told apart with {'; '.join(rest)}"] if rest else []
+    return Finding(
+        f"{strong('BACON with other settings than its own')} on {_place(board)} is {'; '.join(parts)}.",
+        ABLATIONS,
     )
 
 
@@ -291,6 +315,7 @@ QUESTIONS: tuple[Question, ...] = (
     packing,
     beyond_packing,
     against_parent,
+    own_settings,
     front,
     equal_steps,
     soft_labels,

@@ -48,6 +48,7 @@ class Ranking:
 class Scored:
     """All that the tables of a track are made of; the ceiling is in no `grid`.
 
+    varied: cells of settings set by hand, of methods whose own settings are in the grid; they are not ranked.
     code: of which code the records are, by their ids; nothing where nobody asked. plain: the records of the
     same sets under the same evaluation without augmentation, by the ids of the sets.
     """
@@ -57,12 +58,18 @@ class Scored:
     grid: Grid
     ceiling: Cell
     rankings: Mapping[Key, Ranking]
+    varied: Grid = field(default_factory=dict)
     code: Mapping[str, CodeState] = field(default_factory=dict)
     plain: Mapping[str, Record] = field(default_factory=dict)
 
     def code_of(self, cell: Cell) -> list[CodeState]:
         """Of which code the finished records of a cell are."""
         return sorted({self.code[record.id] for record in cell.done if record.id in self.code})
+
+    @property
+    def cells(self) -> Grid:
+        """All cells but the ceiling."""
+        return {**self.grid, **self.varied}
 
     @property
     def ipcs(self) -> list[int]:
@@ -128,10 +135,17 @@ def _plain(track: Track, tracks: Mapping[Track, Sequence[Record]]) -> Mapping[st
 def _score(
     track: Track, records: Sequence[Record], code: Mapping[str, CodeState], plain: Mapping[str, Record]
 ) -> Scored:
-    grid = grid_of([record for record in records if record.trial.method != CEILING])
+    cells = grid_of([record for record in records if record.trial.method != CEILING])
+    varied = {key: cell for key, cell in cells.items() if key[0].settings and own_key(key) in cells}
+    grid = {key: cell for key, cell in cells.items() if key not in varied}
     whole = [record for record in records if record.trial.method == CEILING]
     ceiling = cell_of(whole) if whole else EMPTY
-    return Scored(track, records, grid, ceiling, _rankings(grid, ceiling.groups), code, plain)
+    return Scored(track, records, grid, ceiling, _rankings(grid, ceiling.groups), varied, code, plain)
+
+
+def own_key(key: Key) -> Key:
+    """The cell of the same method with its own settings."""
+    return Row(key[0].method, ""), key[1]
 
 
 def _rankings(grid: Grid, ceiling: Groups) -> Mapping[Key, Ranking]:

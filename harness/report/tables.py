@@ -26,8 +26,8 @@ from harness.report.formats import (
     strong,
 )
 from harness.report.reported import ALL_IMAGES, UNTRACED, ReportedFigure, ReportedFigures, fitting
-from harness.report.standing import Ranking, Scored, costs_of, settings_of
-from harness.report.stats import CONFIDENCE, FEW_SEEDS, Difference, Estimate
+from harness.report.standing import Ranking, Scored, costs_of, own_key, settings_of
+from harness.report.stats import CONFIDENCE, FEW_SEEDS, Difference, Estimate, differences
 from harness.report.stats import estimate as estimate_of
 from harness.report.tracks import EMPTY, Cell, Track
 
@@ -61,6 +61,10 @@ CLAIMS_LEGEND = (
     "Sets that others distilled and handed in, measured here like all others: the accuracy that they"
     " claim, and what a check of their files found."
 )
+VARIED_LEGEND = (
+    "Settings set by hand, beside the same method with its own settings: the difference in percentage points,"
+    " taken within the seeds that both ran. They are no competitors and have no rank."
+)
 CODE_MARKS: Mapping[CodeState, str] = {OLDER: "‡", UNCOMMITTED: "§", UNKNOWN: "§"}
 CODE_LEGENDS = {
     "‡": "‡ is measured by older code: what the trial reaches has changed since.",
@@ -77,6 +81,7 @@ RANKING_HEADERS = (
     "rank",
     f"gap to {CEILING}",
 )
+VARIED_HEADERS = ("method", "ipc", "accuracy", "against its own settings")
 COST_HEADERS = (
     "method",
     "settings",
@@ -114,7 +119,7 @@ def marks_of(tracks: Iterable[Scored]) -> set[str]:
     return {
         mark
         for found in tracks
-        for cell in (*found.grid.values(), found.ceiling)
+        for cell in (*found.cells.values(), found.ceiling)
         for mark in code_marks(found, cell)
     }
 
@@ -174,12 +179,16 @@ def _track_blocks(found: Scored, reported: ReportedFigures, *, brief: bool) -> l
         blocks.append(Paragraph(below))
     if claims := claims_table(records):
         blocks += [claims, Paragraph(CLAIMS_LEGEND)]
-    ranking, beyond, costs = _ranking_blocks(found), beyond_blocks(found), list[Block]()
+    varied, costs = list[Block](), list[Block]()
+    if changed := varied_table(found):
+        varied = [changed, Paragraph(VARIED_LEGEND)]
+    ranking, beyond = _ranking_blocks(found), beyond_blocks(found)
     if any(record.status == "done" for record in records):
         costs = [_cost_table(found, brief=brief), Paragraph(f"{_conditions(track, records)} {COST_LEGEND}")]
     if not brief:
-        return [*blocks, *ranking, *beyond, *costs]
+        return [*blocks, *varied, *ranking, *beyond, *costs]
     folded = {
+        "What a changed setting is worth": varied,
         "Intervals, distances to the best, gaps to the ceiling": ranking,
         "Beyond accuracy: over random images, towards all images, calibration": beyond,
         "What it cost": costs,
@@ -204,6 +213,22 @@ def accuracy_table(found: Scored, figures: ReportedFigures, *, ranks: bool = Fal
         if any(printed):
             columns[f"ipc {ipc} reported"] = list(map(_printed, [*printed, whole]))
     return Table(list(columns), list(zip(*columns.values(), strict=True)))
+
+
+def varied_table(found: Scored) -> Table | None:
+    """Settings set by hand beside the methods' own; None where nothing was."""
+    measured = {key: cell for key, cell in found.varied.items() if cell.groups}
+    own = {key: found.grid[own_key(key)].groups for key in measured}
+    gaps = differences({key: (cell.groups, own[key]) for key, cell in measured.items() if own[key]})
+    rows = [
+        [
+            *(plain(row.label), str(ipc)),
+            f"{estimate_of(cell.groups).text} ({counts_text(cell)}){code_marks(found, cell)}",
+            difference_text(gaps[row, ipc]) if (row, ipc) in gaps else MISSING,
+        ]
+        for (row, ipc), cell in measured.items()
+    ]
+    return Table(VARIED_HEADERS, rows) if rows else None
 
 
 def _printed(figure: ReportedFigure | None) -> str:
@@ -335,7 +360,7 @@ def _reported_notes(found: Scored, figures: ReportedFigures, reported: ReportedF
 
 def misses(found: Scored) -> Iterator[str]:
     """One list item for each trial without a result, with the reason."""
-    cells = [(row.label, ipc, cell) for (row, ipc), cell in found.grid.items()]
+    cells = [(row.label, ipc, cell) for (row, ipc), cell in found.cells.items()]
     for label, ipc, cell in [*cells, (CEILING, None, found.ceiling)]:
         for record in cell.missed:
             reason = plain(record.reason or "no reason was recorded")
@@ -366,7 +391,7 @@ def _cost_table(found: Scored, *, brief: bool) -> Table:
     `brief`: without what few look for.
     """
     groups: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
-    cells = [(row.label, str(ipc), cell.done) for (row, ipc), cell in found.grid.items()]
+    cells = [(row.label, str(ipc), cell.done) for (row, ipc), cell in found.cells.items()]
     for label, ipc, done in [*cells, (CEILING, MISSING, found.ceiling.done)]:
         for record in done:
             groups[label, ipc, hardware(record.provenance)].append(record)

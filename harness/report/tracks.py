@@ -191,11 +191,7 @@ def _disputed(records: Iterable[Record]) -> set[tuple[Any, ...]]:
 
 
 def grid_of(records: Sequence[Record]) -> Grid:
-    """Cells of one track by row and ipc, sorted.
-
-    A method that ran in several configurations gets a row for each, labelled with the settings that differ:
-    averaging over them would show an accuracy that no configuration has.
-    """
+    """Cells of one track by row and ipc, sorted; a row for each configuration of a method, see `rows_of`."""
     gathered: dict[tuple[Row, int], list[Record]] = defaultdict(list)
     for row, record in zip(rows_of(records), records, strict=True):
         gathered[row, record.trial.ipc].append(record)
@@ -203,9 +199,21 @@ def grid_of(records: Sequence[Record]) -> Grid:
 
 
 def rows_of(records: Sequence[Record]) -> list[Row]:
-    """The row of each record among these, which tells configurations apart by the settings that differ."""
+    """The row of each record among these, which tells configurations of a method apart.
+
+    Averaging over them would show an accuracy that no configuration has. Those with settings set by hand are
+    labelled with these, and the method's own settings with nothing. Where that leaves configurations of one
+    ipc with the same label, all are labelled with the settings that differ.
+    """
     differing = _differing_settings(records)
-    return [_row(record.trial, differing) for record in records]
+    by_hand = [_row(record.trial, _set_by_hand(record.trial, differing)) for record in records]
+    unclear = _put_together(
+        (row, record) for row, record in zip(by_hand, records, strict=True) if row.method in differing
+    )
+    return [
+        _row(record.trial, differing[row.method]) if row.method in unclear else row
+        for row, record in zip(by_hand, records, strict=True)
+    ]
 
 
 def _differing_settings(records: Iterable[Record]) -> Mapping[str, set[str]]:
@@ -223,9 +231,23 @@ def _differing_settings(records: Iterable[Record]) -> Mapping[str, set[str]]:
     return differing
 
 
-def _row(trial: Trial, differing: Mapping[str, set[str]]) -> Row:
-    names = sorted(differing.get(trial.method, ()))
-    return Row(trial.method, ", ".join(f"{name}={trial.config.get(name)}" for name in names))
+def _set_by_hand(trial: Trial, differing: Mapping[str, set[str]]) -> set[str]:
+    """Those of the differing settings that were."""
+    names = differing.get(trial.method, set())
+    return names and names & {*trial.source.overrides}
+
+
+def _put_together(placed: Iterable[tuple[Row, Record]]) -> set[str]:
+    """Methods of which a row holds several configurations of one ipc."""
+    configs: dict[tuple[Row, int], set[str]] = defaultdict(set)
+    for row, record in placed:
+        configs[row, record.trial.ipc].add(repr(record.trial.config))
+    return {row.method for (row, _), found in configs.items() if len(found) > 1}
+
+
+def _row(trial: Trial, names: Iterable[str]) -> Row:
+    """That of a trial, labelled with these settings."""
+    return Row(trial.method, ", ".join(f"{name}={trial.config.get(name)}" for name in sorted(names)))
 
 
 def cell_of(records: Iterable[Record]) -> Cell:

@@ -120,6 +120,16 @@ def test_the_best_is_bold_and_ties_are_italic(make_record: Any) -> None:
     assert legend([table]) == [compact.ACCURACIES, compact.MARKED, compact.PRINTED_AND_OTHER_CODE]
 
 
+def test_settings_set_by_hand_have_a_table_of_their_own(
+    make_record: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_hand = {"config": {"lr_img": 9.0}, "settings_source": "published: mnist ipc 1; set by hand: lr_img"}
+    lines = on_terminal([make_record("dm"), make_record("dm", **by_hand)], 100, monkeypatch)
+    heading = next(k for k, line in enumerate(lines) if "settings set by hand" in line)
+    assert any(line.startswith("dm  ") for line in lines[:heading])
+    assert any(line.startswith("dm (lr_img=9.0)") and "one seed" in line for line in lines[heading:])
+
+
 def test_legend_lines_fit_eighty_columns() -> None:
     assert max(map(len, (compact.ACCURACIES, compact.MARKED, compact.PRINTED))) <= 80
 

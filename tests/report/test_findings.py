@@ -28,6 +28,7 @@ from harness.report.findings import (
     findings,
     front,
     leader,
+    own_settings,
     packing,
     soft_labels,
     staircase,
@@ -136,6 +137,38 @@ def test_bacon_and_idm_are_compared_whichever_it_is(make_record: Any, gains: Any
     found = against_parent(asked([*ours, *sets(make_record, "idm", [0.0] * 3, distill=cost(2.0))]))
     assert words in read(found)
     assert read(found).endswith("over 3 seeds, at 1.50 times its FLOPs.")
+
+
+def changed(make: Any, gains: Sequence[float], **settings: float) -> list[Record]:
+    """BACON with settings set by hand."""
+    named = ", ".join(sorted(settings))
+    config = {"tv_weight": 0.8, "ce_weight": 0.5} | settings
+    return sets(make, "bacon", gains, config=config, settings_source=f"none; set by hand: {named}")
+
+
+def test_settings_that_make_a_clear_difference_are_told_from_the_rest(make_record: Any) -> None:
+    own = sets(make_record, "bacon", CLEAR, config={"tv_weight": 0.8, "ce_weight": 0.5})
+    worse = changed(make_record, (0.08, 0.081, 0.083), ce_weight=0.0)
+    better = changed(make_record, (0.12, 0.121, 0.123), tv_weight=0.0, ce_weight=0.0)
+    vague = [
+        *changed(make_record, VAGUE, tv_weight=0.0),
+        *changed(make_record, VAGUE, tv_weight=1.0),
+    ]
+    found = own_settings(asked([*own, *worse, *better, *vague]))
+    assert read(found) == (
+        "**BACON with other settings than its own** on mnist, ipc 10 is clearly better with ce_weight=0.0,"
+        " tv_weight=0.0 (2.0 [1.9, 2.2]); clearly worse with ce_weight=0.0 (-2.0 [-2.1, -1.8]); not told"
+        " apart with tv_weight=0.0; tv_weight=1.0."
+    )
+    assert own_settings(asked([*own, *vague])) is None
+    assert own_settings(asked(own)) is None
+
+
+def test_bacon_is_in_the_field_whatever_was_set_by_hand_beside_it(make_record: Any) -> None:
+    own = sets(make_record, "bacon", CLEAR, config={"tv_weight": 0.8, "ce_weight": 0.5})
+    board = asked([*own, *changed(make_record, VAGUE, tv_weight=0.0)])
+    assert board.cells("dc-cpu").keys() == {"bacon"}
+    assert board.changed("bacon", "dc-cpu").keys() == {"tv_weight=0.0"}
 
 
 def test_one_seed_compares_nothing(make_record: Any) -> None:

@@ -180,6 +180,55 @@ def test_configurations_are_not_averaged(make_record: Any) -> None:
     assert row(text, "dm (lr_img=10.0)")[1:4] == ["–", "89.7 ± 0.6", "**60.0 ± 0.0** (1×2)"]
 
 
+BY_HAND = "published: mnist ipc 10; cpu scale; set by hand: "
+
+
+def varied_records(make: Any) -> list[Any]:
+    """Two seeds of dm as it is, two of dm with another rate, one with both settings changed, and idm."""
+    own, rate, both = {"lr": 1.0, "batch": 8}, {"lr": 9.0, "batch": 8}, {"lr": 9.0, "batch": 4}
+    by_hand = {"settings_source": f"{BY_HAND}lr"}
+    return [
+        *(make("dm", 10, seed, config=own, accuracies=[0.5 + 0.1 * seed] * 2) for seed in (0, 1)),
+        *(make("dm", 10, seed, config=rate, accuracies=[0.9 - 0.1 * seed] * 2, **by_hand) for seed in (0, 1)),
+        make("dm", 10, config=both, accuracies=[0.3, 0.3], settings_source=f"{BY_HAND}batch, lr"),
+        *(make("idm", 10, seed, config=own, accuracies=[0.4 + 0.1 * seed] * 2) for seed in (0, 1)),
+    ]
+
+
+def test_settings_set_by_hand_stand_beside_the_methods_own_and_do_not_compete(make_record: Any) -> None:
+    text = sections(varied_records(make_record), {})
+    accuracies, _, rest = text.partition("against its own settings")
+    varied, _, ranking = rest.partition("95 % interval")
+    assert row(accuracies, "dm")[1] == "**55.0 ± 5.8** (2×2)"
+    assert row(accuracies, "idm")[1].endswith("(2×2)")
+    assert "lr=" not in accuracies
+    assert row(varied, "dm (lr=9.0)") == ["dm (lr=9.0)", "10", "85.0 ± 5.8 (2×2)", "30.0 [-97.1, 157.1]"]
+    assert row(varied, "dm (batch=4, lr=9.0)")[2:] == ["30.0 ± 0.0 (1×2)", "-25.0 (one seed)"]
+    assert "of 2" in row(ranking, "dm")[6]
+    assert "lr=" not in ranking.partition("distillation (s)")[0]
+
+
+def test_cells_of_settings_set_by_hand_have_accuracies_and_no_rank(make_record: Any) -> None:
+    rows = list(csv.DictReader(cells_csv(scored(varied_records(make_record)), {}).splitlines()))
+    found = {one["differing_settings"]: one for one in rows if one["method"] == "dm"}
+    assert found.keys() == {"", "lr=9.0", "batch=4, lr=9.0"}
+    assert (found["lr=9.0"]["accuracy_mean"], found["lr=9.0"]["rank_first"]) == ("0.85", "")
+    assert (found[""]["accuracy_mean"], found[""]["ranked"]) == ("0.55", "2")
+
+
+def test_what_no_label_by_hand_tells_apart_is_labelled_with_all_that_differs(make_record: Any) -> None:
+    """A default that has changed since beside a setting that was set by hand."""
+    records = [
+        make_record("dm", config={"lr": 1.0, "batch": 8}),
+        make_record("dm", config={"lr": 2.0, "batch": 8}),
+        make_record("dm", config={"lr": 2.0, "batch": 4}, settings_source=f"{BY_HAND}batch"),
+    ]
+    text = sections(records, {})
+    for batch, lr in ((8, 1.0), (8, 2.0), (4, 2.0)):
+        assert row(text, f"dm (batch={batch}, lr={lr})")[1] == "**81.0 ± 1.0** (1×3)"
+    assert "against its own settings" not in text
+
+
 def test_settings_that_differ_between_ipcs_are_one_method(make_record: Any) -> None:
     text = sections([make_record("dm", 1), make_record("dm", 10, config={"lr_img": 10.0})], {})
     assert row(text, "dm")[1:] == ["81.0 ± 1.0 (1×3)", "81.0 ± 1.0 (1×3)"]

@@ -160,7 +160,7 @@ def link_of(source: str) -> str:
 
 
 def _places(found: Scored) -> Iterator[PlacedCell]:
-    for (row, ipc), cell in found.grid.items():
+    for (row, ipc), cell in found.cells.items():
         yield PlacedCell(found.track, row, ipc, cell, found.rankings.get((row, ipc)), found.code_of(cell))
     if found.ceiling.done or found.ceiling.missed:
         code = found.code_of(found.ceiling)
