@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from harness.core.data.toy import toy
 from harness.core.distilled import Distilled
 from harness.core.teachers import TeacherRecipe, train_teacher
 from harness.engine.evaluate import evaluate
+from harness.engine.parts import Epochs
 from harness.engine.protocol import protocol_named
 
 # Where the host must know, and why; by file and function.
@@ -79,7 +81,8 @@ def test_no_step_of_a_method_waits(name: str, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_no_step_of_an_evaluation_waits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    data, protocol = toy(3, (3, 8, 8), 20, test_per_class=2), protocol_named(name)
+    data = toy(3, (3, 8, 8), 20, test_per_class=2)
+    protocol = dataclasses.replace(protocol_named(name), length=Epochs(6))
     with pretended(monkeypatch) as device:
         context = Stepping(device)
         teacher = None
