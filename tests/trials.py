@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from harness.core.clock import Cost
 from harness.engine.protocol import PROTOCOL_VERSION
 from harness.engine.record_files import (
     existing_record,
@@ -61,6 +63,27 @@ def made_by(code: str, commit: str | None = None, dirty: bool | None = None) -> 
         git_dirty=dirty,
         code_digest=code,
     )
+
+
+def cost_of(flops: float | None = 1.0, seconds: float = 1.0) -> Cost:
+    """A made-up cost, of one step on a CPU."""
+    return Cost(
+        seconds=seconds,
+        warmup_seconds=0.0,
+        steps=1,
+        flops=flops,
+        images_forwarded=1,
+        peak_host_bytes=None,
+        peak_device_bytes=None,
+    )
+
+
+def in_seeds(make: Any, method: str, gains: Sequence[float], ipc: int = 10, **changes: Any) -> list[Record]:
+    """Made-up records of a method in up to three seeds, which differ far more than methods do."""
+    return [
+        make(method, ipc, seed, accuracies=[mean + gain - 0.01, mean + gain + 0.01], **changes)
+        for seed, (mean, gain) in enumerate(zip((0.30, 0.40, 0.50), gains, strict=False))
+    ]
 
 
 def put_record(record: Record, results: Path) -> Record:

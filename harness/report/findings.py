@@ -25,7 +25,7 @@ from harness.report.reported import ReportedFigures
 from harness.report.standing import Scored, costs_of
 from harness.report.stats import Difference, Groups, difference, differences, estimate
 from harness.report.tables import difference_text, interval_text, reported_for
-from harness.report.tracks import Cell
+from harness.report.tracks import Cell, typed_dataset
 
 TITLE = "Findings"
 MOST = 10
@@ -337,10 +337,17 @@ def repeated(
     names = list(dict.fromkeys(methods))
     cells = [cell for asked, cell in board.measured.items() if asked.method in names]
     seeds = max((len(cell.groups) for cell in cells), default=1)
-    folder = track.dataset_source == "folder"
     words = ["python", "-m", "harness", "run", "--scale", track.scale]
-    words += ["--dataset", f"folder:{track.dataset}" if folder else track.dataset]
-    words += ["--methods", ",".join(names), "--ipc", str(board.ipc), "--seeds", str(seeds)]
+    words += [
+        "--dataset",
+        typed_dataset(track),
+        "--methods",
+        ",".join(names),
+        "--ipc",
+        str(board.ipc),
+        "--seeds",
+        str(seeds),
+    ]
     if [*protocols] not in ([], [hard_protocol(board)]):
         words += ["--protocol", ",".join(protocols)]
     words += ["--eval-arch", ",".join(networks)] if networks else []

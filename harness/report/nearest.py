@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from harness.core.errors import UserError
 from harness.engine.records import Record
+from harness.report.tracks import typed_dataset
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,8 +54,7 @@ def train_split(record: Record, data_dir: Path) -> Dataset:
     from harness.core.data import load, parse
 
     trial = record.trial
-    name = f"folder:{trial.dataset}" if trial.dataset_source == "folder" else trial.dataset
-    data = load(parse(name, data_dir, trial.image_size, trial.zca), data_dir, download=False)
+    data = load(parse(typed_dataset(trial), data_dir, trial.image_size, trial.zca), data_dir, download=False)
     if trial.curve:
         data, _ = data.hold_out()
     if record.dataset_fingerprint not in (None, data.fingerprint):

@@ -136,6 +136,11 @@ _DATA_FACTS = attrgetter("dataset", "dataset_source", "listing", "image_size", "
 UNKNOWN_DATA = "not recorded"
 
 
+def typed_dataset(facts: Track | Trial) -> str:
+    """A dataset as it is typed after `--dataset`; of an image folder only the name is known, not the path."""
+    return f"folder:{facts.dataset}" if facts.dataset_source == "folder" else facts.dataset
+
+
 def sample_std(values: Sequence[float]) -> float:
     """Sample standard deviation of two or more numbers, correctly rounded.
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from trials import put_record
+from trials import cost_of, put_record
 
 from harness.commands import priority
 from harness.commands.estimate import TimeEstimate
 from harness.commands.priority import by_value
-from harness.core.clock import Cost
 from harness.core.data.catalog import DatasetSpec
 from harness.engine.options import Options, Setting
 from harness.engine.plan import DatasetFacts, expand
@@ -119,8 +118,8 @@ def test_records_of_a_method_correct_the_formula() -> None:
         id=small.id,
         status="done",
         trial=small,
-        distill=cost(1000 * (priority._distillation(small) or 0.0)),
-        evaluate=cost(1.0),
+        distill=cost_of(1000 * (priority._distillation(small) or 0.0)),
+        evaluate=cost_of(1.0),
     )
     corrected, plain = (priority._Costs(records, {}, on_gpu=True) for records in ([record], []))
     formula = priority._distillation(one)
@@ -128,18 +127,6 @@ def test_records_of_a_method_correct_the_formula() -> None:
     difference = (corrected.seconds(one) or 0.0) - (plain.seconds(one) or 0.0)
     assert difference == pytest.approx(999 * formula / priority.NOMINAL_SPEED[True])
     assert corrected.seconds(other) == plain.seconds(other)
-
-
-def cost(flops: float) -> Cost:
-    return Cost(
-        seconds=1.0,
-        warmup_seconds=0.0,
-        steps=1,
-        flops=flops,
-        images_forwarded=1,
-        peak_host_bytes=None,
-        peak_device_bytes=None,
-    )
 
 
 def test_networks_without_a_formula_come_last(tmp_path: Path) -> None:

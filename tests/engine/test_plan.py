@@ -12,13 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from trials import put_record
+from trials import cost_of, put_record
 
 import methods
 from harness.commands.cli import main
 from harness.commands.estimate import COUNTED_OFF_BY, from_records, measure
 from harness.commands.plan import as_json, as_text, headline, preview
-from harness.core.clock import Cost
 from harness.core.data.catalog import DatasetSpec
 from harness.core.errors import DataError, UnknownNameError, UserError
 from harness.engine.options import Options, Setting
@@ -61,15 +60,7 @@ def folder_dataset(path: Path, size: int = 8, per_class: int = 3) -> str:
 
 def record_of(trial: Trial, seconds: float, status: str = "done", device: str = "cpu") -> Record:
     """A record whose two phases took `seconds` each."""
-    cost = Cost(
-        seconds=seconds,
-        warmup_seconds=0.0,
-        steps=1,
-        flops=1.0,
-        images_forwarded=1,
-        peak_host_bytes=None,
-        peak_device_bytes=None,
-    )
+    cost = cost_of(seconds=seconds)
     provenance = Provenance(
         started_at="", finished_at="", resumed=0, device=device, cpu="a CPU", threads=1, python="", torch="",
         torchvision="", harness="", git_commit=None, git_dirty=None, code_digest="old",

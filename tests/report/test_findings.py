@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
+from trials import cost_of, in_seeds
 
-from harness.core.clock import Cost
 from harness.engine.options import parse_options
 from harness.engine.records import Record
 from harness.report.benchmarks import page
@@ -39,28 +39,7 @@ from harness.report.reported import load_reported
 from harness.report.standing import scored
 
 STEPS, TUNED = "dc-steps-cpu", "dc-steps-cpu@tuned"
-SEEDS = (0.30, 0.40, 0.50)
 CLEAR, VAGUE = (0.100, 0.101, 0.102), (-0.05, 0.05, 0.12)
-
-
-def sets(make: Any, method: str, gains: Sequence[float], ipc: int = 10, **changes: Any) -> list[Record]:
-    """Records of a method in seeds that differ far more than methods do."""
-    return [
-        make(method, ipc, seed, accuracies=[mean + gain - 0.01, mean + gain + 0.01], **changes)
-        for seed, (mean, gain) in enumerate(zip(SEEDS, gains, strict=False))
-    ]
-
-
-def cost(flops: float) -> Cost:
-    return Cost(
-        seconds=1.0,
-        warmup_seconds=0.1,
-        steps=1,
-        flops=flops,
-        images_forwarded=1,
-        peak_host_bytes=1,
-        peak_device_bytes=None,
-    )
 
 
 def read(found: Finding | None) -> str:
@@ -76,8 +55,8 @@ def asked(records: Iterable[Record]) -> Board:
 
 def field(make: Any, best: Sequence[float], **changes: Any) -> list[Record]:
     """As many methods as somebody may lead, of which `m0` is the best."""
-    rivals = [one for k in range(1, FEWEST) for one in sets(make, f"m{k}", [0.01 * k] * 3, **changes)]
-    return [*sets(make, "m0", best, **changes), *rivals]
+    rivals = [one for k in range(1, FEWEST) for one in in_seeds(make, f"m{k}", [0.01 * k] * 3, **changes)]
+    return [*in_seeds(make, "m0", best, **changes), *rivals]
 
 
 def test_a_leader_is_named_with_those_beside_it(make_record: Any) -> None:
@@ -98,9 +77,9 @@ def test_nobody_leads_whom_too_many_are_beside_or_where_few_were_measured(make_r
 @pytest.mark.parametrize("question", [packing, beyond_packing])
 def test_a_gap_that_is_not_clear_is_not_written(make_record: Any, question: Question, gains: Any) -> None:
     records = [
-        *sets(make_record, "random", [0.0] * 3),
-        *sets(make_record, "random_packed", gains),
-        *sets(make_record, "dm", [0.0] * 3),
+        *in_seeds(make_record, "random", [0.0] * 3),
+        *in_seeds(make_record, "random_packed", gains),
+        *in_seeds(make_record, "dm", [0.0] * 3),
     ]
     assert question(asked(records)) is None
 
@@ -108,11 +87,11 @@ def test_a_gap_that_is_not_clear_is_not_written(make_record: Any, question: Ques
 def test_what_packing_is_worth_and_who_is_beyond_it(make_record: Any) -> None:
     board = asked(
         [
-            *sets(make_record, "random", [0.0] * 3),
-            *sets(make_record, "random_packed", CLEAR),
-            *sets(make_record, "dm", [0.2, 0.21, 0.2]),
-            *sets(make_record, "dc", VAGUE),
-            *sets(make_record, "herding", [0.3] * 3),
+            *in_seeds(make_record, "random", [0.0] * 3),
+            *in_seeds(make_record, "random_packed", CLEAR),
+            *in_seeds(make_record, "dm", [0.2, 0.21, 0.2]),
+            *in_seeds(make_record, "dc", VAGUE),
+            *in_seeds(make_record, "herding", [0.3] * 3),
         ]
     )
     worth = "is worth +10.1 [9.9, 10.3] points over random images on mnist, ipc 10 (50.1 and 40.0 %)"
@@ -133,8 +112,8 @@ def test_what_packing_is_worth_and_who_is_beyond_it(make_record: Any) -> None:
     ],
 )
 def test_bacon_and_idm_are_compared_whichever_it_is(make_record: Any, gains: Any, words: str) -> None:
-    ours = sets(make_record, "bacon", gains, distill=cost(3.0))
-    found = against_parent(asked([*ours, *sets(make_record, "idm", [0.0] * 3, distill=cost(2.0))]))
+    ours = in_seeds(make_record, "bacon", gains, distill=cost_of(3.0))
+    found = against_parent(asked([*ours, *in_seeds(make_record, "idm", [0.0] * 3, distill=cost_of(2.0))]))
     assert words in read(found)
     assert read(found).endswith("over 3 seeds, at 1.50 times its FLOPs.")
 
@@ -143,11 +122,11 @@ def changed(make: Any, gains: Sequence[float], **settings: float) -> list[Record
     """BACON with settings set by hand."""
     named = ", ".join(sorted(settings))
     config = {"tv_weight": 0.8, "ce_weight": 0.5} | settings
-    return sets(make, "bacon", gains, config=config, settings_source=f"none; set by hand: {named}")
+    return in_seeds(make, "bacon", gains, config=config, settings_source=f"none; set by hand: {named}")
 
 
 def test_settings_that_make_a_clear_difference_are_told_from_the_rest(make_record: Any) -> None:
-    own = sets(make_record, "bacon", CLEAR, config={"tv_weight": 0.8, "ce_weight": 0.5})
+    own = in_seeds(make_record, "bacon", CLEAR, config={"tv_weight": 0.8, "ce_weight": 0.5})
     worse = changed(make_record, (0.08, 0.081, 0.083), ce_weight=0.0)
     better = changed(make_record, (0.12, 0.121, 0.123), tv_weight=0.0, ce_weight=0.0)
     vague = [
@@ -165,7 +144,7 @@ def test_settings_that_make_a_clear_difference_are_told_from_the_rest(make_recor
 
 
 def test_bacon_is_in_the_field_whatever_was_set_by_hand_beside_it(make_record: Any) -> None:
-    own = sets(make_record, "bacon", CLEAR, config={"tv_weight": 0.8, "ce_weight": 0.5})
+    own = in_seeds(make_record, "bacon", CLEAR, config={"tv_weight": 0.8, "ce_weight": 0.5})
     board = asked([*own, *changed(make_record, VAGUE, tv_weight=0.0)])
     assert board.cells("dc-cpu").keys() == {"bacon"}
     assert board.changed("bacon", "dc-cpu").keys() == {"tv_weight=0.0"}
@@ -173,7 +152,8 @@ def test_bacon_is_in_the_field_whatever_was_set_by_hand_beside_it(make_record: A
 
 def test_one_seed_compares_nothing(make_record: Any) -> None:
     assert (
-        against_parent(asked([*sets(make_record, "bacon", [0.1]), *sets(make_record, "idm", [0.0])])) is None
+        against_parent(asked([*in_seeds(make_record, "bacon", [0.1]), *in_seeds(make_record, "idm", [0.0])]))
+        is None
     )
 
 
@@ -189,7 +169,7 @@ def test_a_front_has_those_that_are_clearly_ahead_of_all_that_cost_less(make_rec
         [
             record
             for method, (gains, flops) in places.items()
-            for record in sets(make_record, method, gains, distill=cost(flops))
+            for record in in_seeds(make_record, method, gains, distill=cost_of(flops))
         ]
     )
     assert [name for name, *_ in staircase(board, "dc-cpu")] == ["random", "dm", "bacon"]
@@ -199,10 +179,10 @@ def test_a_front_has_those_that_are_clearly_ahead_of_all_that_cost_less(make_rec
 
 def test_equal_steps_stand_beside_equal_epochs(make_record: Any) -> None:
     records = [
-        *sets(make_record, "random", [0.0] * 3),
-        *sets(make_record, "bacon", [0.2] * 3),
-        *sets(make_record, "random", [0.0] * 3, protocol=STEPS),
-        *sets(make_record, "bacon", CLEAR, protocol=STEPS),
+        *in_seeds(make_record, "random", [0.0] * 3),
+        *in_seeds(make_record, "bacon", [0.2] * 3),
+        *in_seeds(make_record, "random", [0.0] * 3, protocol=STEPS),
+        *in_seeds(make_record, "bacon", CLEAR, protocol=STEPS),
     ]
     found = equal_steps(asked(records))
     assert "is +10.1 [9.9, 10.3] instead of +20.0 [20.0, 20.0]." in read(found)
@@ -210,17 +190,17 @@ def test_equal_steps_stand_beside_equal_epochs(make_record: Any) -> None:
 
 
 def test_soft_labels_are_worth_what_they_add_to_random_images(make_record: Any) -> None:
-    hard = sets(make_record, "random", [0.0] * 3)
-    soft = sets(make_record, "random@soft", CLEAR, protocol="sl-cpu", regime="stored")
+    hard = in_seeds(make_record, "random", [0.0] * 3)
+    soft = in_seeds(make_record, "random@soft", CLEAR, protocol="sl-cpu", regime="stored")
     found = soft_labels(asked([*hard, *soft]))
     assert "worth 10.1 [9.9, 10.3] points" in read(found)
 
 
 def test_methods_that_call_for_a_teacher_stand_beside_random_images_with_it(make_record: Any) -> None:
     records = [
-        *sets(make_record, "random", [0.0] * 3, protocol="kd-cpu"),
-        *sets(make_record, "rded", CLEAR, protocol="kd-cpu"),
-        *sets(make_record, "bacon", [-0.1] * 3, protocol="kd-cpu"),
+        *in_seeds(make_record, "random", [0.0] * 3, protocol="kd-cpu"),
+        *in_seeds(make_record, "rded", CLEAR, protocol="kd-cpu"),
+        *in_seeds(make_record, "bacon", [-0.1] * 3, protocol="kd-cpu"),
     ]
     found = with_teacher(asked(records))
     assert read(found).endswith("1 of 1 method with one at every batch (rded); clearly behind: 0.")
@@ -228,13 +208,13 @@ def test_methods_that_call_for_a_teacher_stand_beside_random_images_with_it(make
 
 def test_other_networks_are_named_with_their_gaps(make_record: Any) -> None:
     records = [
-        *sets(make_record, "random_packed", [0.0] * 3, protocol=TUNED),
-        *sets(make_record, "bacon", CLEAR, protocol=TUNED),
+        *in_seeds(make_record, "random_packed", [0.0] * 3, protocol=TUNED),
+        *in_seeds(make_record, "bacon", CLEAR, protocol=TUNED),
     ]
     assert elsewhere(asked(records)) is None, "at home alone"
     for network, gains in (("MLP", CLEAR), ("LeNet", VAGUE)):
-        records += sets(make_record, "random_packed", [0.0] * 3, protocol=TUNED, eval_arch=network)
-        records += sets(make_record, "bacon", gains, protocol=TUNED, eval_arch=network)
+        records += in_seeds(make_record, "random_packed", [0.0] * 3, protocol=TUNED, eval_arch=network)
+        records += in_seeds(make_record, "bacon", gains, protocol=TUNED, eval_arch=network)
     found = elsewhere(asked(records))
     assert "on 1 of 2, each at its own rate" in read(found)
     assert "--eval-arch LeNet,MLP" in found.command
@@ -277,4 +257,4 @@ def test_commands_can_be_typed_and_there_are_ten_at_most(make_record: Any) -> No
 
 
 def test_the_page_has_no_findings_where_nothing_is_clear(make_record: Any) -> None:
-    assert f"## {TITLE}" not in page(scored(sets(make_record, "dm", [0.0] * 3)), {}, load_fidelity(), [])
+    assert f"## {TITLE}" not in page(scored(in_seeds(make_record, "dm", [0.0] * 3)), {}, load_fidelity(), [])

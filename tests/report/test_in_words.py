@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from trials import in_seeds
 
 from harness.engine.records import Record
 from harness.report.benchmarks import page
@@ -17,23 +18,13 @@ from harness.report.standing import scored
 
 HOME = "ConvNetW32"
 FIXED, TUNED, TAUGHT = "dc-steps-cpu", "dc-steps-cpu@tuned", "kd-cpu"
-SEEDS = (0.30, 0.40, 0.50)
 
 
 def sets(
     make: Any, method: str, gains: Sequence[float], protocol: str = FIXED, **changes: Any
 ) -> list[Record]:
-    """Records of a method in three seeds that differ far more than methods do."""
-    return [
-        make(
-            method,
-            seed=seed,
-            accuracies=[mean + gain - 0.01, mean + gain + 0.01],
-            protocol=protocol,
-            **changes,
-        )
-        for seed, (mean, gain) in enumerate(zip(SEEDS, gains, strict=False))
-    ]
+    """Records of a method in three seeds, at equal steps unless another protocol is named."""
+    return in_seeds(make, method, gains, protocol=protocol, **changes)
 
 
 def said(records: Sequence[Record]) -> list[str]:

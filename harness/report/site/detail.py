@@ -14,6 +14,7 @@ from harness.core.clock import Cost
 from harness.core.text import MISSING, count, memory, percent, seconds
 from harness.engine.records import Record, Teaching, TriedRate
 from harness.report.site.data import UNKNOWN, augmentation, label_kind, regime
+from harness.report.tracks import typed_dataset
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 460, 250, 48, 34, 12, 36
 TICKS = 4
@@ -154,9 +155,8 @@ def command(record: Record) -> str:
     trial = record.trial
     if record.submission is not None:
         return ""
-    folder = trial.dataset_source == "folder"
     words = ["python", "-m", "harness", "run", "--methods", trial.method]
-    words += ["--dataset", f"folder:{trial.dataset}" if folder else trial.dataset]
+    words += ["--dataset", typed_dataset(trial)]
     words += ["--ipc", str(trial.ipc), "--scale", trial.scale, "--seeds", f"{trial.seed},"]
     words += ["--evals", str(trial.evals), "--arch", trial.arch, "--protocol", trial.protocol]
     words += ["--eval-arch", trial.eval_arch] if trial.eval_arch else []
