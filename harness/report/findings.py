@@ -26,6 +26,7 @@ from harness.report.standing import Scored, costs_of
 from harness.report.stats import Difference, Groups, difference, differences, estimate
 from harness.report.tables import difference_text, interval_text, reported_for
 from harness.report.tracks import Cell, typed_dataset
+from methods import JOIN
 
 TITLE = "Findings"
 MOST = 10
@@ -34,6 +35,7 @@ STEPS = 3  # methods that make a front
 WITHIN = 2  # standard deviations that count as agreement
 TIES = 6  # rivals that a leader may have beside it
 CORESETS = ("random", "herding", "kcenter", "kmeans", "forgetting", PACKED)
+SIMPLE = "dm"  # the plainest loop that takes any distance
 EVERYTHING = "make benchmarks"
 ABLATIONS = "make ablations"
 LEGEND = (
@@ -137,17 +139,28 @@ def beyond_packing(board: Board) -> Finding | None:
 
 def against_parent(board: Board) -> Finding | None:
     """BACON beside IDM, whose loop it shares: the interval, whichever it says, and what it costs."""
+    return _side_by_side(board, SUBJECT, PARENT, "BACON is {} IDM", ", whose loop it shares,")
+
+
+def in_simple_loop(board: Board) -> Finding | None:
+    """The same of BACON's distance in DM's loop, beside DM."""
+    ours = f"{SIMPLE}{JOIN}{SUBJECT}"
+    return _side_by_side(board, ours, SIMPLE, "BACON's distance in DM's loop is {} DM's own", "")
+
+
+def _side_by_side(board: Board, ours: str, theirs: str, claim: str, aside: str) -> Finding | None:
+    """Two methods by their difference; `claim` has a place for how one stands beside the other."""
     protocol = hard_protocol(board)
-    ours, theirs = board.cell(SUBJECT, protocol), board.cell(PARENT, protocol)
-    if ours is None or theirs is None:
+    cells = board.cell(ours, protocol), board.cell(theirs, protocol)
+    if cells[0] is None or cells[1] is None:
         return None
-    gap = board.gap(protocol, board.home, PARENT)
+    gap = board.gap(protocol, board.home, theirs, ours)
     if gap.found.low is None:
         return None
     return Finding(
-        f"{strong(f'BACON is {_beside(gap)} IDM')}, whose loop it shares, on {_place(board)}: {gap.figures}"
-        f" over {plural(gap.found.seeds, 'seed')}{_cost_of(ours, theirs)}.",
-        repeated(board, [PARENT, SUBJECT], [protocol]),
+        f"{strong(claim.format(_beside(gap)))}{aside} on {_place(board)}: {gap.figures}"
+        f" over {plural(gap.found.seeds, 'seed')}{_cost_of(cells[0], cells[1])}.",
+        repeated(board, [theirs, ours], [protocol]),
     )
 
 
@@ -315,6 +328,7 @@ QUESTIONS: tuple[Question, ...] = (
     packing,
     beyond_packing,
     against_parent,
+    in_simple_loop,
     own_settings,
     front,
     equal_steps,

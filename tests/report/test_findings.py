@@ -27,6 +27,7 @@ from harness.report.findings import (
     equal_steps,
     findings,
     front,
+    in_simple_loop,
     leader,
     own_settings,
     packing,
@@ -116,6 +117,16 @@ def test_bacon_and_idm_are_compared_whichever_it_is(make_record: Any, gains: Any
     found = against_parent(asked([*ours, *in_seeds(make_record, "idm", [0.0] * 3, distill=cost_of(2.0))]))
     assert words in read(found)
     assert read(found).endswith("over 3 seeds, at 1.50 times its FLOPs.")
+
+
+def test_bacons_distance_is_compared_in_the_loop_of_dm_too(make_record: Any) -> None:
+    own = in_seeds(make_record, "dm", [0.0] * 3)
+    found = in_simple_loop(asked([*own, *in_seeds(make_record, "dm+bacon", CLEAR)]))
+    assert read(found) == (
+        "**BACON's distance in DM's loop is clearly ahead of DM's own** on mnist, ipc 10: +10.1 [9.9, 10.3]"
+        " over 3 seeds, at 1.00 times its FLOPs."
+    )
+    assert in_simple_loop(asked(own)) is None
 
 
 def changed(make: Any, gains: Sequence[float], **settings: float) -> list[Record]:
