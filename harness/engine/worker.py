@@ -143,6 +143,8 @@ def work(job: Job) -> int:
         _say(f"{clock.now()} {error}")
         return STOPPED
     finally:
+        # The status is decided, and at its own end Python would hand SIGTERM back to the system.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         _flush()
 
 

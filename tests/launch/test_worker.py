@@ -126,6 +126,40 @@ def test_sigterm_stops_a_worker_at_its_step_and_nothing_is_lost(
     assert (ours.resumed, theirs.resumed) == (1, 0)
 
 
+LATE = """
+import os, sys, time
+from harness.engine import worker
+
+class Late:
+    # Called when Python takes its modules apart, after it gave up its handlers of signals.
+    def __del__(self, out=os.dup(1), write=os.write, sleep=time.sleep):
+        write(out, b"late")
+        sleep(1)
+
+late = Late()
+sys.exit(worker.main())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGTERM")
+def test_sigterm_changes_nothing_once_the_status_is_decided(settings: RunSettings) -> None:
+    ending = subprocess.Popen(
+        [sys.executable, "-c", LATE],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=provenance.ROOT,
+    )
+    assert ending.stdin is not None
+    assert ending.stdout is not None
+    with ending, ending.stdin as pipe:
+        pipe.write(job(digits_trial(), settings).encode())
+        pipe.close()
+        assert ending.stdout.read(4) == b"late"
+        ending.send_signal(signal.SIGTERM)
+    assert ending.returncode == DONE
+
+
 @pytest.mark.slow
 def test_log_of_a_failure_begins_and_ends_with_the_facts(
     settings: RunSettings, start: Start, tmp_path: Path

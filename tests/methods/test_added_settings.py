@@ -49,7 +49,8 @@ def test_planning_what_was_recorded_gives_the_same_ids(method: str, tmp_path: Pa
 def test_settings_of_every_record_are_those_of_now() -> None:
     for record in RECORDS:
         trial = record.trial
-        config = methods.resolve(trial.method, trial.dataset, trial.ipc, trial.scale).config
+        by_hand = {name: trial.config[name] for name in trial.source.overrides}
+        config = methods.resolve(trial.method, trial.dataset, trial.ipc, trial.scale, by_hand).config
         values = msgspec.json.decode(msgspec.json.encode(values_of(config)))
         assert values == trial.config
         assert methods.config_from(trial.method, trial.config) == config
