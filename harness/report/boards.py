@@ -11,7 +11,7 @@ import dataclasses
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from harness.core.errors import UnknownNameError
@@ -44,7 +44,7 @@ class Board:
     track: Track
     ipc: int
     measured: Mapping[Asked, Cell]
-    varied: Mapping[tuple[str, Asked], Cell] = field(default_factory=dict)
+    varied: Mapping[tuple[str, Asked], Cell]
 
     @property
     def home(self) -> str:

@@ -55,16 +55,14 @@ def _rows(
     for (row, ipc), cell in found.cells.items():
         figure = figures.get((row.method, found.track.dataset, ipc))
         printed = figure.text if figure else None
-        ranking = found.rankings.get((row, ipc))
+        standing = _standing(cell, found.rankings.get((row, ipc)))
         facts = {"reported_percent": printed, "code": "; ".join(found.code_of(cell))}
-        accuracy = _accuracy(estimate(cell.groups)) if ranking is None and cell.groups else _ranking(ranking)
-        yield track | _cell(row, ipc, cell) | accuracy | _drop(cell, drops) | facts
+        yield track | _cell(row, ipc, cell) | standing | _drop(cell, drops) | facts
     if found.ceiling.done or found.ceiling.missed:
-        groups = found.ceiling.groups
-        accuracy = _accuracy(estimate(groups)) if groups else {}
+        standing = _standing(found.ceiling, None)
         facts = {"code": "; ".join(found.code_of(found.ceiling))}
         drop = _drop(found.ceiling, drops)
-        yield track | _cell(Row(CEILING, ""), None, found.ceiling) | accuracy | drop | facts
+        yield track | _cell(Row(CEILING, ""), None, found.ceiling) | standing | drop | facts
 
 
 def _cell(row: Row, ipc: int | None, cell: Cell) -> dict[str, Any]:
@@ -86,9 +84,10 @@ def _drop(cell: Cell, drops: Mapping[str, Difference]) -> dict[str, Any]:
     return _difference("drop", found[0]) if found else {}
 
 
-def _ranking(ranking: Ranking | None) -> dict[str, Any]:
+def _standing(cell: Cell, ranking: Ranking | None) -> dict[str, Any]:
+    """Accuracy of a cell that was measured, and its place if it competes."""
     if ranking is None:
-        return {}
+        return _accuracy(estimate(cell.groups)) if cell.groups else {}
     first, last = ranking.rank
     return {
         **_accuracy(ranking.estimate),

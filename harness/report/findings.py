@@ -352,16 +352,8 @@ def repeated(
     cells = [cell for asked, cell in board.measured.items() if asked.method in names]
     seeds = max((len(cell.groups) for cell in cells), default=1)
     words = ["python", "-m", "harness", "run", "--scale", track.scale]
-    words += [
-        "--dataset",
-        typed_dataset(track),
-        "--methods",
-        ",".join(names),
-        "--ipc",
-        str(board.ipc),
-        "--seeds",
-        str(seeds),
-    ]
+    words += ["--dataset", typed_dataset(track), "--methods", ",".join(names)]
+    words += ["--ipc", str(board.ipc), "--seeds", str(seeds)]
     if [*protocols] not in ([], [hard_protocol(board)]):
         words += ["--protocol", ",".join(protocols)]
     words += ["--eval-arch", ",".join(networks)] if networks else []

@@ -58,7 +58,7 @@ class Scored:
     grid: Grid
     ceiling: Cell
     rankings: Mapping[Key, Ranking]
-    varied: Grid = field(default_factory=dict)
+    varied: Grid
     code: Mapping[str, CodeState] = field(default_factory=dict)
     plain: Mapping[str, Record] = field(default_factory=dict)
 

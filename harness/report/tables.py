@@ -179,10 +179,8 @@ def _track_blocks(found: Scored, reported: ReportedFigures, *, brief: bool) -> l
         blocks.append(Paragraph(below))
     if claims := claims_table(records):
         blocks += [claims, Paragraph(CLAIMS_LEGEND)]
-    varied, costs = list[Block](), list[Block]()
-    if changed := varied_table(found):
-        varied = [changed, Paragraph(VARIED_LEGEND)]
-    ranking, beyond = _ranking_blocks(found), beyond_blocks(found)
+    varied, ranking, beyond = _varied_blocks(found), _ranking_blocks(found), beyond_blocks(found)
+    costs: list[Block] = []
     if any(record.status == "done" for record in records):
         costs = [_cost_table(found, brief=brief), Paragraph(f"{_conditions(track, records)} {COST_LEGEND}")]
     if not brief:
@@ -200,7 +198,7 @@ def accuracy_table(found: Scored, figures: ReportedFigures, *, ranks: bool = Fal
     """Accuracies by method and ipc, what papers report beside them, and the ceiling in the last row."""
     rows = list(dict.fromkeys(row for row, _ in found.grid))
     columns = {"method": [*(plain(row.label) for row in rows), CEILING]}
-    ceiling = _ceiling_text(found.ceiling, code_marks(found, found.ceiling))
+    ceiling = _unranked_text(found.ceiling, code_marks(found, found.ceiling))
     whole = figures.get((CEILING, found.track.dataset, ALL_IMAGES))
     for ipc in found.ipcs:
         cells = [(found.grid.get((row, ipc), EMPTY), found.rankings.get((row, ipc))) for row in rows]
@@ -223,7 +221,7 @@ def varied_table(found: Scored) -> Table | None:
     rows = [
         [
             *(plain(row.label), str(ipc)),
-            f"{estimate_of(cell.groups).text} ({counts_text(cell)}){code_marks(found, cell)}",
+            _unranked_text(cell, code_marks(found, cell)),
             difference_text(gaps[row, ipc]) if (row, ipc) in gaps else MISSING,
         ]
         for (row, ipc), cell in measured.items()
@@ -252,7 +250,7 @@ def _cell_text(cell: Cell, ranking: Ranking | None, marks: str) -> str:
     return f"{figure} ({counts_text(cell)}){marks}"
 
 
-def _ceiling_text(cell: Cell, marks: str) -> str:
+def _unranked_text(cell: Cell, marks: str) -> str:
     if not cell.groups:
         return ", ".join(cell.missing) or NOT_RUN
     return f"{estimate_of(cell.groups).text} ({counts_text(cell)}){marks}"
@@ -261,6 +259,12 @@ def _ceiling_text(cell: Cell, marks: str) -> str:
 def counts_text(cell: Cell) -> str:
     """`2×3`, and what is missing: `1×3; 2 oom`."""
     return "; ".join([cell.counts, *(f"{number} {status}" for status, number in cell.missing.items())])
+
+
+def _varied_blocks(found: Scored) -> list[Block]:
+    """That table and what it is; nothing without one."""
+    table = varied_table(found)
+    return [table, Paragraph(VARIED_LEGEND)] if table else []
 
 
 def _ranking_blocks(found: Scored) -> list[Block]:

@@ -5,14 +5,7 @@ from __future__ import annotations
 import pytest
 
 import methods
-from harness.commands.conformance import (
-    POINTS,
-    SMALL,
-    check,
-    heeds_its_seed,
-    repeats_itself,
-    returns_more_at_a_larger_ipc,
-)
+from harness.commands.conformance import POINTS, SMALL, check, repeats_itself
 
 LOOPS, DISTANCES = methods.composable(methods.discover().values())
 # Each loop and each distance in one pair or more: what differs between pairs is shared code.
@@ -22,12 +15,6 @@ COMPOSITIONS = [
 ]
 # That a seed repeats itself is seen as well where a run that is killed and resumed equals another.
 TRIED = {title: point for title, point in POINTS.items() if point is not repeats_itself}
-# What a variant's settings do not decide is seen of the method itself.
-OF_VARIANTS = {
-    title: point
-    for title, point in TRIED.items()
-    if point not in (heeds_its_seed, returns_more_at_a_larger_ipc)
-}
 QUICKLY = ("random", "dm", "bacon")  # also where slow tests are left out
 
 METHODS = [
@@ -38,6 +25,5 @@ METHODS = [
 
 @pytest.mark.parametrize("method", METHODS)
 def test_methods_keep_the_contract(method: str, capsys: pytest.CaptureFixture[str]) -> None:
-    points = OF_VARIANTS if "@" in method else TRIED
-    assert check(method, {SMALL: points}), capsys.readouterr().out
-    assert capsys.readouterr().out.splitlines()[-1] == f"{method}: {len(points)} of {len(points)} points kept"
+    assert check(method, {SMALL: TRIED}), capsys.readouterr().out
+    assert capsys.readouterr().out.splitlines()[-1] == f"{method}: {len(TRIED)} of {len(TRIED)} points kept"

@@ -358,7 +358,7 @@ def test_slowdowns_of_distance_and_pool_are_caught_and_equal_trees_pass(
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(FOLDER))
     slowed = MeasuredTree("slowed", ROOT, options=("-p", "slowed"))
-    cases = ["distance-bacon-10", "pool"]
+    cases = ["prepare-bacon-10", "distance-bacon-10", "distance-dm-50", "pool"]
     assert compare(slowed, MeasuredTree("as it is", ROOT), [*cases, "evaluation"]) == 1
     *rows, conclusion = capsys.readouterr().out.splitlines()
     verdicts = {row.split()[0]: row.split()[-1] for row in rows}
