@@ -229,7 +229,7 @@ def collect(results: Path, *, cached: bool = True) -> Collection:
     Files that are the same as when they were last read are not read again, unless `cached` is False; files
     with problems always are.
     """
-    with _no_collector():
+    with no_collector():
         above = len(os.path.join(results, ""))
         stamps = {
             entry.path[above:].removesuffix(".json"): _stamp(entry) for entry in _entries(results, PLACES)
@@ -351,8 +351,8 @@ def _read(path: Path) -> FileRecord:
 
 
 @contextmanager
-def _no_collector() -> Iterator[None]:
-    """Spare the garbage collector thousands of records, in which there are no cycles to find."""
+def no_collector() -> Iterator[None]:
+    """Spare the garbage collector thousands of records and tables, in which there are no cycles to find."""
     enabled = gc.isenabled()
     gc.disable()
     try:

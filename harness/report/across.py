@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -111,44 +111,40 @@ def across_networks(tracks: Iterable[Scored]) -> list[AcrossNetworks]:
     return found
 
 
-def drops_from_home(tracks: Iterable[Scored]) -> dict[str, Difference]:
-    """The drops of the tables of `across_networks`, by the ids of the records on the other network."""
+def drops_from_home(tables: Iterable[AcrossNetworks]) -> dict[str, Difference]:
+    """The drops of these tables by the ids of the records on the other network."""
     return {
         record.id: answer.drop
-        for table in across_networks(tracks)
-        for answers in table.answers.values()
-        for answer in answers.values()
+        for answer in _answers_of(tables)
         if answer.drop is not None
         for record in answer.cell.done
     }
 
 
-def beside_home(tracks: Iterable[Scored]) -> list[Scored]:
-    """Those tracks of other networks all of whose cells stand in the tables beside their home's."""
-    tracks = list(tracks)
+def beside_home(tracks: Iterable[Scored], tables: Iterable[AcrossNetworks]) -> list[Scored]:
+    """Those tracks of other networks all of whose cells stand in these tables beside their home's."""
     shown = {
-        record.id
-        for table in across_networks(tracks)
-        for answers in table.answers.values()
-        for answer in answers.values()
-        for record in (*answer.cell.done, *answer.cell.missed)
+        record.id for answer in _answers_of(tables) for record in (*answer.cell.done, *answer.cell.missed)
     }
     return [found for found in tracks if found.track.eval_arch and found.grid and _ids(found) <= shown]
 
 
-def section(tracks: Sequence[Scored], *, level: int) -> list[Block]:
+def section(tracks: Sequence[Scored], tables: Sequence[AcrossNetworks], *, level: int) -> list[Block]:
     """The tables of these tracks under headings of that level, and why cells are empty; [] without any."""
-    found = across_networks(tracks)
-    if not found:
+    if not tables:
         return []
     code = {name: state for one in tracks for name, state in one.code.items()}
     blocks: list[Block] = [Paragraph(f"{LEGEND} {RATES}")]
-    for across in found:
+    for across in tables:
         blocks += [Heading(across.heading, level), _table(across, code)]
-    for one in beside_home(tracks):
+    for one in beside_home(tracks, tables):
         if reasons := list(misses(one)):
             blocks += [Paragraph(f"Without a result under {plain(one.track.heading)}:"), Items(reasons)]
     return blocks
+
+
+def _answers_of(tables: Iterable[AcrossNetworks]) -> Iterator[Answer]:
+    return (answer for table in tables for answers in table.answers.values() for answer in answers.values())
 
 
 def _ids(found: Scored) -> set[str]:

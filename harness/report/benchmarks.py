@@ -13,7 +13,7 @@ from harness.engine.records import Record, hardware
 from harness.engine.scales import SCALES
 from harness.perf.steps import PLAIN, StepPair, StepSheet, pairs, share_text
 from harness.report import findings, in_words
-from harness.report.across import TITLE, beside_home, section
+from harness.report.across import TITLE, AcrossNetworks, across_networks, beside_home, section
 from harness.report.fidelity import Fidelity, fidelity_markdown
 from harness.report.formats import Block, Folded, Heading, folded_markdown, markdown
 from harness.report.protocols import in_words as protocol_in_words
@@ -89,14 +89,15 @@ def page(
     """The page for these tracks, of which only those of leaderboard scales count, and sheets of steps."""
     shown = [found for found in tracks if _on_leaderboard(found.track.scale)]
     records = [record for found in shown for record in found.records]
+    networks = across_networks(shown)
     rules = "\n\n".join([RULES, markdown(legend([])).strip()])
     parts = [
         INTRODUCTION,
         _findings(shown, reported),
         _over_everything(shown),
         _in_words(shown),
-        f"## Results\n\n{_results(shown, reported)}",
-        _on_other_networks(shown),
+        f"## Results\n\n{_results(shown, networks, reported)}",
+        _on_other_networks(shown, networks),
         "## How the figures are made",
         folded_markdown("Trials, evaluation, firewall, uncertainty, costs", rules),
         folded_markdown("Scales", _scales()),
@@ -139,16 +140,16 @@ def _section(title: str, blocks: Sequence[Block]) -> str:
     return f"## {title}\n\n{markdown(blocks)}".rstrip() if blocks else ""
 
 
-def _on_other_networks(shown: Sequence[Scored]) -> str:
+def _on_other_networks(shown: Sequence[Scored], networks: Sequence[AcrossNetworks]) -> str:
     """Sets on networks that did not distil them, folded; empty where there is none."""
-    blocks = section(shown, level=3)
+    blocks = section(shown, networks, level=3)
     if not blocks:
         return ""
     summary = "Accuracy by network, and the drop from the network that distilled"
     return f"## {TITLE}\n\n{markdown([Folded(summary, blocks)], folds=True)}".rstrip()
 
 
-def _results(shown: Sequence[Scored], reported: ReportedFigures) -> str:
+def _results(shown: Sequence[Scored], networks: Sequence[AcrossNetworks], reported: ReportedFigures) -> str:
     """The legend and, for each track, what fits a screen with the rest folded.
 
     Tracks of other networks stand beside their home's in a section of their own.
@@ -156,7 +157,7 @@ def _results(shown: Sequence[Scored], reported: ReportedFigures) -> str:
     if not shown:
         return "No records yet."
     sections: list[Block] = code_legend(marks_of(shown))
-    elsewhere = {found.track for found in beside_home(shown)}
+    elsewhere = {found.track for found in beside_home(shown, networks)}
     own = [found for found in shown if found.track not in elsewhere]
     for track, blocks in blocks_by_track(own, reported, brief=True).items():
         sections += [Heading(track.heading, 3), *blocks]

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from harness.engine.records import CEILING, hardware
-from harness.report.across import drops_from_home
 from harness.report.reported import ReportedFigures
 from harness.report.standing import Costs, Ranking, Scored, costs_of, settings_of
 from harness.report.stats import Difference, Estimate, estimate
@@ -30,15 +29,13 @@ COLUMNS = (
 )
 
 
-def cells_csv(tracks: Iterable[Scored], reported: ReportedFigures) -> str:
+def cells_csv(tracks: Iterable[Scored], reported: ReportedFigures, drops: Mapping[str, Difference]) -> str:
     """A row for each cell; accuracies and differences are fractions, unknown is nothing.
 
     The ceiling has a row of its own with an empty ipc. `behind` and `gap` say how far below the best of the
     column and below the ceiling a cell lies, `drop` how far below the same sets on the network that distilled
-    them, `code` of which code its records are.
+    them (`drops`, by the ids of records), `code` of which code its records are.
     """
-    tracks = list(tracks)
-    drops = drops_from_home(tracks)
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()

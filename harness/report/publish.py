@@ -14,10 +14,10 @@ import msgspec
 from harness.core.errors import UserError
 from harness.core.text import plural
 from harness.engine.provenance import KEPT_NAME, Lineage
-from harness.engine.record_files import collect, write_atomically
+from harness.engine.record_files import collect, no_collector, write_atomically
 from harness.engine.records import Record
 from harness.perf.steps import load_sheets
-from harness.report.across import TITLE, section
+from harness.report.across import TITLE, across_networks, drops_from_home, section
 from harness.report.benchmarks import page
 from harness.report.cells import cells_csv
 from harness.report.fidelity import load_fidelity
@@ -37,6 +37,7 @@ FILTERED_FOLDER = "filtered"
 DIFF_LINES = 20
 
 
+@no_collector()
 def command(
     results: Path,
     *,
@@ -105,13 +106,15 @@ def _report(
     reported = load_reported()
     blocks = blocks_by_track(tracks, reported)
     tables = tables_of(blocks)
-    across = section(tracks, level=3)
+    networks = across_networks(tracks)
+    across = section(tracks, networks, level=3)
     across = [Heading(TITLE, 2), *across] if across else []
     whole = [*document(blocks, tracks), *across]
     files = {"tables.md": with_legend(tables, tracks) + (f"\n{markdown(across)}" if across else "")}
     files |= {"tables.tex": latex(whole), "tables.html": html(whole)}
     print(_as_json(records) if as_json else files["tables.md"], end="")
-    files |= {"tables.csv": cells_csv(tracks, reported), "records.csv": to_csv(records)}
+    cells = cells_csv(tracks, reported, drops_from_home(networks))
+    files |= {"tables.csv": cells, "records.csv": to_csv(records)}
     written = {folder / name: text for name, text in files.items()}
     if target is not None:
         written |= _pages(tracks, target)

@@ -13,12 +13,20 @@ import pytest
 from harness.commands.cli import main
 from harness.engine.provenance import OLDER
 from harness.engine.records import Record
-from harness.report.across import LEGEND, TITLE, AcrossNetworks, across_networks, beside_home, section
+from harness.report.across import (
+    LEGEND,
+    TITLE,
+    AcrossNetworks,
+    across_networks,
+    beside_home,
+    drops_from_home,
+    section,
+)
 from harness.report.benchmarks import page
 from harness.report.cells import cells_csv
 from harness.report.fidelity import load_fidelity
-from harness.report.formats import Items, Table, markdown, strong
-from harness.report.standing import scored
+from harness.report.formats import Block, Items, Table, markdown, strong
+from harness.report.standing import Scored, scored
 
 HOME = "ConvNetW32"
 # Seeds differ far more than a set differs between networks, so only a paired interval is narrow.
@@ -45,9 +53,13 @@ def only(records: Sequence[Record]) -> AcrossNetworks:
     return found
 
 
+def blocks_of(tracks: Sequence[Scored]) -> list[Block]:
+    return section(tracks, across_networks(tracks), level=3)
+
+
 def table(records: Sequence[Record]) -> list[dict[str, str]]:
     """The rows of the only table by their headings."""
-    (found,) = [block for block in section(scored(records), level=3) if isinstance(block, Table)]
+    (found,) = [block for block in blocks_of(scored(records)) if isinstance(block, Table)]
     return [dict(zip(found.headers, row, strict=True)) for row in found.rows]
 
 
@@ -72,7 +84,9 @@ def test_a_drop_is_paired_over_the_seeds_of_the_same_sets(make_record: Any) -> N
 
 def test_the_spreadsheet_has_the_drop_and_its_interval(make_record: Any) -> None:
     records = [*asked(make_record), *asked(make_record, method="whole", ipc=1)]
-    rows = list(csv.DictReader(io.StringIO(cells_csv(scored(records), {}))))
+    tracks = scored(records)
+    text = cells_csv(tracks, {}, drops_from_home(across_networks(tracks)))
+    rows = list(csv.DictReader(io.StringIO(text)))
     by_network = {(row["method"], row["eval_arch"]): row for row in rows}
     for method in ("dm", "whole"):
         there, home = by_network[method, "LeNet"], by_network[method, ""]
@@ -83,10 +97,10 @@ def test_the_spreadsheet_has_the_drop_and_its_interval(make_record: Any) -> None
 
 def test_there_is_no_table_without_a_second_network(make_record: Any) -> None:
     homes = [make_record(seed=seed, arch=arch) for seed in (0, 1) for arch in (HOME, "LeNet")]
-    assert section(scored(homes), level=3) == []
+    assert blocks_of(scored(homes)) == []
     foreign = [make_record(seed=seed, eval_arch="LeNet") for seed in (0, 1)]
     assert across_networks(scored(foreign)) == []
-    assert beside_home(scored(foreign)) == [], "so it has to stand in a table of its own"
+    assert beside_home(scored(foreign), []) == [], "so it has to stand in a table of its own"
     two = [*foreign, *(make_record(seed=seed, eval_arch="MLP") for seed in (0, 1))]
     (row,) = table(two)
     assert (row["LeNet drop"], row["MLP drop"]) == ("–", "–"), "home was not measured"
@@ -103,7 +117,7 @@ def test_methods_asked_at_home_alone_are_left_out_and_gaps_are_named(make_record
     assert list(rows) == ["bacon", "dm", "idm"]
     assert (rows["dm"]["MLP"], rows["dm"]["MLP drop"]) == ("not run", "–")
     assert (rows["bacon"]["LeNet"], rows["bacon"][HOME]) == ("oom", "not run")
-    (reasons,) = [block for block in section(scored(records), level=3) if isinstance(block, Items)]
+    (reasons,) = [block for block in blocks_of(scored(records)) if isinstance(block, Items)]
     assert reasons.texts == ["bacon · ipc 1 · seed 0: oom: no memory"]
 
 
@@ -157,7 +171,7 @@ def test_the_ceiling_is_the_last_row_of_each_ipc_and_never_the_best(make_record:
         *asked(make_record, ipc=10),
         *asked(make_record, "whole", 0.2),
     ]
-    tables = [block for block in section(scored(records), level=3) if isinstance(block, Table)]
+    tables = [block for block in blocks_of(scored(records)) if isinstance(block, Table)]
     assert [[row[0] for row in found.rows] for found in tables] == [
         ["dm", "random", "whole"],
         ["dm", "whole"],
@@ -170,7 +184,7 @@ def test_the_ceiling_is_the_last_row_of_each_ipc_and_never_the_best(make_record:
 def test_figures_of_older_code_are_marked(make_record: Any) -> None:
     records = asked(make_record)
     old = next(record for record in records if record.trial.eval_arch)
-    blocks = section(scored(records, {old.id: OLDER}), level=3)
+    blocks = blocks_of(scored(records, {old.id: OLDER}))
     (found,) = [block for block in blocks if isinstance(block, Table)]
     row = dict(zip(found.headers, found.rows[0], strict=True))
     assert row["LeNet"].endswith("‡")
@@ -195,7 +209,7 @@ def test_the_page_folds_it_and_has_no_other_table_of_those_networks(make_record:
     records = [*asked(make_record), *asked(make_record, "idm")]
     text = page(scored(records), {}, load_fidelity())
     assert text.count(f"## {TITLE}\n\n<details>") == 1
-    assert markdown(section(scored(records), level=3)).splitlines()[0] in text
+    assert markdown(blocks_of(scored(records))).splitlines()[0] in text
     assert LEGEND in text.replace("**", "")
     assert "### mnist · cpu scale · dc-cpu 1.0 · ConvNetW32\n" in text
     assert "### mnist · cpu scale · dc-cpu 1.0 · LeNet on sets by ConvNetW32" not in text

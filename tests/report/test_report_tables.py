@@ -14,6 +14,7 @@ from harness.core.text import count, memory, table
 from harness.engine.provenance import CURRENT, OLDER, UNCOMMITTED, CodeState
 from harness.engine.records import Submitted
 from harness.report import tables
+from harness.report.across import across_networks, drops_from_home
 from harness.report.cells import cells_csv
 from harness.report.formats import html, latex, markdown
 from harness.report.reported import (
@@ -73,7 +74,7 @@ def written(records: list[Any]) -> dict[str, str]:
     tracks = scored(records, states)
     blocks = document(blocks_by_track(tracks, REPORTED), tracks)
     made = {"md": markdown(blocks), "tex": latex(blocks), "html": html(blocks)}
-    return made | {"csv": cells_csv(tracks, REPORTED)}
+    return made | {"csv": cells_csv(tracks, REPORTED, drops_from_home(across_networks(tracks)))}
 
 
 @pytest.mark.parametrize("suffix", ["md", "tex", "html", "csv"])
@@ -133,7 +134,7 @@ def test_records_of_other_images_never_share_a_cell(part: str, make_record: Any)
     assert "Records of mnist were made from different images and do not compare" in text
     assert text.count(f"data {'0' * 16} and {'1' * 16}") >= 1
     assert len(set(headings(text))) == 3
-    rows = cells_csv(scored([right, wrong, failed]), {}).splitlines()
+    rows = cells_csv(scored([right, wrong, failed]), {}, {}).splitlines()
     assert len(rows) == 4
 
 
@@ -209,7 +210,7 @@ def test_settings_set_by_hand_stand_beside_the_methods_own_and_do_not_compete(ma
 
 
 def test_cells_of_settings_set_by_hand_have_accuracies_and_no_rank(make_record: Any) -> None:
-    rows = list(csv.DictReader(cells_csv(scored(varied_records(make_record)), {}).splitlines()))
+    rows = list(csv.DictReader(cells_csv(scored(varied_records(make_record)), {}, {}).splitlines()))
     found = {one["differing_settings"]: one for one in rows if one["method"] == "dm"}
     assert found.keys() == {"", "lr=9.0", "batch=4, lr=9.0"}
     assert (found["lr=9.0"]["accuracy_mean"], found["lr=9.0"]["rank_first"]) == ("0.85", "")

@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
 from harness.report.stats import (
+    BATCH,
     CONFIDENCE,
     FEW_SEEDS,
     ONE_SEED,
     QUANTILES,
+    RESAMPLES,
     Difference,
     Estimate,
     difference,
@@ -71,9 +73,14 @@ def test_many_seeds_give_scipys_bootstrap_of_their_means() -> None:
     means = np.array([np.mean(values) for values in groups.values()])
     found = estimate(groups)
     theirs = scipy_stats.bootstrap(
-        (means,), np.mean, method="percentile", n_resamples=20_000, random_state=np.random.default_rng(2)
+        (means,),
+        np.mean,
+        method="percentile",
+        n_resamples=RESAMPLES,
+        batch=BATCH,
+        random_state=np.random.default_rng(0),
     ).confidence_interval
-    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=0.01)
+    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), rel=1e-12), "of the same draws"
     assert estimate(groups) == found, "the same records must give the same page"
 
 
