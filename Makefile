@@ -24,7 +24,7 @@ BESIDE := --numprocesses=3 --dist=loadfile --no-loadscope-reorder
 GATED := network,pool,evaluation,prepare-*-10,distance-*-10,descend-*-10-10
 test: lint
 	$(PYTEST) $(BESIDE) -m "not alone" --fidelity-check=harness/report/data/fidelity.json
-	$(PYTEST) -m alone
+	$(PYTEST) -m alone $$(grep -rlF --include='*.py' mark.alone tests)
 	$(BIN)/python -m harness report --check
 	$(BIN)/python -m harness perf check --cases '$(GATED)'
 
