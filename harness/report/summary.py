@@ -15,7 +15,7 @@ from harness.core.errors import UserError
 from harness.core.text import MISSING, percent, plural
 from harness.engine.record_files import collect
 from harness.report.filters import Filters
-from harness.report.formats import Block, Heading, Items, Paragraph, Table, markdown, plain, strong
+from harness.report.formats import Block, Heading, Items, Paragraph, Table, code, markdown, plain, strong
 from harness.report.frames import print_problems
 from harness.report.ranks import FEWEST_CELLS, Ranks, Standing, ranks
 from harness.report.standing import Scored, scored
@@ -86,7 +86,10 @@ def summaries(tracks: Iterable[Scored]) -> list[Summary]:
 
 
 def as_blocks(found: Iterable[Summary], *, most: int | None = None, level: int = 2) -> list[Block]:
-    """A section for each scale, the legend in the first that has a table; `most` methods of each."""
+    """A section for each scale, the legend in the first that has a table.
+
+    With `most` only so many methods of each, and how many are not ranked instead of their names.
+    """
     blocks: list[Block] = []
     for summary in found:
         blocks.append(Heading(_title(summary), level))
@@ -96,7 +99,8 @@ def as_blocks(found: Iterable[Summary], *, most: int | None = None, level: int =
         blocks.append(standings_table(summary.ranks.standings[:most]))
         if Paragraph(LEGEND) not in blocks:
             blocks.append(Paragraph(LEGEND))
-        blocks.append(Items(notes(summary)))
+        left_out = _left_out_by_name(summary) if most is None else _left_out_by_number(summary)
+        blocks.append(Items([*_counted(summary), *left_out]))
     return blocks
 
 
@@ -117,8 +121,8 @@ def standings_table(standings: Sequence[Standing]) -> Table:
     return Table(HEADERS, rows, text_columns=2)
 
 
-def notes(summary: Summary) -> list[str]:
-    """Which cells count, and who is not ranked or what does not count, and why."""
+def _counted(summary: Summary) -> list[str]:
+    """Which cells count, and why there are no intervals where there are none."""
     found = summary.ranks
     lines = [f"{strong('Cells')}: {_listed(found.cells)}."]
     if any(one.over_seeds is None for one in found.standings):
@@ -127,8 +131,13 @@ def notes(summary: Summary) -> list[str]:
         )
     if any(one.over_cells is None for one in found.standings):
         lines.append(f"No intervals over cells: fewer than {FEWEST_CELLS} do not show how cells differ.")
-    lacking = {name: cells for name, cells in found.lacking.items() if name not in summary.ambiguous}
-    for lacked, unranked in _inverted(lacking).items():
+    return lines
+
+
+def _left_out_by_name(summary: Summary) -> list[str]:
+    """Who is not ranked or what does not count, and why."""
+    lines = []
+    for lacked, unranked in _inverted(_lacking(summary)).items():
         lack = "which lacks" if len(unranked) == 1 else "which lack"
         lines.append(f"{strong('Not ranked')}: {', '.join(map(plain, unranked))}, {lack} {_listed(lacked)}.")
     for method, cells in summary.ambiguous.items():
@@ -136,13 +145,34 @@ def notes(summary: Summary) -> list[str]:
             f"{strong('Not ranked')} in {_listed(cells)}: {plain(method)}, which ran there with several"
             " settings, none or more than one of them its own."
         )
-    ranked = len(found.standings)
-    for names, cells in _inverted(found.left_out).items():
+    ranked = len(summary.ranks.standings)
+    for names, cells in _inverted(summary.ranks.left_out).items():
         lines.append(
             f"{strong('Not counted')}: {_listed(cells)}, where {len(names)} of the {ranked} ranked methods"
             " were not measured and would lose their rank."
         )
     return lines
+
+
+def _left_out_by_number(summary: Summary) -> list[str]:
+    """How many methods are not ranked and how many cells not counted, in one line; nothing without any."""
+    methods, cells = {*_lacking(summary), *summary.ambiguous}, summary.ranks.left_out
+    parts = [
+        f"{plural(len(methods), 'method')} not measured in each of these cells, or with several settings"
+        if methods
+        else "",
+        f"{plural(len(cells), 'cell')} in which some of the ranked methods were not measured"
+        if cells
+        else "",
+    ]
+    if not any(parts):
+        return []
+    return [f"{strong('Left out')}: {'; '.join(filter(None, parts))}. {code(COMMAND)} names them."]
+
+
+def _lacking(summary: Summary) -> dict[str, Sequence[BoardCell]]:
+    """The cells that methods lack which are not ranked for that alone."""
+    return {name: cells for name, cells in summary.ranks.lacking.items() if name not in summary.ambiguous}
 
 
 def _summary(scale: str, tracks: Sequence[Scored]) -> Summary:

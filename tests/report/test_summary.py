@@ -181,6 +181,21 @@ def test_the_page_has_the_first_places_at_its_head_and_says_where_the_others_are
 
 
 @pytest.mark.slow
+def test_the_page_says_how_many_are_left_out(make_record: Any) -> None:
+    whole = full(make_record)
+    assert "**Left out**" not in page(scored(whole), {}, load_fidelity())
+    late = [*whole, *seeds(make_record, "late", 0.9)]
+    assert (
+        "- **Left out**: 1 method not measured in each of these cells, or with several settings."
+        f" `{COMMAND}` names them."
+    ) in page(scored(late), {}, load_fidelity())
+    alone = [*late, make_record("bacon", dataset="svhn", dataset_source="folder", accuracies=[0.5])]
+    text = page(scored(alone), {}, load_fidelity())
+    assert "settings; 1 cell in which some of the ranked methods were not measured." in text
+    assert "Not ranked" not in text
+
+
+@pytest.mark.slow
 def test_a_page_without_two_methods_has_no_such_section(make_record: Any) -> None:
     assert "Over everything" not in page(scored([make_record()]), {}, load_fidelity())
 
