@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,17 +41,6 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("busy")
     config.pluginmanager.register(Fidelity(config), "fidelity")
     config.pluginmanager.register(SlowTests(config), "slow tests")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _digests_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What the code that is here comes to is worked out once in a process, not in each test's results."""
-    from harness.engine import cache_file, provenance
-
-    shared = tmp_path_factory.mktemp("digests") / ".work" / "digests.cache"
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(provenance, "CacheFile", lambda _path, root: cache_file.CacheFile(shared, root))
-        yield
 
 
 class Fidelity:

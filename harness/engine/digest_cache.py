@@ -1,8 +1,7 @@
-"""Digests of this code that were computed before, in the user's cache folder: to compute one takes a second.
+"""Digests of this code that were computed before, in the user's cache folder: to compute some takes a second.
 
 A digest follows from the text of the source files, and is kept with a digest of all of that. The file holds
-those of one state of the code; with another it begins anew. One that cannot be read or written costs time and
-nothing else.
+those of the last few states of the code. One that cannot be read or written costs time and nothing else.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -19,13 +18,14 @@ from harness.core.files import replacing
 from harness.core.user_cache import folder
 
 NAME = "digests.json"
+STATES = 5  # of the code, for several checkouts and for edits that are taken back
 
 
-class Kept(msgspec.Struct, frozen=True):
-    """The content of the file: digests by what they are of, in the code whose text has the digest `text`."""
+class State(msgspec.Struct, frozen=True):
+    """Digests by what they are of, in the code whose text has the digest `text`; None: it cannot run that."""
 
     text: str
-    digests: dict[str, str]
+    digests: dict[str, str | None]
 
 
 def text_digest(root: Path, folders: Iterable[str]) -> str:
@@ -38,22 +38,22 @@ def text_digest(root: Path, folders: Iterable[str]) -> str:
     return hashed.hexdigest()
 
 
-def look_up(text: str, subject: str) -> str | None:
-    """The digest that was kept for a subject and this text; None if there is none."""
-    return _read(text).digests.get(subject)
+def load(text: str) -> dict[str, str | None]:
+    """The digests that were kept for this text."""
+    return next((state.digests for state in _states() if state.text == text), {})
 
 
-def keep(text: str, subject: str, digest: str) -> None:
-    """Keep a digest for later processes. Of two that write at once, one may lose."""
-    kept = Kept(text, _read(text).digests | {subject: digest})
+def keep(text: str, digests: Mapping[str, str | None]) -> None:
+    """Keep digests of this text for later processes. Of two that write at once, one may lose."""
+    state = State(text, load(text) | dict(digests))
+    others = [other for other in _states() if other.text != text]
     with contextlib.suppress(OSError, RuntimeError), replacing(folder() / NAME, durable=False) as aside:
-        aside.write_bytes(msgspec.json.encode(kept))
+        aside.write_bytes(msgspec.json.encode([state, *others][:STATES]))
 
 
-def _read(text: str) -> Kept:
+def _states() -> list[State]:
+    """All that are kept, the last written first."""
     # RuntimeError: there is no home folder.
     with contextlib.suppress(OSError, RuntimeError, msgspec.DecodeError):
-        kept = msgspec.json.decode((folder() / NAME).read_bytes(), type=Kept)
-        if kept.text == text:
-            return kept
-    return Kept(text, {})
+        return msgspec.json.decode((folder() / NAME).read_bytes(), type=list[State])
+    return []

@@ -25,9 +25,9 @@ from harness.core import clock, processor
 from harness.core.errors import UserError
 from harness.core.nets.names import base_and_width, convnet_spec
 from harness.engine import digest_cache
-from harness.engine.cache_file import FOLDERS, CacheFile
+from harness.engine.cache_file import FOLDERS
 from harness.engine.reach import Module, Sources, Start
-from harness.engine.records import FIRST_SCHEMA, WORK_FOLDER, Provenance, Record, Trial
+from harness.engine.records import FIRST_SCHEMA, Provenance, Record, Trial
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -98,7 +98,6 @@ CODE_WORDS: Mapping[CodeState, str] = {
     UNKNOWN: "the record names no commit, or one that is not in this history",
 }
 KEPT_NAME = "digests.json"
-CACHE_NAME = "digests.cache"
 
 
 class Subject(NamedTuple):
@@ -127,13 +126,18 @@ class Subject(NamedTuple):
         arch = trial.network if part == "evaluate" else trial.arch
         return cls(method, trial.dataset, trial.dataset_source, arch, asked, watched, part)
 
+    @property
+    def name(self) -> str:
+        """All of it in one line, different for different ones."""
+        return " ".join(map(repr, self))
+
 
 class Code:
     """The code of one tree, and what trials reach of it."""
 
     def __init__(self, sources: Sources) -> None:
         self._sources = sources
-        self.digests: dict[Subject, str | None] = {}  # so far as they were asked for
+        self.digests: dict[str, str | None] = {}  # by the names of subjects, so far as they were asked for
 
     @classmethod
     def here(cls, parsed: dict[bytes, Module] | None = None) -> Code:
@@ -172,10 +176,10 @@ class Code:
 
     def digest_of(self, subject: Subject) -> str | None:
         """The same for all trials that reach the same code."""
-        if subject not in self.digests:
+        if subject.name not in self.digests:
             found = self._sources.digest(self._start(subject))
-            self.digests[subject] = None if found is None else f"{SCHEME}{found}"
-        return self.digests[subject]
+            self.digests[subject.name] = None if found is None else f"{SCHEME}{found}"
+        return self.digests[subject.name]
 
     def _start(self, subject: Subject) -> Start:
         named, soft = subject.method.removesuffix(SOFT), subject.method.endswith(SOFT)
@@ -244,32 +248,34 @@ def _text_of(root: Path) -> str:
 
 @cache
 def _digest_of(subject: Subject, root: Path) -> str:
-    text, name = _text_of(root), " ".join(map(str, subject))
-    known = digest_cache.look_up(text, name)
-    if known is not None:
-        return known
-    digest = Code.here().digest_of(subject) or f"{SCHEME}none"
-    if digest_cache.text_digest(root, FOLDERS) == text:  # else files changed, and it is of which?
-        digest_cache.keep(text, name, digest)
-    # Syntax trees take tens of megabytes, which are no part of what a trial needs.
-    clock.release_freed_memory()
-    return digest
+    text = _text_of(root)
+    known = digest_cache.load(text)
+    if subject.name not in known:
+        known = {subject.name: Code.here().digest_of(subject)}
+        _keep(known, root, text)
+        # Syntax trees take tens of megabytes, which are no part of what a trial needs.
+        clock.release_freed_memory()
+    return known[subject.name] or f"{SCHEME}none"
+
+
+def _keep(digests: Mapping[str, str | None], root: Path, text: str) -> None:
+    """Keep digests for later processes, unless files changed meanwhile: they may be of either text."""
+    if digest_cache.text_digest(root, FOLDERS) == text:
+        digest_cache.keep(text, digests)
 
 
 class Lineage:
     """Of which code records are, compared with the code that is here.
 
     For records whose digests are of an earlier scheme that is read from the history of this checkout, or from
-    the file of `kept_digests` under `results`, which a checkout without history has as well. What is worked
-    out of the code that is here is cached there too.
+    the file of `kept_digests` under `results`, which a checkout without history has as well.
     """
 
     def __init__(self, results: Path | None = None) -> None:
         self._parsed: dict[bytes, Module] = {}
-        self._cache = CacheFile(results / WORK_FOLDER / CACHE_NAME, ROOT) if results is not None else None
+        self._text = digest_cache.text_digest(ROOT, FOLDERS)
         self._here = Code.here(self._parsed)
-        if self._cache is not None:
-            self._here.digests.update(self._cache.load(list[tuple[Subject, str | None]]) or ())
+        self._here.digests.update(digest_cache.load(self._text))
         self._commits: dict[str, Code | None] = {}
         self._kept = _read_kept(results) if results is not None else {}
 
@@ -316,8 +322,8 @@ class Lineage:
         """States by the ids of the records."""
         known = len(self._here.digests)
         found = {record.id: self.state(record) for record in records}
-        if self._cache is not None and len(self._here.digests) > known:
-            self._cache.save(list(self._here.digests.items()))
+        if len(self._here.digests) > known:
+            _keep(self._here.digests, ROOT, self._text)
         return found
 
     def digest(self, record: Record) -> str | None:

@@ -78,3 +78,13 @@ def test_a_damaged_file_is_replaced(checkout: Path, caches: Path, content: bytes
 def test_caches_that_cannot_be_written_cost_nothing_but_time(checkout: Path, caches: Path) -> None:
     caches.write_text("a file, so that nothing can be written below it")
     assert code_digest() == digest()
+
+
+def test_the_last_few_states_of_the_code_are_kept_beside_each_other() -> None:
+    for number in range(digest_cache.STATES + 1):
+        digest_cache.keep(f"text {number}", {"a": f"{number}", "b": None})
+    digest_cache.keep("text 1", {"c": "later"})
+    digest_cache.keep("text", {})
+    assert digest_cache.load("text 1") == {"a": "1", "b": None, "c": "later"}
+    assert [digest_cache.load(f"text {number}") for number in (0, 2)] == [{}, {}]
+    assert all(digest_cache.load(f"text {number}") for number in range(3, digest_cache.STATES + 1))

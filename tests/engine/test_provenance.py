@@ -12,8 +12,8 @@ import pytest
 import torch
 from trials import digits_trial, made_by
 
-from harness.core import clock
-from harness.engine import cache_file, provenance
+from harness.core import clock, user_cache
+from harness.engine import digest_cache, provenance
 from harness.engine.provenance import (
     CURRENT,
     OLDER,
@@ -25,7 +25,7 @@ from harness.engine.provenance import (
     code_digest,
 )
 from harness.engine.reach import Module, Sources
-from harness.engine.records import FIRST_SCHEMA, WORK_FOLDER, Provenance, Record, Trial
+from harness.engine.records import FIRST_SCHEMA, Provenance, Record, Trial
 
 
 @pytest.fixture
@@ -35,6 +35,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         source = provenance.ROOT / folder
         shutil.copytree(source, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
     return tmp_path
 
 
@@ -397,10 +398,7 @@ def test_of_which_code_a_record_is(checkout: Path) -> None:
 def test_digests_of_the_code_that_is_here_are_worked_out_once(
     checkout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache_file, "SETTLED_NS", 0)
-    monkeypatch.setattr(provenance, "CacheFile", cache_file.CacheFile)
     results = checkout / "results"
-    results.mkdir()
     dm = trial()
     record = Record(id=dm.id, status="failed", trial=dm, provenance=made_by(digest() or ""))
     assert Lineage(results).states([record]) == {dm.id: CURRENT}
@@ -409,6 +407,6 @@ def test_digests_of_the_code_that_is_here_are_worked_out_once(
         assert Lineage(results).states([record]) == {dm.id: CURRENT}
     change(checkout / "methods" / "dm.py", "context.steps(", "context.steps(0 + ")
     assert Lineage(results).states([record]) == {dm.id: OLDER}
-    cache = results / WORK_FOLDER / provenance.CACHE_NAME
+    cache = user_cache.folder() / digest_cache.NAME
     cache.write_bytes(cache.read_bytes()[:-1] + b"x")
     assert Lineage(results).states([record]) == {dm.id: OLDER}
