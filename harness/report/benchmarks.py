@@ -34,7 +34,8 @@ Each track has one table; what is folded opens with a click. All figures with al
 BRIEF_LEGEND = """\
 Test accuracy in percent after the last epoch: mean ± standard deviation over all networks of all seeds
 (distillation seeds × networks on each set). Bold is the best of a column, *italics* are not told apart from
-it, ranks are those that the seeds leave open. *Reported* figures are printed by papers."""
+it, ranks are those that the seeds leave open. Methods stand by their accuracy at the ipc at which the most
+were measured. *Reported* figures are printed by papers."""
 
 RULES = """\
 - **One trial** is one method, dataset, ipc (stored synthetic images per class) and seed. It leaves one

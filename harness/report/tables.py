@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
@@ -29,7 +29,7 @@ from harness.report.reported import ALL_IMAGES, UNTRACED, ReportedFigure, Report
 from harness.report.standing import Ranking, Scored, costs_of, own_key, settings_of
 from harness.report.stats import CONFIDENCE, FEW_SEEDS, Difference, Estimate, differences
 from harness.report.stats import estimate as estimate_of
-from harness.report.tracks import EMPTY, Cell, Track
+from harness.report.tracks import EMPTY, Cell, Row, Track
 
 Tables: TypeAlias = Mapping[Track, str]
 
@@ -195,8 +195,13 @@ def _track_blocks(found: Scored, reported: ReportedFigures, *, brief: bool) -> l
 
 
 def accuracy_table(found: Scored, figures: ReportedFigures, *, ranks: bool = False) -> Table:
-    """Accuracies by method and ipc, what papers report beside them, and the ceiling in the last row."""
+    """Accuracies by method and ipc, what papers report beside them, and the ceiling in the last row.
+
+    With `ranks` the ranks beside them, and methods by accuracy instead of by name.
+    """
     rows = list(dict.fromkeys(row for row, _ in found.grid))
+    if ranks:
+        rows = _by_accuracy(rows, found)
     columns = {"method": [*(plain(row.label) for row in rows), CEILING]}
     ceiling = _unranked_text(found.ceiling, code_marks(found, found.ceiling))
     whole = figures.get((CEILING, found.track.dataset, ALL_IMAGES))
@@ -211,6 +216,14 @@ def accuracy_table(found: Scored, figures: ReportedFigures, *, ranks: bool = Fal
         if any(printed):
             columns[f"ipc {ipc} reported"] = list(map(_printed, [*printed, whole]))
     return Table(list(columns), list(zip(*columns.values(), strict=True)))
+
+
+def _by_accuracy(rows: Iterable[Row], found: Scored) -> list[Row]:
+    """The most accurate first, at the ipc at which the most were measured; the rest by name at the end."""
+    measured = Counter(ipc for _, ipc in found.rankings)
+    ipc = max(measured, key=lambda ipc: (measured[ipc], ipc), default=None)
+    means = {row: ranking.estimate.mean for (row, at), ranking in found.rankings.items() if at == ipc}
+    return sorted(rows, key=lambda row: (-means.get(row, -1.0), row))
 
 
 def varied_table(found: Scored) -> Table | None:

@@ -334,6 +334,25 @@ def test_page_keeps_one_table_in_sight_for_each_track(make_record: Any) -> None:
     assert "distillation (s)" not in shown
 
 
+def test_methods_of_the_page_stand_by_accuracy_at_the_ipc_that_most_were_measured_at(
+    make_record: Any,
+) -> None:
+    accuracies = {("dm", 1): 0.3, ("idm", 1): 0.9, ("mtt", 1): 0.5, ("dm", 10): 0.9, ("idm", 10): 0.1}
+    records = [
+        make_record(name, ipc, seed, accuracies=[mean])
+        for (name, ipc), mean in accuracies.items()
+        for seed in (0, 1)
+    ]
+    records += [
+        make_record("cafe", 10, status="oom"),
+        make_record("bacon", status="oom"),
+        make_record("whole"),
+    ]
+    results = page(scored(records), {}, Fidelity()).partition("## Results")[2]
+    named = [row.strip("| ").split()[0] for row in re.findall(r"^\| .*", results, re.MULTILINE)]
+    assert named[:7] == ["method", "idm", "mtt", "dm", "bacon", "cafe", "whole"]
+
+
 def test_what_is_folded_is_well_formed(make_record: Any) -> None:
     text = page(scored([make_record("dm", seed=seed) for seed in (0, 1)]), {}, load_fidelity(), load_sheets())
     lines = text.splitlines()
