@@ -35,6 +35,7 @@ from harness.core.distilled import Distilled
 from harness.core.errors import DataError
 from harness.core.formation import compose
 from harness.core.nets import Network
+from harness.core.passes import rows_that_fit
 from harness.core.settings import Steps, setting
 from harness.core.siamese import Siamese
 from harness.core.teachers import Teacher, teacher_network, train_teacher
@@ -98,6 +99,7 @@ def distill(
     net = observer.net.eval().requires_grad_(False)
     view = view_of(net, config.layer)
     matcher = ClassMatcher(context, data, net, config.factor, view=view, real_view=view)
+    matcher.rows_at_once = rows_that_fit(net, data.shape)  # batch norm in evaluation mixes no images
     batch = ClassBatch(anchors.flatten(), (anchors.shape[1],) * data.num_classes)
 
     for _ in context.steps(config.iterations, {"residual": optimizer}):

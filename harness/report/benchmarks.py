@@ -61,9 +61,10 @@ SPEED_INTRODUCTION = """\
 One iteration of each method at its authors' CIFAR-10 settings (ipc 10, ConvNet, made-up images of that
 shape) beside a plain loop written the authors' way: class after class, fp32, nothing compiled
 (`tests/perf/`). Both sides were measured in one run, each in a process of its own. *Speed* is the plain
-loop's time over ours, *memory* our peak over the plain loop's, the dataset included; *of peak* is what a
-step makes of the rate at which the same machine multiplies large matrices in that precision, where that was
-measured along (`perf step --profile` says where the rest goes). Where an iteration has rounds within (DC
+loop's time over ours, *memory* our peak over the plain loop's, the dataset included, and in ours torch's
+compiler, which alone makes it more where a step needs little; *of peak* is what a step makes of the rate at
+which the same machine multiplies large matrices in that precision, where that was measured along
+(`perf step --profile` says where the rest goes). Where an iteration has rounds within (DC
 and its kin, IDC, DREAM, CAFE), both sides make fewer of them. MTT and TESLA have no loop over classes: they
 differentiate through a training, whose passes are the cost."""
 
