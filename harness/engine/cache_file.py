@@ -53,9 +53,9 @@ class CacheFile:
     `load` gives it back while the code is that which saved it: that of when this object is made.
     """
 
-    def __init__(self, path: Path, root: Path = ROOT) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._code = code_stamp(root)
+        self._code = code_stamp()
 
     def load(self, kind: type[T]) -> T | None:
         """What was saved; None if there is nothing, or nothing that can be relied on."""

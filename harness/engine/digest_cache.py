@@ -40,15 +40,20 @@ def text_digest(root: Path, folders: Iterable[str]) -> str:
 
 def load(text: str) -> dict[str, str | None]:
     """The digests that were kept for this text."""
-    return next((state.digests for state in _states() if state.text == text), {})
+    return _of_text(text, _states())
 
 
 def keep(text: str, digests: Mapping[str, str | None]) -> None:
     """Keep digests of this text for later processes. Of two that write at once, one may lose."""
-    state = State(text, load(text) | dict(digests))
-    others = [other for other in _states() if other.text != text]
+    states = _states()
+    state = State(text, _of_text(text, states) | dict(digests))
+    others = [other for other in states if other.text != text]
     with contextlib.suppress(OSError, RuntimeError), replacing(folder() / NAME, durable=False) as aside:
         aside.write_bytes(msgspec.json.encode([state, *others][:STATES]))
+
+
+def _of_text(text: str, states: Iterable[State]) -> dict[str, str | None]:
+    return next((state.digests for state in states if state.text == text), {})
 
 
 def _states() -> list[State]:

@@ -157,17 +157,15 @@ def _left_out_by_name(summary: Summary) -> list[str]:
 def _left_out_by_number(summary: Summary) -> list[str]:
     """How many methods are not ranked and how many cells not counted, in one line; nothing without any."""
     methods, cells = {*_lacking(summary), *summary.ambiguous}, summary.ranks.left_out
-    parts = [
-        f"{plural(len(methods), 'method')} not measured in each of these cells, or with several settings"
-        if methods
-        else "",
-        f"{plural(len(cells), 'cell')} in which some of the ranked methods were not measured"
-        if cells
-        else "",
-    ]
-    if not any(parts):
+    parts = []
+    if methods:
+        why = "not measured in each of these cells, or with several settings"
+        parts.append(f"{plural(len(methods), 'method')} {why}")
+    if cells:
+        parts.append(f"{plural(len(cells), 'cell')} in which some of the ranked methods were not measured")
+    if not parts:
         return []
-    return [f"{strong('Left out')}: {'; '.join(filter(None, parts))}. {code(COMMAND)} names them."]
+    return [f"{strong('Left out')}: {'; '.join(parts)}. {code(COMMAND)} names them."]
 
 
 def _lacking(summary: Summary) -> dict[str, Sequence[BoardCell]]:

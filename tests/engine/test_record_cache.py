@@ -175,7 +175,7 @@ def test_a_cache_of_other_code_is_none(
     stamp: str | None, results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     collect(results)
-    monkeypatch.setattr(cache_file, "code_stamp", lambda root: stamp)
+    monkeypatch.setattr(cache_file, "code_stamp", lambda: stamp)
     assert len(read_again(results, monkeypatch)) > 10
 
 

@@ -99,8 +99,9 @@ def test_there_is_no_table_without_a_second_network(make_record: Any) -> None:
     homes = [make_record(seed=seed, arch=arch) for seed in (0, 1) for arch in (HOME, "LeNet")]
     assert blocks_of(scored(homes)) == []
     foreign = [make_record(seed=seed, eval_arch="LeNet") for seed in (0, 1)]
-    assert across_networks(scored(foreign)) == []
-    assert beside_home(scored(foreign), []) == [], "so it has to stand in a table of its own"
+    networks = across_networks(scored(foreign))
+    assert networks == []
+    assert beside_home(scored(foreign), networks) == [], "so it has to stand in a table of its own"
     two = [*foreign, *(make_record(seed=seed, eval_arch="MLP") for seed in (0, 1))]
     (row,) = table(two)
     assert (row["LeNet drop"], row["MLP drop"]) == ("–", "–"), "home was not measured"
