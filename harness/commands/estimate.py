@@ -8,7 +8,6 @@ the same network on a few images) tells how many FLOPs a second this machine mak
 from __future__ import annotations
 
 import dataclasses
-import os
 import statistics
 import sys
 import time
@@ -21,10 +20,10 @@ import methods
 from harness.core import clock
 from harness.core.data.catalog import parse
 from harness.core.text import plural
+from harness.engine import surroundings
 from harness.engine.protocol import protocol_named
 from harness.engine.records import Record, Trial, hardware
 from harness.engine.settings import RunSettings
-from harness.launch.base import NO_SPINNING
 
 if TYPE_CHECKING:
     from harness.core.context import Context
@@ -91,8 +90,7 @@ def measure(trials: Sequence[Trial], settings: RunSettings) -> dict[str, TimeEst
 
     The settings are those that a trial will have, with its number of CPU threads.
     """
-    for name, value in NO_SPINNING.items():
-        os.environ.setdefault(name, value)  # as workers have it; read when torch is imported
+    surroundings.adopt()
     ends = time.perf_counter() + LIMIT_SECONDS
     waiting = {trial.cell: trial for trial in trials}
     _say(f"estimating the time of {plural(len(waiting), 'cell')}, in less than a minute ...")

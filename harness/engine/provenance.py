@@ -24,7 +24,7 @@ from harness import __version__
 from harness.core import clock, processor
 from harness.core.errors import UserError
 from harness.core.nets.names import base_and_width, convnet_spec
-from harness.engine import digest_cache
+from harness.engine import digest_cache, surroundings
 from harness.engine.cache_file import FOLDERS
 from harness.engine.reach import Module, Sources, Start
 from harness.engine.records import FIRST_SCHEMA, Provenance, Record, Trial
@@ -394,6 +394,7 @@ def provenance(digest: str, *, device: str, started_at: str, resumed: int) -> Pr
         git_commit=commit,
         git_dirty=dirty,
         code_digest=digest,
+        keeps_memory=surroundings.keeps_memory(),
     )
 
 

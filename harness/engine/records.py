@@ -222,6 +222,8 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     git_commit: str | None
     git_dirty: bool | None
     code_digest: str
+    # Since it makes a CPU's seconds other ones. It was never so before records told.
+    keeps_memory: bool = False
 
 
 class CurvePoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -473,4 +475,5 @@ def hardware(provenance: Provenance | None) -> str:
         return "unknown hardware"
     if provenance.device != "cpu":
         return provenance.device
-    return f"{one_line(provenance.cpu or 'unknown CPU')} with {plural(provenance.threads, 'thread')}"
+    kept = ", freed memory kept" if provenance.keeps_memory else ""
+    return f"{one_line(provenance.cpu or 'unknown CPU')} with {plural(provenance.threads, 'thread')}{kept}"

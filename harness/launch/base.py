@@ -24,10 +24,6 @@ from harness.engine.worker import Snapshot
 # sysexits.h), or when it was interrupted, as shells have it.
 TIME_UP, INTERRUPTED = 75, 130
 ENDED_EARLY = (TIME_UP, INTERRUPTED)
-# Threads that spin while they wait for one another take cores from those that they wait for, once there are
-# fewer cores than threads, or another process is busy: steps took three times their CPU time. Only libgomp's
-# variable matters to PyTorch's builds; what the user has set stays.
-NO_SPINNING = {"OMP_WAIT_POLICY": "PASSIVE"}
 BUSY_FROM = 1.25  # times as many busy threads as cores, from which a machine is called busy
 
 

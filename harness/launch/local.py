@@ -17,8 +17,9 @@ from harness.engine.claim import BusyError, claimed
 from harness.engine.record_files import existing_path, existing_record, write_record
 from harness.engine.records import Record, Trial
 from harness.engine.settings import RunSettings
+from harness.engine.surroundings import OF_TRAINING
 from harness.engine.worker import BUSY, STOPPED, Job, Snapshot, last_words
-from harness.launch.base import NO_SPINNING, Layout, Watcher, failed_record, give_up, set_is_there, unwritten
+from harness.launch.base import Layout, Watcher, failed_record, give_up, set_is_there, unwritten
 from harness.launch.deaths import KILLED_BY_KERNEL, Death, death_record, deaths, note_death, oom_kills
 from harness.launch.processes import Forked, Process, Starter, heard
 
@@ -148,7 +149,7 @@ class LocalRunner:
             variables["CUDA_VISIBLE_DEVICES"] = ""
         elif self._layout.gpus and slot is not None:
             variables["CUDA_VISIBLE_DEVICES"] = self._layout.gpus[slot % len(self._layout.gpus)]
-        return NO_SPINNING | os.environ | variables
+        return OF_TRAINING | os.environ | variables
 
     def _gone(self, watcher: Watcher) -> list[_Worker]:
         """The workers that ended and are to be dealt with now."""

@@ -19,6 +19,7 @@ import msgspec
 
 from harness.core.errors import UnknownNameError, UserError
 from harness.engine import devices
+from harness.engine.surroundings import OF_TRAINING
 from harness.perf import profile, steps
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -100,7 +101,8 @@ def _loops() -> list[str]:
 
 def _measure_step(method: str, variant: str, device: str, *more: str) -> dict[str, Any]:
     arguments = [method, variant, str(steps.REPEATS), str(steps.THREADS), device, *more]
-    output = _python([str(FOLDER / "measure_step.py"), *arguments])
+    # A plain loop has what a process has by itself, ours what a worker gives it.
+    output = _python([str(FOLDER / "measure_step.py"), *arguments], {} if variant == "plain" else OF_TRAINING)
     measured: dict[str, Any] = json.loads(output.splitlines()[-1])
     return measured
 
@@ -110,9 +112,9 @@ def _profile_step(method: str, variant: str, device: str) -> profile.StepProfile
     return msgspec.convert({"method": method, "variant": variant, **found}, profile.StepProfile)
 
 
-def _python(arguments: Sequence[str]) -> str:
+def _python(arguments: Sequence[str], variables: Mapping[str, str] | None = None) -> str:
     paths = [str(ROOT), str(FOLDER), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    environment = dict(variables or {}) | os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     done = subprocess.run(
         [sys.executable, *arguments],
         capture_output=True,

@@ -27,7 +27,7 @@ TOLERANCE = 0.15  # how much slower than earlier code a case may be
 # And than a plain loop, where there is no earlier code: whole steps of the pool and the evaluation are about
 # as fast as their plain loops, the rest several times faster.
 PLAIN_TOLERANCE = 0.5
-LOOKS = 4  # at most: at all cases, then at those that may be slower, then at those that are still undecided
+LOOKS = 6  # at most: at all cases, then at those that may be slower, then at those that are still undecided
 RUNS = 3  # pairs of processes in each look
 RESAMPLES = 1000
 OUTSIDE = 0.05  # chance that the interval misses the median, both ends together

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.errors import UserError
+from harness.engine.surroundings import KEEPING_MEMORY
 
 BENCHMARKS = Path("tests") / "perf" / "test_speed.py"
 # Of the tree that runs the gate, for both sides: the trees' own files need not know of turns.
@@ -25,9 +26,9 @@ SCRIPT = Path(__file__).resolve().parents[2] / "tests" / "perf" / "gate" / "in_t
 OTHER_ENDED = 75  # status of a process whose counterpart is gone; the script says so too
 NO_TESTS = 5  # pytest's
 
-# Lets the C library keep what is freed. Else it is chance whether it gives large blocks back after each call,
-# to fetch them again page by page for the next: that tripled the time of some benchmarks in half of all runs.
-KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
+# Large tensors lie on pages of 2 MiB. Which of a cache's places small ones share is chance too, of a process:
+# a pass over 20 MiB took up to 1.3 times as long in one of two equal ones as in the other.
+LARGE_PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}
 ALONE = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "250"}
 # Of a test run that the gate may be part of: they would turn benchmarks off or add options.
 NOT_PASSED_ON = ("PYTEST_XDIST_WORKER", "PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTHONDONTWRITEBYTECODE")
@@ -113,7 +114,7 @@ def _start(side: MeasuredTree, task: dict[str, object], log: Path) -> subprocess
     """Run one side's benchmarks: its own files, with its own code before all that is installed."""
     paths = [str(side.tree), os.environ.get("PYTHONPATH", "")]
     environment = {name: value for name, value in os.environ.items() if name not in NOT_PASSED_ON}
-    environment |= ALONE | KEEP_MEMORY | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    environment |= ALONE | KEEPING_MEMORY | LARGE_PAGES | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     tests = f"{side.tree / BENCHMARKS}::{side.form}"
     with log.open("wb") as output:
         return subprocess.Popen(

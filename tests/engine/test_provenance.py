@@ -25,7 +25,8 @@ from harness.engine.provenance import (
     code_digest,
 )
 from harness.engine.reach import Module, Sources
-from harness.engine.records import FIRST_SCHEMA, Provenance, Record, Trial
+from harness.engine.records import FIRST_SCHEMA, Provenance, Record, Trial, hardware
+from harness.engine.surroundings import KEEPING_MEMORY
 
 
 @pytest.fixture
@@ -308,6 +309,20 @@ def test_provenance_of_a_folder_without_checkout_has_no_commit(checkout: Path) -
     facts = provenance.provenance("2:0", device="cpu", started_at=clock.now(), resumed=2)
     assert (facts.git_commit, facts.git_dirty, facts.code_digest) == (None, None, "2:0")
     assert (facts.resumed, facts.device, facts.torch) == (2, "cpu", torch.__version__)
+
+
+def test_seconds_of_a_process_that_keeps_memory_are_of_other_hardware(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def seen() -> Provenance:
+        return provenance.provenance("2:0", device="cpu", started_at=clock.now(), resumed=0)
+
+    for name in KEEPING_MEMORY:
+        monkeypatch.delenv(name, raising=False)
+    plain = seen()
+    for name, value in KEEPING_MEMORY.items():
+        monkeypatch.setenv(name, value)
+    assert hardware(seen()) == f"{hardware(plain)}, freed memory kept"
 
 
 def test_provenance_tells_a_dirty_checkout_from_a_clean_one(checkout: Path) -> None:

@@ -28,6 +28,7 @@ from harness.engine.options import Options
 from harness.engine.provenance import ROOT
 from harness.engine.records import Record, Trial
 from harness.engine.settings import RunSettings, log_name
+from harness.engine.surroundings import OF_TRAINING
 from harness.engine.worker import Snapshot
 from harness.launch import local, processes
 from harness.launch.base import Layout, Summary, layout
@@ -287,15 +288,17 @@ def test_trials_on_the_cpu_see_no_gpu(options: RunSettings, monkeypatch: pytest.
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("wish", "policy"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_threads_do_not_spin_unless_the_user_says_so(
-    options: RunSettings, monkeypatch: pytest.MonkeyPatch, wish: str | None, policy: str
+@pytest.mark.parametrize("wish", [{}, {"OMP_WAIT_POLICY": "ACTIVE"}, {"MALLOC_MMAP_MAX_": "9"}])
+def test_threads_do_not_spin_and_memory_is_kept_unless_the_user_says_so(
+    options: RunSettings, monkeypatch: pytest.MonkeyPatch, wish: dict[str, str]
 ) -> None:
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    if wish is not None:
-        monkeypatch.setenv("OMP_WAIT_POLICY", wish)
+    for name in OF_TRAINING:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in wish.items():
+        monkeypatch.setenv(name, value)
     run(options, [acting("done")])
-    assert starts(options.results)[0]["environment"]["OMP_WAIT_POLICY"] == policy
+    found = starts(options.results)[0]["environment"]
+    assert {name: found[name] for name in OF_TRAINING} == OF_TRAINING | wish
 
 
 @pytest.mark.slow

@@ -210,6 +210,8 @@ def test_forked_or_not_a_trial_gives_the_same_bytes_and_the_same_memory(
     assert alone.provenance is not None
     assert forked.provenance.code_digest == alone.provenance.code_digest
     assert forked.provenance.threads == alone.provenance.threads
+    assert forked.provenance.keeps_memory
+    assert alone.provenance.keeps_memory
     for ours, theirs in ((forked.distill, alone.distill), (forked.evaluate, alone.evaluate)):
         assert ours is not None
         assert theirs is not None

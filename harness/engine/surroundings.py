@@ -1,0 +1,34 @@
+"""Environment variables of processes that train, which the C library and OpenMP read as they begin."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+
+# Threads that spin while they wait for one another take cores from those that they wait for, once there are
+# fewer cores than threads, or another process is busy: steps took three times their CPU time. Only libgomp's
+# variable matters to PyTorch's builds.
+NO_SPINNING = {"OMP_WAIT_POLICY": "PASSIVE"}
+# glibc gives blocks of more than 32 MiB back to the system as soon as they are freed, and a step that needs
+# them again has each page filled with zeros and handed over anew: an evaluation spent half of its time so.
+KEEPING_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
+# What a user has set goes before it.
+OF_TRAINING = NO_SPINNING | KEEPING_MEMORY
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
+
+
+def adopt() -> None:
+    """Let this process train as one that began with these variables; before it imports torch."""
+    for name, value in OF_TRAINING.items():
+        os.environ.setdefault(name, value)
+    tune = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if tune is not None and keeps_memory():
+        tune(M_MMAP_MAX, 0)
+        tune(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def keeps_memory() -> bool:
+    """Whether this process keeps memory that it has freed, where glibc is its C library."""
+    return all(os.environ.get(name) == value for name, value in KEEPING_MEMORY.items())

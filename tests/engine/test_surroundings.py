@@ -1,0 +1,59 @@
+"""The environment of processes that train: what it makes of memory that is freed and used again."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+
+import pytest
+
+from harness.engine.surroundings import NO_SPINNING, OF_TRAINING
+from harness.perf import ROOT
+
+# Prints the variables, and how many pages the system hands over for the second use of 64 MiB.
+USE_AGAIN = """
+import os, resource, sys
+sys.path.insert(0, sys.argv[1])
+from harness.engine import surroundings
+if sys.argv[2] == "adopt":
+    surroundings.adopt()
+def use():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    len(b"1" * 2**26)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+use()
+print(use(), surroundings.keeps_memory(), os.environ.get("OMP_WAIT_POLICY"))
+"""
+PAGES = 2**26 // os.sysconf("SC_PAGE_SIZE")
+
+needs_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+
+
+def used_again(variables: Mapping[str, str], how: str = "") -> list[str]:
+    """What a process with these variables prints, that adopts the others if told so."""
+    others = {name: value for name, value in os.environ.items() if name not in OF_TRAINING}
+    command = [sys.executable, "-c", USE_AGAIN, str(ROOT), how]
+    return subprocess.run(
+        command, env=others | dict(variables), check=True, capture_output=True, text=True
+    ).stdout.split()
+
+
+@needs_glibc
+@pytest.mark.parametrize(("variables", "how"), [(OF_TRAINING, ""), ({}, "adopt")])
+def test_memory_that_was_freed_is_used_again_as_it_is(variables: Mapping[str, str], how: str) -> None:
+    pages, *rest = used_again(variables, how)
+    assert int(pages) < PAGES / 10
+    assert rest == ["True", "PASSIVE"]
+
+
+@needs_glibc
+@pytest.mark.parametrize(
+    ("variables", "how"), [({}, ""), ({"MALLOC_MMAP_MAX_": "65536"}, "adopt"), (NO_SPINNING, "")]
+)
+def test_else_it_goes_back_to_the_system(variables: Mapping[str, str], how: str) -> None:
+    pages, kept, _ = used_again(variables, how)
+    assert int(pages) > PAGES / 2
+    assert kept == "False"
