@@ -20,7 +20,8 @@ demo: $(VENV)/installed
 # fight. Files are begun in order: those with slow tests first (tests/slow_tests.py).
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --benchmark-disable --durations=15
 BESIDE := --numprocesses=3 --dist=loadfile --no-loadscope-reorder
-test: lint
+test: $(VENV)/installed
+	$(MAKE) --no-print-directory --jobs=2 lint $(VENV)/compiled
 	$(PYTEST) $(BESIDE) -m "not alone" --fidelity-check=harness/report/data/fidelity.json
 	$(PYTEST) -m alone $$(grep -rlF --include='*.py' mark.alone tests)
 	$(BIN)/python -m harness report --check
@@ -44,7 +45,8 @@ perf: $(VENV)/installed
 	$(BIN)/python -m harness perf step
 
 # The records of the cpu scale behind BENCHMARKS.md; needs the datasets, see README. Goes on where it stopped, and
-# begins with what tells most. Sets are asked as their methods call for, and the floors as those methods are.
+# begins with what tells most. Sets are asked as their methods call for, and the floors as those methods are; those
+# that a teacher labels also without it, beside the others.
 HARD := random,random_packed,herding,kcenter,kmeans,forgetting,bacon,idm,dm,dm+bacon,m3d,iid_idm,iid_dm,dream,idc,ncfm
 HARD := $(HARD),ncfm@sampler,datadam,datadam@paper,dc,dsa,dcc,dcc@dsa,cafe,cafe@dsa,mtt,tesla,ftd,dsdm,dance,tgdd,hdd
 HARD := $(HARD),dm+hdd,idm+hdd,dd
@@ -55,6 +57,7 @@ benchmarks: $(VENV)/installed
 	set -e; for ipc in 10 1; do for data in folder:cifar10-jpeg fashionmnist; do \
 	    on="--ipc $$ipc --dataset $$data"; \
 	    $(RUN) $$on --methods $(HARD); \
+	    $(RUN) $$on --methods $(TAUGHT) --protocol dc-cpu; \
 	    $(RUN) $$on --methods $(TAUGHT); \
 	    $(RUN) $$on --methods random --protocol kd-cpu,kd-bssl-cpu,kd-mse-cpu,kd-mse-gt-cpu; \
 	    $(RUN) $$on --methods $(STORED); \
@@ -79,6 +82,11 @@ $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --no-compile --editable ".[dev]"
 	touch $@
+
+# What the tests use: each of their processes would compile it for itself, since all begin at once.
+$(VENV)/compiled: $(VENV)/installed
+	$(BIN)/python -m pytest --collect-only -qq >$@ || { cat $@; rm $@; exit 1; }
+	$(BIN)/python -c "import torch._inductor.compile_fx"
 
 clean:
 	rm -rf $(VENV) build
