@@ -17,7 +17,7 @@ from harness.engine.claim import BusyError, claimed
 from harness.engine.record_files import existing_path, existing_record, write_record
 from harness.engine.records import Record, Trial
 from harness.engine.settings import RunSettings
-from harness.engine.surroundings import OF_TRAINING
+from harness.engine.surroundings import for_training
 from harness.engine.worker import BUSY, STOPPED, Job, Snapshot, last_words
 from harness.launch.base import Layout, Watcher, failed_record, give_up, set_is_there, unwritten
 from harness.launch.deaths import KILLED_BY_KERNEL, Death, death_record, deaths, note_death, oom_kills
@@ -149,7 +149,7 @@ class LocalRunner:
             variables["CUDA_VISIBLE_DEVICES"] = ""
         elif self._layout.gpus and slot is not None:
             variables["CUDA_VISIBLE_DEVICES"] = self._layout.gpus[slot % len(self._layout.gpus)]
-        return OF_TRAINING | os.environ | variables
+        return for_training(os.environ) | variables
 
     def _gone(self, watcher: Watcher) -> list[_Worker]:
         """The workers that ended and are to be dealt with now."""

@@ -19,7 +19,7 @@ import msgspec
 
 from harness.core.errors import UnknownNameError, UserError
 from harness.engine import devices
-from harness.engine.surroundings import OF_TRAINING
+from harness.engine.surroundings import for_training
 from harness.perf import profile, steps
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,7 +102,8 @@ def _loops() -> list[str]:
 def _measure_step(method: str, variant: str, device: str, *more: str) -> dict[str, Any]:
     arguments = [method, variant, str(steps.REPEATS), str(steps.THREADS), device, *more]
     # A plain loop has what a process has by itself, ours what a worker gives it.
-    output = _python([str(FOLDER / "measure_step.py"), *arguments], {} if variant == "plain" else OF_TRAINING)
+    environment = os.environ if variant == "plain" else for_training(os.environ)
+    output = _python([str(FOLDER / "measure_step.py"), *arguments], environment)
     measured: dict[str, Any] = json.loads(output.splitlines()[-1])
     return measured
 
@@ -112,15 +113,14 @@ def _profile_step(method: str, variant: str, device: str) -> profile.StepProfile
     return msgspec.convert({"method": method, "variant": variant, **found}, profile.StepProfile)
 
 
-def _python(arguments: Sequence[str], variables: Mapping[str, str] | None = None) -> str:
+def _python(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> str:
     paths = [str(ROOT), str(FOLDER), os.environ.get("PYTHONPATH", "")]
-    environment = dict(variables or {}) | os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     done = subprocess.run(
         [sys.executable, *arguments],
         capture_output=True,
         encoding="utf-8",
         errors="replace",
-        env=environment,
+        env=dict(environment) | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
         cwd=ROOT,
         check=False,
     )

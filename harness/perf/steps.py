@@ -38,7 +38,8 @@ class MeasuredStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
     """One variant of one method's step: median seconds, seconds of the first two, peak bytes.
 
     flops: of a step; peak_flops: that the machine makes a second in the same precision, multiplying large
-    matrices. None where they were not measured, as of plain loops.
+    matrices. None where they were not measured, as of plain loops. keeps_memory: whether its process kept
+    what it freed, as a worker does.
     """
 
     method: str
@@ -48,6 +49,7 @@ class MeasuredStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
     peak_bytes: float
     flops: float | None = None
     peak_flops: float | None = None
+    keeps_memory: bool = False
 
     @property
     def share_of_peak(self) -> float | None:

@@ -60,13 +60,15 @@ SPEED_INTRODUCTION = """\
 
 One iteration of each method at its authors' CIFAR-10 settings (ipc 10, ConvNet, made-up images of that
 shape) beside a plain loop written the authors' way: class after class, fp32, nothing compiled
-(`tests/perf/`). Both sides were measured in one run, each in a process of its own. *Speed* is the plain
-loop's time over ours, *memory* our peak over the plain loop's, the dataset included, and in ours torch's
-compiler, which alone makes it more where a step needs little; *of peak* is what a step makes of the rate at
-which the same machine multiplies large matrices in that precision, where that was measured along
-(`perf step --profile` says where the rest goes). Where an iteration has rounds within (DC
-and its kin, IDC, DREAM, CAFE), both sides make fewer of them. MTT and TESLA have no loop over classes: they
-differentiate through a training, whose passes are the cost."""
+(`tests/perf/`). Both sides were measured in one run, each in a process of its own, ours with the environment
+of a worker: on a CPU it keeps the memory that it frees. *Speed* is the plain loop's time over ours, *memory*
+our peak over the plain loop's, the dataset included; ours holds torch's compiler, which alone makes it more
+where a step needs little, and memory that is kept and not in use, which makes it more where a step
+differentiates through a training (`HARNESS_KEEP_MEMORY=0` in front of a command gives that up, and the time
+that it saves). *Of peak* is what a step makes of the rate at which the same machine multiplies large matrices
+in that precision, where that was measured along (`perf step --profile` says where the rest goes). Where an
+iteration has rounds within (DC and its kin, IDC, DREAM, CAFE), both sides make fewer of them. MTT and its kin
+have no loop over classes: they differentiate through a training, whose passes are the cost."""
 
 FIRST_PLACES = 10
 
@@ -217,7 +219,14 @@ def _speed_table(sheet: StepSheet) -> str:
         _speed_row(found[method, PLAIN], found.get((method, "fp32")), found.get((method, "bf16")))
         for method in methods
     ]
-    return f"On {_device(sheet)} with torch {sheet.torch}:\n\n{table(SPEED_HEADERS, rows)}"
+    return f"On {_device(sheet)} with torch {sheet.torch}:\n\n{table(SPEED_HEADERS, rows)}{_earlier(sheet)}"
+
+
+def _earlier(sheet: StepSheet) -> str:
+    """Which steps on a CPU were measured before workers kept the memory that they free, if any were."""
+    ours = [step for step in sheet.steps if step.variant != PLAIN and sheet.device == "cpu"]
+    names = sorted({step.method for step in ours if not step.keeps_memory})
+    return f"\n\nMeasured before ours kept the memory that it frees: {', '.join(names)}." if names else ""
 
 
 def _device(sheet: StepSheet) -> str:

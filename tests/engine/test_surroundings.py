@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from harness.engine.surroundings import NO_SPINNING, OF_TRAINING
+from harness.engine.surroundings import KEEP_MEMORY, KEEPING_MEMORY, NO_SPINNING, for_training
 from harness.perf import ROOT
 
 # Prints the variables, and how many pages the system hands over for the second use of 64 MiB.
@@ -34,7 +34,8 @@ needs_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="need
 
 def used_again(variables: Mapping[str, str], how: str = "") -> list[str]:
     """What a process with these variables prints, that adopts the others if told so."""
-    others = {name: value for name, value in os.environ.items() if name not in OF_TRAINING}
+    ours = {*NO_SPINNING, *KEEPING_MEMORY, KEEP_MEMORY}
+    others = {name: value for name, value in os.environ.items() if name not in ours}
     command = [sys.executable, "-c", USE_AGAIN, str(ROOT), how]
     return subprocess.run(
         command, env=others | dict(variables), check=True, capture_output=True, text=True
@@ -42,7 +43,7 @@ def used_again(variables: Mapping[str, str], how: str = "") -> list[str]:
 
 
 @needs_glibc
-@pytest.mark.parametrize(("variables", "how"), [(OF_TRAINING, ""), ({}, "adopt")])
+@pytest.mark.parametrize(("variables", "how"), [(for_training({}), ""), ({}, "adopt")])
 def test_memory_that_was_freed_is_used_again_as_it_is(variables: Mapping[str, str], how: str) -> None:
     pages, *rest = used_again(variables, how)
     assert int(pages) < PAGES / 10
@@ -51,7 +52,8 @@ def test_memory_that_was_freed_is_used_again_as_it_is(variables: Mapping[str, st
 
 @needs_glibc
 @pytest.mark.parametrize(
-    ("variables", "how"), [({}, ""), ({"MALLOC_MMAP_MAX_": "65536"}, "adopt"), (NO_SPINNING, "")]
+    ("variables", "how"),
+    [({}, ""), ({"MALLOC_MMAP_MAX_": "65536"}, "adopt"), ({KEEP_MEMORY: "0"}, "adopt"), (NO_SPINNING, "")],
 )
 def test_else_it_goes_back_to_the_system(variables: Mapping[str, str], how: str) -> None:
     pages, kept, _ = used_again(variables, how)

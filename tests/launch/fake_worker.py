@@ -19,7 +19,7 @@ import psutil
 
 from harness.engine.record_files import write_record
 from harness.engine.records import Record
-from harness.engine.surroundings import OF_TRAINING
+from harness.engine.surroundings import KEEPING_MEMORY, NO_SPINNING
 from harness.engine.worker import STOPPED, Job
 
 
@@ -72,7 +72,7 @@ def other_is_gone(job: Job) -> bool:
 
 def tell(job: Job) -> None:
     """Add this start to the list of them."""
-    names = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS", *OF_TRAINING)
+    names = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS", *NO_SPINNING, *KEEPING_MEMORY)
     start = {
         "trial": job.trial.id,
         "pid": os.getpid(),

@@ -28,7 +28,7 @@ from harness.engine.options import Options
 from harness.engine.provenance import ROOT
 from harness.engine.records import Record, Trial
 from harness.engine.settings import RunSettings, log_name
-from harness.engine.surroundings import OF_TRAINING
+from harness.engine.surroundings import KEEPING_MEMORY, NO_SPINNING
 from harness.engine.worker import Snapshot
 from harness.launch import local, processes
 from harness.launch.base import Layout, Summary, layout
@@ -288,17 +288,27 @@ def test_trials_on_the_cpu_see_no_gpu(options: RunSettings, monkeypatch: pytest.
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("wish", [{}, {"OMP_WAIT_POLICY": "ACTIVE"}, {"MALLOC_MMAP_MAX_": "9"}])
+@pytest.mark.parametrize(
+    ("wish", "kept"),
+    [
+        ({}, KEEPING_MEMORY),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, KEEPING_MEMORY),
+        ({"MALLOC_MMAP_MAX_": "9"}, {}),
+        ({"HARNESS_KEEP_MEMORY": "0"}, {}),
+    ],
+)
 def test_threads_do_not_spin_and_memory_is_kept_unless_the_user_says_so(
-    options: RunSettings, monkeypatch: pytest.MonkeyPatch, wish: dict[str, str]
+    options: RunSettings, monkeypatch: pytest.MonkeyPatch, wish: dict[str, str], kept: dict[str, str]
 ) -> None:
-    for name in OF_TRAINING:
+    names = {*NO_SPINNING, *KEEPING_MEMORY}
+    for name in (*names, "HARNESS_KEEP_MEMORY"):
         monkeypatch.delenv(name, raising=False)
     for name, value in wish.items():
         monkeypatch.setenv(name, value)
     run(options, [acting("done")])
     found = starts(options.results)[0]["environment"]
-    assert {name: found[name] for name in OF_TRAINING} == OF_TRAINING | wish
+    told = {name: found[name] for name in names if found[name] is not None}
+    assert told == NO_SPINNING | kept | {name: wish[name] for name in wish.keys() & names}
 
 
 @pytest.mark.slow

@@ -46,8 +46,9 @@ def test_steps_are_measured(variant: str, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(perf.steps, "REPEATS", 1)
     monkeypatch.setattr(perf.steps, "THREADS", 1)
     measured = perf._measure_step("sre2l", variant, "cpu")
-    assert set(measured) == {"seconds", "warmup_seconds", "peak_bytes", "flops", "peak_flops"}
+    assert set(measured) == {"seconds", "warmup_seconds", "peak_bytes", "flops", "peak_flops", "keeps_memory"}
     assert measured["seconds"] > 0
+    assert measured["keeps_memory"] == (variant != "plain")
     if variant == "plain":
         assert measured["flops"] is None
         assert measured["peak_flops"] is None
