@@ -11,8 +11,9 @@ from collections.abc import Mapping
 # fewer cores than threads, or another process is busy: steps took three times their CPU time. Only libgomp's
 # variable matters to PyTorch's builds.
 NO_SPINNING = {"OMP_WAIT_POLICY": "PASSIVE"}
-# glibc gives blocks of more than 32 MiB back to the system as soon as they are freed, and a step that needs
-# them again has each page filled with zeros and handed over anew: an evaluation spent half of its time so.
+# glibc gives blocks of more than 32 MiB, and what lies free at the end of its heap, back to the system at
+# once. A step that needs them again has each page filled with zeros and handed over anew: an evaluation spent
+# half of its time so.
 KEEPING_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 KEEP_MEMORY = "HARNESS_KEEP_MEMORY"  # 0 in it leaves the C library as it is
 

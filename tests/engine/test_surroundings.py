@@ -13,7 +13,7 @@ import pytest
 from harness.engine.surroundings import KEEP_MEMORY, KEEPING_MEMORY, NO_SPINNING, for_training
 from harness.perf import ROOT
 
-# Prints the variables, and how many pages the system hands over for the second use of 64 MiB.
+# Prints how many pages the system hands over for the second use of 64 MiB, and what it says of itself.
 USE_AGAIN = """
 import os, resource, sys
 sys.path.insert(0, sys.argv[1])

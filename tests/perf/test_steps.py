@@ -54,6 +54,20 @@ def test_the_section_has_a_table_for_each_device(tmp_path: Path) -> None:
     ]
 
 
+def test_steps_of_before_memory_was_kept_are_named() -> None:
+    def said(device: str, *kept: bool) -> bool:
+        ours = [steps.MeasuredStep(f"m{k}", "fp32", 1, 1, 2, keeps_memory=one) for k, one in enumerate(kept)]
+        plain = [steps.MeasuredStep(step.method, "plain", 2, 1, 2) for step in ours]
+        sheet = steps.StepSheet(device, "A CPU", 2, "2.9", "2026-01-01T00:00:00+00:00", (*plain, *ours))
+        text = speed_section([sheet])
+        assert "| m0 " in text
+        return "Measured before ours kept the memory that it frees: m1." in text.splitlines()
+
+    assert said("cpu", True, False)
+    assert not said("cpu", True, True)
+    assert not said("NVIDIA H100", True, False)
+
+
 def test_the_share_of_peak_is_told_where_it_was_measured(tmp_path: Path) -> None:
     sheet = steps.measure_steps(["dm"], "cpu", measured)
     assert [step.share_of_peak for step in sheet.steps] == [None, 0.2, 0.3]

@@ -19,7 +19,7 @@ from harness.engine.protocol import PROTOCOLS
 from harness.engine.provenance import CURRENT, OLDER, UNCOMMITTED, UNKNOWN, Code, Lineage
 from harness.engine.record_files import read_records
 from harness.engine.scales import SCALES
-from harness.perf.steps import MeasuredStep, StepSheet, load_sheets
+from harness.perf.steps import load_sheets
 from harness.report import publish
 from harness.report.benchmarks import page
 from harness.report.fidelity import Fidelity, load_fidelity
@@ -367,20 +367,6 @@ def test_what_is_folded_is_well_formed(make_record: Any) -> None:
     headings = [line for line in lines if line.startswith("## ")]
     assert headings[0] == "## Results"
     assert not any(line.startswith("## ") for a, b in zip(opened, closed, strict=True) for line in lines[a:b])
-
-
-def test_steps_of_before_memory_was_kept_are_named(make_record: Any) -> None:
-    def said(device: str, *kept: bool) -> bool:
-        ours = [MeasuredStep(f"m{k}", "fp32", 1, 1, 2, keeps_memory=one) for k, one in enumerate(kept)]
-        plain = [MeasuredStep(step.method, "plain", 2, 1, 2) for step in ours]
-        sheet = StepSheet(device, "A CPU", 2, "2.9", "2026-01-01T00:00:00+00:00", (*plain, *ours))
-        text = page(scored([make_record("dm")]), {}, Fidelity(), [sheet])
-        assert "| m0 " in text
-        return "\nMeasured before ours kept the memory that it frees: m1.\n" in text
-
-    assert said("cpu", True, False)
-    assert not said("cpu", True, True)
-    assert not said("NVIDIA H100", True, False)
 
 
 def test_the_page_says_of_which_code_its_records_are(make_record: Any) -> None:
