@@ -85,12 +85,12 @@ def from_records(records: Iterable[Record], device: str) -> dict[str, TimeEstima
     }
 
 
+@surroundings.adopted()
 def measure(trials: Sequence[Trial], settings: RunSettings) -> dict[str, TimeEstimate]:
     """An estimate for each cell of these trials as far as `LIMIT_SECONDS` allow; stderr says what is done.
 
     The settings are those that a trial will have, with its number of CPU threads.
     """
-    surroundings.adopt()
     ends = time.perf_counter() + LIMIT_SECONDS
     waiting = {trial.cell: trial for trial in trials}
     _say(f"estimating the time of {plural(len(waiting), 'cell')}, in less than a minute ...")

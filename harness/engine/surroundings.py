@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 # Threads that spin while they wait for one another take cores from those that they wait for, once there are
 # fewer cores than threads, or another process is busy: steps took three times their CPU time. Only libgomp's
@@ -17,7 +18,10 @@ NO_SPINNING = {"OMP_WAIT_POLICY": "PASSIVE"}
 KEEPING_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 KEEP_MEMORY = "HARNESS_KEEP_MEMORY"  # 0 in it leaves the C library as it is
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
+# glibc's malloc.h, and where its own rule for the three settles once a block of 32 MiB was freed.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
+KEEPING = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1}
+GIVING_BACK = {M_MMAP_MAX: 2**16, M_TRIM_THRESHOLD: 2**26, M_MMAP_THRESHOLD: 2**25}
 
 
 def for_training(environment: Mapping[str, str]) -> dict[str, str]:
@@ -29,13 +33,32 @@ def for_training(environment: Mapping[str, str]) -> dict[str, str]:
     return NO_SPINNING | ({} if is_set else KEEPING_MEMORY) | dict(environment)
 
 
-def adopt() -> None:
-    """Let this process train as one that began with these variables; before it imports torch."""
-    os.environ.update(for_training(os.environ))
+@contextmanager
+def adopted() -> Iterator[None]:
+    """Let this process train as one that began with these variables; then it has them no more.
+
+    It is not to have imported torch before: libgomp reads its variable once, as torch is imported.
+    """
+    before = dict(os.environ)
+    kept = keeps_memory()
+    os.environ.update(for_training(before))
+    changes = keeps_memory() and not kept
+    if changes:
+        _tune(KEEPING)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        if changes:
+            _tune(GIVING_BACK)
+
+
+def _tune(parameters: Mapping[int, int]) -> None:
     tune = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if tune is not None and keeps_memory():
-        tune(M_MMAP_MAX, 0)
-        tune(M_TRIM_THRESHOLD, 2**31 - 1)
+    if tune is not None:
+        for parameter, value in parameters.items():
+            tune(parameter, value)
 
 
 def keeps_memory() -> bool:

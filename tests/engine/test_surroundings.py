@@ -15,17 +15,21 @@ from harness.perf import ROOT
 
 # Prints how many pages the system hands over for the second use of 64 MiB, and what it says of itself.
 USE_AGAIN = """
-import os, resource, sys
+import contextlib, os, resource, sys
 sys.path.insert(0, sys.argv[1])
 from harness.engine import surroundings
-if sys.argv[2] == "adopt":
-    surroundings.adopt()
 def use():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     len(b"1" * 2**26)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-use()
-print(use(), surroundings.keeps_memory(), os.environ.get("OMP_WAIT_POLICY"))
+def tell():
+    use()
+    print(use(), surroundings.keeps_memory(), os.environ.get("OMP_WAIT_POLICY"))
+with surroundings.adopted() if sys.argv[2] else contextlib.nullcontext():
+    if sys.argv[2] != "before":
+        tell()
+if sys.argv[2] == "before":
+    tell()
 """
 PAGES = 2**26 // os.sysconf("SC_PAGE_SIZE")
 
@@ -33,7 +37,7 @@ needs_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="need
 
 
 def used_again(variables: Mapping[str, str], how: str = "") -> list[str]:
-    """What a process with these variables prints, that adopts the others if told so."""
+    """What a process with these variables prints, that has adopted the others `within` or `before`."""
     ours = {*NO_SPINNING, *KEEPING_MEMORY, KEEP_MEMORY}
     others = {name: value for name, value in os.environ.items() if name not in ours}
     command = [sys.executable, "-c", USE_AGAIN, str(ROOT), how]
@@ -43,7 +47,7 @@ def used_again(variables: Mapping[str, str], how: str = "") -> list[str]:
 
 
 @needs_glibc
-@pytest.mark.parametrize(("variables", "how"), [(for_training({}), ""), ({}, "adopt")])
+@pytest.mark.parametrize(("variables", "how"), [(for_training({}), ""), ({}, "within")])
 def test_memory_that_was_freed_is_used_again_as_it_is(variables: Mapping[str, str], how: str) -> None:
     pages, *rest = used_again(variables, how)
     assert int(pages) < PAGES / 10
@@ -53,7 +57,13 @@ def test_memory_that_was_freed_is_used_again_as_it_is(variables: Mapping[str, st
 @needs_glibc
 @pytest.mark.parametrize(
     ("variables", "how"),
-    [({}, ""), ({"MALLOC_MMAP_MAX_": "65536"}, "adopt"), ({KEEP_MEMORY: "0"}, "adopt"), (NO_SPINNING, "")],
+    [
+        ({}, ""),
+        ({}, "before"),
+        ({"MALLOC_MMAP_MAX_": "65536"}, "within"),
+        ({KEEP_MEMORY: "0"}, "within"),
+        (NO_SPINNING, ""),
+    ],
 )
 def test_else_it_goes_back_to_the_system(variables: Mapping[str, str], how: str) -> None:
     pages, kept, _ = used_again(variables, how)
