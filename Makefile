@@ -7,7 +7,7 @@ DEMO := build/demo
 # Some containers set it; each of many processes would then compile the modules of torch for itself.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test gate fast-test lint perf benchmarks ablations clean
+.PHONY: demo test beside gate fast-test lint perf benchmarks ablations clean
 
 # Fewer steps than any track has, so that it takes minutes: what the field is about, not a figure to cite.
 demo: $(VENV)/installed
@@ -16,15 +16,17 @@ demo: $(VENV)/installed
 	$(BIN)/python -m harness show $(DEMO)/smoke/fashion-mini/*/ipc1/*.safetensors -o $(DEMO)/sets.png
 	@echo "The sets of one image per class, side by side: $(DEMO)/sets.png"
 
-# Three processes on two cores, since the tests of Slurm mostly wait, and of one thread each, so as not to
+# Four processes on two cores, since the tests of Slurm mostly wait, and of one thread each, so as not to
 # fight. Files are begun in order: those with slow tests first (tests/slow_tests.py).
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --benchmark-disable --durations=15
-BESIDE := --numprocesses=3 --dist=loadfile --no-loadscope-reorder
+BESIDE := --numprocesses=4 --dist=loadfile --no-loadscope-reorder
 test: $(VENV)/installed
-	$(MAKE) --no-print-directory --jobs=2 lint $(VENV)/compiled
-	$(PYTEST) $(BESIDE) -m "not alone" --fidelity-check=harness/report/data/fidelity.json
+	$(MAKE) --no-print-directory --jobs=2 lint beside
 	$(PYTEST) -m alone $$(grep -rlF --include='*.py' mark.alone tests)
 	$(BIN)/python -m harness report --check
+
+beside: $(VENV)/compiled
+	$(PYTEST) $(BESIDE) -m "not alone" --fidelity-check=harness/report/data/fidelity.json
 
 # Whether this code is slower than earlier code: no test, since it needs a machine that does nothing else. One
 # shape of each kind: the others go through the same code; `perf check` alone times them all.
@@ -63,6 +65,7 @@ benchmarks: $(VENV)/installed
 	    $(RUN) $$on --methods $(STORED); \
 	    $(RUN) $$on --methods random@soft --protocol datm-cpu,frepo-cpu; \
 	done; done
+	$(RUN) --ipc 10 --dataset folder:cifar10-jpeg --methods $(HARD),$(TAUGHT) --protocol dc-cpu --seeds 3 --budget 2T
 	$(RUN) --methods whole --evals 1 --ipc 1 --dataset fashionmnist,folder:cifar10-jpeg
 	$(RUN) --methods random,herding,kcenter,dm,idm,bacon,whole --ipc 1,10 --seeds 2 --dataset digits
 	$(BIN)/python -m harness report

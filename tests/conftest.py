@@ -10,6 +10,7 @@ which `-m golden` is the shortest. Processes of pytest-xdist count their shares,
 
 from __future__ import annotations
 
+import gc
 import json
 from collections import Counter
 from pathlib import Path
@@ -41,6 +42,15 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("busy")
     config.pluginmanager.register(Fidelity(config), "fidelity")
     config.pluginmanager.register(SlowTests(config), "slow tests")
+
+
+def pytest_collection_finish() -> None:
+    """Spare Python's collector the hundred thousands of objects of torch and of the tests, that stay anyway.
+
+    To look through them again and again took a good twentieth of the tests' time.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 class Fidelity:
