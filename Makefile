@@ -54,6 +54,8 @@ HARD := $(HARD),ncfm@sampler,datadam,datadam@paper,dc,dsa,dcc,dcc@dsa,cafe,cafe@
 HARD := $(HARD),dm+hdd,idm+hdd,dd
 STORED := random@soft,herding@soft,datm,pad,ld,frepo,kip@vec
 TAUGHT := rded,sre2l_pp,fadrm,cim,g_vbsm,sre2l,cda
+# The first eight of ipc 10, cifar10-jpeg, and the floor.
+BEST := random,cim,m3d,dsdm,tgdd,dance,bacon,iid_idm,idm
 RUN := $(BIN)/python -m harness run --scale cpu --seeds 5
 benchmarks: $(VENV)/installed
 	set -e; for ipc in 10 1; do for data in folder:cifar10-jpeg fashionmnist; do \
@@ -66,6 +68,7 @@ benchmarks: $(VENV)/installed
 	    $(RUN) $$on --methods random@soft --protocol datm-cpu,frepo-cpu; \
 	done; done
 	$(RUN) --ipc 10 --dataset folder:cifar10-jpeg --methods $(HARD),$(TAUGHT) --protocol dc-cpu --seeds 3 --budget 2T
+	$(RUN) --ipc 50 --dataset folder:cifar10-jpeg,fashionmnist --methods $(BEST) --protocol dc-cpu --seeds 3
 	$(RUN) --methods whole --evals 1 --ipc 1 --dataset fashionmnist,folder:cifar10-jpeg
 	$(RUN) --methods random,herding,kcenter,dm,idm,bacon,whole --ipc 1,10 --seeds 2 --dataset digits
 	$(BIN)/python -m harness report
