@@ -12,6 +12,7 @@ import itertools
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TypeAlias
 
 from harness.core.text import count, plural
@@ -357,7 +358,9 @@ def repeated(
     if [*protocols] not in ([], [hard_protocol(board)]):
         words += ["--protocol", ",".join(protocols)]
     words += ["--eval-arch", ",".join(networks)] if networks else []
-    words += ["--budget", repr(track.budget_flops)] if track.budget_flops is not None else []
+    if track.budget_flops is not None:
+        # 2E+12: all digits, as few as there are.
+        words += ["--budget", Decimal(repr(track.budget_flops)).normalize().to_eng_string()]
     return shlex.join(words)
 
 
