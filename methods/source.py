@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Any, Literal
 
@@ -82,6 +83,7 @@ _ROWS: tuple[tuple[Kind, str], ...] = (
 )
 
 
+@functools.cache
 def read_sentence(sentence: str) -> SettingsSource:
     """The facts of a sentence from a record that was written before there were facts."""
     if sentence.startswith(_SUBMITTED):

@@ -83,15 +83,15 @@ class AcrossNetworks:
         named = dataclasses.replace(self.track, arch=f"sets by {', '.join(self.homes)}")
         return f"{named.heading} · ipc {self.ipc}"
 
-    def best(self, network: str, protocol: str) -> float | None:
-        """The highest mean of the methods on a network, as tables round it; None without two of them."""
-        competing = [
-            found[network].estimate
-            for question, found in self.answers.items()
-            if question.protocol == protocol and question.row.method != CEILING and network in found
-        ]
-        means = [round(estimate.mean, 3) for estimate in competing if estimate]
-        return max(means) if len(means) > 1 else None
+    @cached_property
+    def best(self) -> Mapping[tuple[str, str], float]:
+        """The highest mean of two or more methods by network and protocol, as tables round it."""
+        means: dict[tuple[str, str], list[float]] = defaultdict(list)
+        for question, found in self.answers.items():
+            for network, answer in found.items():
+                if question.row.method != CEILING and answer.estimate:
+                    means[network, question.protocol].append(round(answer.estimate.mean, 3))
+        return {column: max(among) for column, among in means.items() if len(among) > 1}
 
 
 def across_networks(tracks: Iterable[Scored]) -> list[AcrossNetworks]:
@@ -224,7 +224,7 @@ def _accuracy(across: AcrossNetworks, question: Question, network: str, code: Ma
     if answer.estimate is None:
         return ", ".join(answer.cell.missing) or NOT_RUN
     mean = round(answer.estimate.mean, 3)
-    best = question.row.method != CEILING and mean == across.best(network, question.protocol)
+    best = question.row.method != CEILING and mean == across.best.get((network, question.protocol))
     figure = strong(answer.estimate.text) if best else answer.estimate.text
     states = [code[record.id] for record in answer.cell.done if record.id in code]
     return f"{figure} ({counts_text(answer.cell)}){marks_text(states)}"

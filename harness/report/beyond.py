@@ -80,6 +80,8 @@ def protocol_regime(found: Scored) -> str:
 
 def _without_augmentation(cell: Cell, found: Scored) -> Groups:
     """Accuracies by seed of networks trained on a cell's sets without augmentation, as in `Scored.plain`."""
+    if not found.plain:
+        return {}  # as in most tracks; ids of ten thousand sets take a while
     sets = [(record.trial.seed, record.trial.distillation.id) for record in cell.done]
     return {seed: found.plain[made].accuracies for seed, made in sets if made in found.plain}
 

@@ -6,23 +6,24 @@ import csv
 import io
 import statistics
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
-from types import NoneType
+from types import NoneType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
 from harness.core.clock import Cost
 from harness.engine.record_files import collect
-from harness.engine.records import DISTILLED_SUFFIX, Provenance, Record, Trial
+from harness.engine.records import DISTILLED_SUFFIX, Provenance, Record, Submitted, Trial
 from harness.report.tracks import sample_std
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Fact: TypeAlias = Callable[[Record], Any]
+# Of which part of a record ("": of itself), and how it is read.
+Fact: TypeAlias = tuple[str, Callable[[Any], Any]]
 
 
 def flatten(record: Record) -> dict[str, Any]:
@@ -31,7 +32,7 @@ def flatten(record: Record) -> dict[str, Any]:
     `n` counts accuracies; `accuracy_std` is the sample standard deviation, null for n < 2. `distilled` is the
     path of the distilled set, relative to the results folder.
     """
-    return {name: fact(record) for name, fact in COLUMNS.items()}
+    return {name: values[0] for name, values in _columns([record]).items()}
 
 
 def to_frame(records: Sequence[Record]) -> pd.DataFrame:
@@ -86,7 +87,8 @@ def print_problems(problems: Sequence[str]) -> None:
 
 
 def _columns(records: Sequence[Record]) -> dict[str, list[Any]]:
-    return {name: [fact(record) for record in records] for name, fact in COLUMNS.items()}
+    of = {part: [getattr(record, part) or ABSENT for record in records] for part in PARTS} | {"": records}
+    return {name: list(map(read, of[part])) for name, (part, read) in COLUMNS.items()}
 
 
 def _csv_cells(values: list[Any]) -> list[Any]:
@@ -98,11 +100,6 @@ def _csv_cells(values: list[Any]) -> list[Any]:
     return values
 
 
-def _of_part(part: str, name: str) -> Fact:
-    """A fact of a part of a record; null where the record lacks that part."""
-    return lambda record: getattr(getattr(record, part), name, None)
-
-
 def _mean(record: Record) -> float | None:
     return statistics.fmean(record.accuracies) if record.accuracies else None
 
@@ -111,19 +108,31 @@ def _std(record: Record) -> float | None:
     return sample_std(record.accuracies) if len(record.accuracies) > 1 else None
 
 
-NESTED = ("trial", "distill", "evaluate", "provenance", "submission")
+def _distilled(record: Record) -> str:
+    return (record.set_place or record.trial.distillation.place) + DISTILLED_SUFFIX
+
+
+def _facts(part: str, names: Iterable[str], prefix: str = "") -> dict[str, Fact]:
+    return {f"{prefix}{name}": (part, attrgetter(name)) for name in names}
+
+
+PARTS = ("trial", "distill", "evaluate", "provenance", "submission")
+# In place of a part that a record lacks.
+ABSENT = SimpleNamespace(
+    **dict.fromkeys((*Cost.__struct_fields__, *Provenance.__struct_fields__, *Submitted.__struct_fields__))
+)
 COLUMNS: Mapping[str, Fact] = {
-    **{name: attrgetter(f"trial.{name}") for name in Trial.__struct_fields__ if name != "settings_from"},
-    "settings_source": attrgetter("trial.source_sentence"),
-    "settings_kind": attrgetter("trial.source.kind"),
-    **{name: attrgetter(name) for name in Record.__struct_fields__ if name not in (*NESTED, "schema")},
-    "n": lambda record: len(record.accuracies),
-    "accuracy_mean": _mean,
-    "accuracy_std": _std,
-    **{f"distill_{name}": _of_part("distill", name) for name in Cost.__struct_fields__},
-    **{f"evaluate_{name}": _of_part("evaluate", name) for name in Cost.__struct_fields__},
-    **{name: _of_part("provenance", name) for name in Provenance.__struct_fields__},
-    "resumed": attrgetter("resumed"),
-    "claimed_accuracy": _of_part("submission", "claimed_accuracy"),
-    "distilled": lambda record: (record.set_place or record.trial.distillation.place) + DISTILLED_SUFFIX,
+    **_facts("trial", (name for name in Trial.__struct_fields__ if name != "settings_from")),
+    "settings_source": ("trial", attrgetter("source_sentence")),
+    "settings_kind": ("trial", attrgetter("source.kind")),
+    **_facts("", (name for name in Record.__struct_fields__ if name not in (*PARTS, "schema"))),
+    "n": ("", lambda record: len(record.accuracies)),
+    "accuracy_mean": ("", _mean),
+    "accuracy_std": ("", _std),
+    **_facts("distill", Cost.__struct_fields__, "distill_"),
+    **_facts("evaluate", Cost.__struct_fields__, "evaluate_"),
+    **_facts("provenance", Provenance.__struct_fields__),
+    "resumed": ("", attrgetter("resumed")),
+    **_facts("submission", ["claimed_accuracy"]),
+    "distilled": ("", _distilled),
 }
