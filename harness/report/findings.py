@@ -23,7 +23,7 @@ from harness.report.boards import PACKED, PARENT, SUBJECT, Board, Gap, boards, m
 from harness.report.formats import Block, Items, Paragraph, code, plain, strong
 from harness.report.paper.cells import SCALE, info_of, protocol_of
 from harness.report.reported import ReportedFigures
-from harness.report.standing import Scored, costs_of
+from harness.report.standing import Scored, costs_of, overspent
 from harness.report.stats import Difference, Groups, difference, differences, estimate
 from harness.report.tables import difference_text, interval_text, reported_for
 from harness.report.tracks import Cell, typed_dataset
@@ -84,7 +84,8 @@ def findings(shown: Sequence[Scored], reported: ReportedFigures) -> Iterator[Fin
 
 def leader(board: Board) -> Finding | None:
     """Who is the most accurate, and who is not told apart from it; None if that is too many."""
-    protocol, field = hard_protocol(board), _field(board)
+    protocol, budget = hard_protocol(board), board.track.budget_flops
+    field = {name: cell.groups for name, cell in board.cells(protocol).items() if not overspent(budget, cell)}
     if len(field) < FEWEST:
         return None
     best = max(field, key=lambda method: mean_of(field[method]))
@@ -93,13 +94,14 @@ def leader(board: Board) -> Finding | None:
     if len(ties) > TIES:
         return None
     rest = f"all but {_listed(ties)}" if ties else "all others"
-    budget = board.track.budget_flops
-    where = f" with {_flops(budget)} for each distillation" if budget is not None else ""
+    where, kept = "", ""
+    if budget is not None:
+        where, kept = f" with {_flops(budget)} for each distillation", " that keep to it"
     found = estimate(field[best])
     interval = "" if found.low is None or found.high is None else f" {interval_text(found.low, found.high)}"
     return Finding(
         f"{strong(f'{plain(best)} leads on {_place(board)}{where}')} with {percent_text(found.mean)} %"
-        f"{interval}, clearly ahead of {rest} of {plural(len(field), 'method')}.",
+        f"{interval}, clearly ahead of {rest} of {plural(len(field), 'method')}{kept}.",
         repeated(board, [best, *ties], [protocol]),
     )
 

@@ -21,6 +21,8 @@ from harness.report.tracks import EMPTY, Cell, Grid, Row, Track, by_track, cell_
 T = TypeVar("T")
 Key: TypeAlias = tuple[Row, int]
 
+OVERSPENT = 1.01  # times the budget: a step more or less is no matter
+
 
 @dataclass(frozen=True)
 class Ranking:
@@ -114,6 +116,15 @@ def costs_of(records: Sequence[Record]) -> Costs:
         stored_bytes=_mean(records, lambda record: record.stored_bytes),
         decoded_images=_mean(records, lambda record: record.decoded_images),
     )
+
+
+def overspent(budget: float | None, cell: Cell) -> float | None:
+    """FLOPs of a cell's distillations where they are beyond the budget, by more than a step may be.
+
+    A budget cuts the steps on the synthetic images, not what has to be there first: a teacher, say.
+    """
+    flops = costs_of(cell.done).flops
+    return flops if budget is not None and flops is not None and flops > OVERSPENT * budget else None
 
 
 def settings_of(records: Iterable[Record]) -> str:

@@ -26,7 +26,7 @@ from harness.report.formats import (
     strong,
 )
 from harness.report.reported import ALL_IMAGES, UNTRACED, ReportedFigure, ReportedFigures, fitting
-from harness.report.standing import Ranking, Scored, costs_of, own_key, settings_of
+from harness.report.standing import Ranking, Scored, costs_of, overspent, own_key, settings_of
 from harness.report.stats import CONFIDENCE, FEW_SEEDS, Difference, Estimate, differences
 from harness.report.stats import estimate as estimate_of
 from harness.report.tracks import EMPTY, Cell, Row, Track
@@ -175,8 +175,8 @@ def _track_blocks(found: Scored, reported: ReportedFigures, *, brief: bool) -> l
     blocks += map(Paragraph, notes)
     if reasons := list(misses(found)):
         blocks.append(Items(reasons))
-    if below := _below_floor(found):
-        blocks.append(Paragraph(below))
+    for note in filter(None, (_below_floor(found), _beyond_budget(found))):
+        blocks.append(Paragraph(note))
     if claims := claims_table(records):
         blocks += [claims, Paragraph(CLAIMS_LEGEND)]
     varied, ranking, beyond = _varied_blocks(found), _ranking_blocks(found), beyond_blocks(found)
@@ -399,6 +399,20 @@ def _below_floor(found: Scored) -> str:
     return (
         f"Below {code(FLOOR)} at the same ipc, for reasons that their files under {code('methods/')} give:"
         f" {named}."
+    )
+
+
+def _beyond_budget(found: Scored) -> str:
+    """Which cells spent more than the track's budget; empty if none did."""
+    spent = {key: overspent(found.track.budget_flops, cell) for key, cell in found.grid.items()}
+    named = [
+        f"{plain(row.label)} (ipc {ipc}: {count(flops)})" for (row, ipc), flops in spent.items() if flops
+    ]
+    if not named:
+        return ""
+    return (
+        "Beyond the budget, which cuts the steps on the images and not what has to be there before them (a"
+        f" teacher, say): {'; '.join(named)}."
     )
 
 

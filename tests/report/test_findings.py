@@ -74,6 +74,13 @@ def test_nobody_leads_whom_too_many_are_beside_or_where_few_were_measured(make_r
     assert leader(asked(field(make_record, (0.2, 0.2, 0.2))[:-3])) is None
 
 
+def test_who_spends_more_than_the_budget_does_not_lead(make_record: Any) -> None:
+    rich = in_seeds(make_record, "rich", [0.4] * 3, budget_flops=2e12, distill=cost_of(2.1e12))
+    found = leader(asked([*field(make_record, [0.3] * 3, budget_flops=2e12), *rich]))
+    assert read(found).startswith("**m0 leads on mnist, ipc 10 with 2.00 TFLOPs for each distillation**")
+    assert read(found).endswith("clearly ahead of all others of 10 methods that keep to it.")
+
+
 @pytest.mark.parametrize("gains", [VAGUE, (0.1,)])
 @pytest.mark.parametrize("question", [packing, beyond_packing])
 def test_a_gap_that_is_not_clear_is_not_written(make_record: Any, question: Question, gains: Any) -> None:

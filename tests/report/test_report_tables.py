@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from trials import cost_of
 
 from harness.core.text import count, memory, table
 from harness.engine.provenance import CURRENT, OLDER, UNCOMMITTED, CodeState
@@ -408,6 +409,17 @@ def test_counts(number: float | None, text: str) -> None:
 )
 def test_bytes(size: float | None, text: str) -> None:
     assert memory(size) == text
+
+
+def test_what_spent_more_than_the_budget_is_named(make_record: Any) -> None:
+    records = [
+        make_record("dm", budget_flops=2e12, distill=cost_of(2.001e12)),
+        make_record("rded", budget_flops=2e12, distill=cost_of(2.4e12), seed=0),
+        make_record("rded", budget_flops=2e12, distill=cost_of(2.6e12), seed=1),
+    ]
+    (line,) = [line for line in sections(records, {}).splitlines() if line.startswith("Beyond the budget")]
+    assert line.endswith("(a teacher, say): rded (ipc 1: 2.50 T).")
+    assert "Beyond the budget" not in sections(records[:1], {})
 
 
 def test_what_lies_below_random_images_is_named(make_record: Any) -> None:
