@@ -39,18 +39,17 @@ def adopted() -> Iterator[None]:
 
     It is not to have imported torch before: libgomp reads its variable once, as torch is imported.
     """
-    before = dict(os.environ)
-    kept = keeps_memory()
-    os.environ.update(for_training(before))
-    changes = keeps_memory() and not kept
-    if changes:
+    added = {name: value for name, value in for_training(os.environ).items() if name not in os.environ}
+    begins_to_keep = KEEPING_MEMORY.keys() <= added.keys()
+    os.environ.update(added)
+    if begins_to_keep:
         _tune(KEEPING)
     try:
         yield
     finally:
-        for name in os.environ.keys() - before.keys():
-            del os.environ[name]
-        if changes:
+        for name in added:
+            os.environ.pop(name, None)
+        if begins_to_keep:
             _tune(GIVING_BACK)
 
 

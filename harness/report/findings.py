@@ -84,8 +84,7 @@ def findings(shown: Sequence[Scored], reported: ReportedFigures) -> Iterator[Fin
 
 def leader(board: Board) -> Finding | None:
     """Who is the most accurate, and who is not told apart from it; None if that is too many."""
-    protocol, budget = hard_protocol(board), board.track.budget_flops
-    field = {name: cell.groups for name, cell in board.cells(protocol).items() if not overspent(budget, cell)}
+    protocol, field = hard_protocol(board), _field(board)
     if len(field) < FEWEST:
         return None
     best = max(field, key=lambda method: mean_of(field[method]))
@@ -94,7 +93,7 @@ def leader(board: Board) -> Finding | None:
     if len(ties) > TIES:
         return None
     rest = f"all but {_listed(ties)}" if ties else "all others"
-    where, kept = "", ""
+    where, kept, budget = "", "", board.track.budget_flops
     if budget is not None:
         where, kept = f" with {_flops(budget)} for each distillation", " that keep to it"
     found = estimate(field[best])
@@ -367,8 +366,12 @@ def repeated(
 
 
 def _field(board: Board) -> dict[str, Groups]:
-    """Accuracies of the methods that were measured at home under the scale's protocol for all sets."""
-    return {name: cell.groups for name, cell in board.cells(hard_protocol(board)).items()}
+    """Accuracies of the methods that were measured at home under the scale's protocol for all sets.
+
+    Those that spent more than the board's budget, if it has one, are not in it.
+    """
+    cells, budget = board.cells(hard_protocol(board)), board.track.budget_flops
+    return {name: cell.groups for name, cell in cells.items() if not overspent(budget, cell)}
 
 
 def _is_usual(board: Board) -> bool:

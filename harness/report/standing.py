@@ -123,8 +123,10 @@ def overspent(budget: float | None, cell: Cell) -> float | None:
 
     A budget cuts the steps on the synthetic images, not what has to be there first: a teacher, say.
     """
+    if budget is None:
+        return None
     flops = costs_of(cell.done).flops
-    return flops if budget is not None and flops is not None and flops > OVERSPENT * budget else None
+    return flops if flops is not None and flops > OVERSPENT * budget else None
 
 
 def settings_of(records: Iterable[Record]) -> str:

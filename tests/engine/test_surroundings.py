@@ -25,10 +25,10 @@ def use():
 def tell():
     use()
     print(use(), surroundings.keeps_memory(), os.environ.get("OMP_WAIT_POLICY"))
-with surroundings.adopted() if sys.argv[2] else contextlib.nullcontext():
-    if sys.argv[2] != "before":
-        tell()
 if sys.argv[2] == "before":
+    with surroundings.adopted():
+        pass
+with surroundings.adopted() if sys.argv[2] == "within" else contextlib.nullcontext():
     tell()
 """
 PAGES = 2**26 // os.sysconf("SC_PAGE_SIZE")
