@@ -50,7 +50,8 @@ class TimeEstimate:
 
     `places` names the hardware of earlier records; empty for what was measured here and now. `off_by` is the
     factor by which the truth may lie above or below; None where nothing tells, as with a single record.
-    `evaluating` are those of the seconds that a trial takes whose set is there already.
+    `evaluating` are those of the seconds that a trial takes whose set is there already; `flops` those of its
+    distillation, a teacher's included; None where none are known.
     """
 
     seconds: float
@@ -58,12 +59,14 @@ class TimeEstimate:
     places: frozenset[str] = frozenset()
     off_by: float | None = None
     evaluating: float = 0.0
+    flops: float | None = None
 
 
 def from_records(records: Iterable[Record], device: str) -> dict[str, TimeEstimate]:
     """Mean cost of the finished trials of each cell that ran on such a device, by `Trial.cell`."""
     costs: dict[str, list[float]] = defaultdict(list)
     evaluating: dict[str, list[float]] = defaultdict(list)
+    flops: dict[str, list[float]] = defaultdict(list)
     places: dict[str, set[str]] = defaultdict(set)
     for record in records:
         if record.distill is None or record.evaluate is None or record.provenance is None:
@@ -72,6 +75,7 @@ def from_records(records: Iterable[Record], device: str) -> dict[str, TimeEstima
             key = record.trial.cell
             costs[key].append(record.distill.seconds + record.evaluate.seconds)
             evaluating[key].append(record.evaluate.seconds)
+            flops[key] += [] if record.distill.flops is None else [record.distill.flops]
             places[key].add(hardware(record.provenance))
     return {
         key: TimeEstimate(
@@ -80,6 +84,7 @@ def from_records(records: Iterable[Record], device: str) -> dict[str, TimeEstima
             frozenset(places[key]),
             _spread(seconds),
             statistics.fmean(evaluating[key]),
+            statistics.fmean(flops[key]) if flops[key] else None,
         )
         for key, seconds in costs.items()
     }
@@ -156,6 +161,7 @@ class _Bench:
         from harness.core.hollow import TooLongError
 
         parts: list[float] = []
+        flops: list[float] = []
         counted = False
         with sealed("estimating"):
             for make_phase in (_distillation, _evaluation):
@@ -164,6 +170,7 @@ class _Bench:
                     work = self._count(phase, trial, seconds)
                 except TooLongError:
                     return None
+                flops.append(work.flops)
                 if self._is_quick(work, trial, phase, seconds):
                     parts.append(phase.repeats * self._time(make_phase(trial, self._there()), trial))
                 else:
@@ -171,7 +178,7 @@ class _Bench:
                     counted = True
         source = "FLOPs counted, a piece timed" if counted else f"{STEPS} steps timed"
         off_by = COUNTED_OFF_BY if counted else TIMED_OFF_BY
-        return TimeEstimate(sum(parts), source, off_by=off_by, evaluating=parts[-1])
+        return TimeEstimate(sum(parts), source, off_by=off_by, evaluating=parts[-1], flops=flops[0])
 
     def _there(self) -> Dataset:
         return self.data.to(self.device)

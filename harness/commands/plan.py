@@ -17,7 +17,7 @@ import msgspec
 from harness.commands.arguments import add_run_arguments, options_from
 from harness.commands.estimate import TimeEstimate, from_records, measure
 from harness.core import processor
-from harness.core.text import MISSING, plural, roughly, table
+from harness.core.text import MISSING, in_flops, plural, roughly, table
 from harness.engine.devices import Device
 from harness.engine.options import Options
 from harness.engine.plan import Plan, check_data, finished, make_plan
@@ -26,6 +26,7 @@ from harness.engine.records import Record, Trial
 from harness.engine.settings import RunSettings
 from harness.launch.base import Launcher, Layout, Load, PlannedArray, load, set_is_there
 from harness.launch.launchers import launcher_of, run_settings
+from harness.report.standing import is_overspent
 
 STATES = ("done", "failed", "to run")
 
@@ -131,6 +132,22 @@ def advice(precision: str, device: str) -> list[str]:
     return []
 
 
+def beyond_budget(view: Preview) -> list[str]:
+    """A line about methods that will spend more than the budget, so far as estimates tell; else none."""
+    spent: dict[str, float] = {}
+    for trial in view.waiting:
+        estimate = view.estimates.get(trial.cell)
+        if trial.id in view.making and estimate and is_overspent(trial.budget_flops, estimate.flops):
+            spent[trial.method] = max(estimate.flops or 0.0, spent.get(trial.method, 0.0))
+    if not spent:
+        return []
+    told = ", ".join(f"{method} ({in_flops(flops)})" for method, flops in spent.items())
+    return [
+        f"note: beyond --budget, which does not cut what has to be there before the first step (a teacher, "
+        f"say): {told}; tables will name them and leave them out of the findings"
+    ]
+
+
 def as_text(view: Preview) -> str:
     """The plan for people: a row for each cell, where settings and times come from, the headline."""
     groups: dict[str, list[Trial]] = {}
@@ -180,7 +197,7 @@ def handle(arguments: argparse.Namespace) -> int:
     plan = make_plan(options)
     view = preview(plan, options, launcher, timing=not arguments.no_estimate)
     about_device = advice(options.precision, view.device.name) if launcher.here else []
-    for line in (*warnings(plan), *about_device):
+    for line in (*warnings(plan), *about_device, *beyond_budget(view)):
         print(line, file=sys.stderr)
     jobs = launcher.planned(plan.trials, view.waiting)
     if options.json:
@@ -265,5 +282,6 @@ def _entry(view: Preview, trial: Trial) -> dict[str, Any]:
         "makes_set": trial.id in view.making,
         "seconds_from": None if estimate is None else estimate.source,
         "seconds_off_by": None if estimate is None else estimate.off_by,
+        "distill_flops": None if estimate is None else estimate.flops,
         "trial": msgspec.to_builtins(trial),
     }

@@ -15,7 +15,7 @@ import msgspec
 
 import methods
 from harness.commands.arguments import add_run_arguments, options_from
-from harness.commands.plan import Preview, advice, headline, preview, warnings
+from harness.commands.plan import Preview, advice, beyond_budget, headline, preview, warnings
 from harness.core.errors import UserError
 from harness.core.text import plural
 from harness.engine.options import Options, given_options
@@ -91,7 +91,8 @@ def carry_out(options: Options, deadline: float | None = None, plan: Plan | None
     by_value = options.priority == "value"
     first = _most_valuable(view) if by_value else []
     about_device = advice(options.precision, view.device.name) if launcher.here else []
-    about = (str(view.device), headline(view), *(_about_order(first) if by_value else ()), *about_device)
+    notes = (*about_device, *beyond_budget(view))
+    about = (str(view.device), headline(view), *(_about_order(first) if by_value else ()), *notes)
     for line in (*warnings(plan), *(() if options.json else about)):
         print(line, file=sys.stderr)
     open_sweep(plan.trials, options.results, options.launcher)

@@ -28,6 +28,12 @@ def count(number: float | None) -> str:
     return _scaled(number, 1000.0, ("", "k", "M", "G", "T", "P", "E"))
 
 
+def in_flops(number: float) -> str:
+    """`2.00 TFLOPs`."""
+    text = count(number)
+    return f"{text}FLOPs" if text[-1].isalpha() else f"{text} FLOPs"
+
+
 def memory(size: float | None) -> str:
     """Bytes with a binary prefix, `412 MiB`."""
     if size is None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TypeAlias
 
-from harness.core.text import count, plural
+from harness.core.text import in_flops, plural
 from harness.engine.protocol import regime_named
 from harness.engine.records import FLOOR, SOFT_FLOOR
 from harness.engine.scales import SCALES
@@ -95,7 +95,7 @@ def leader(board: Board) -> Finding | None:
     rest = f"all but {_listed(ties)}" if ties else "all others"
     where, kept, budget = "", "", board.track.budget_flops
     if budget is not None:
-        where, kept = f" with {_flops(budget)} for each distillation", " that keep to it"
+        where, kept = f" with {in_flops(budget)} for each distillation", " that keep to it"
     found = estimate(field[best])
     interval = "" if found.low is None or found.high is None else f" {interval_text(found.low, found.high)}"
     return Finding(
@@ -195,7 +195,7 @@ def front(board: Board) -> Finding | None:
     if len(steps) < STEPS:
         return None
     shown = ", ".join(
-        f"{plain(name)} ({_flops(flops)}, {percent_text(accuracy)} %)" for name, flops, accuracy in steps
+        f"{plain(name)} ({in_flops(flops)}, {percent_text(accuracy)} %)" for name, flops, accuracy in steps
     )
     return Finding(
         f"{strong('The front of accuracy and compute')} on {_place(board)}, each clearly ahead of all that"
@@ -400,12 +400,6 @@ def _beside(gap: Gap) -> str:
     if gap.found.clear:
         return "clearly ahead of" if gap.found.mean > 0 else "clearly behind"
     return "not told apart from"
-
-
-def _flops(number: float) -> str:
-    """`2.00 TFLOPs`."""
-    text = count(number)
-    return f"{text}FLOPs" if text[-1].isalpha() else f"{text} FLOPs"
 
 
 def _cost_of(ours: Cell, theirs: Cell) -> str:

@@ -126,7 +126,12 @@ def overspent(budget: float | None, cell: Cell) -> float | None:
     if budget is None:
         return None
     flops = costs_of(cell.done).flops
-    return flops if flops is not None and flops > OVERSPENT * budget else None
+    return flops if is_overspent(budget, flops) else None
+
+
+def is_overspent(budget: float | None, flops: float | None) -> bool:
+    """Whether so many FLOPs of a distillation are beyond its budget; not if either is None."""
+    return budget is not None and flops is not None and flops > OVERSPENT * budget
 
 
 def settings_of(records: Iterable[Record]) -> str:

@@ -17,7 +17,7 @@ from trials import cost_of, put_record
 import methods
 from harness.commands.cli import main
 from harness.commands.estimate import COUNTED_OFF_BY, from_records, measure
-from harness.commands.plan import as_json, as_text, headline, preview
+from harness.commands.plan import as_json, as_text, beyond_budget, headline, preview
 from harness.core.data.catalog import DatasetSpec
 from harness.core.errors import DataError, UnknownNameError, UserError
 from harness.engine.options import Options, Setting
@@ -429,6 +429,30 @@ def test_estimates_come_from_records_of_the_same_work(tmp_path: Path) -> None:
     assert estimate.places == {"a CPU with 1 thread"}
     changed = msgspec.structs.replace(trials[0], config={**trials[0].config, "lr_img": 9.0})
     assert changed.cell not in from_records(records, "cpu")
+
+
+def test_who_was_beyond_the_budget_will_be_so_again(tmp_path: Path) -> None:
+    options = wishes(tmp_path, methods=("dm", "idm"), seeds=(0, 1), budget=1e6)
+    plan = make_plan(options)
+    for trial in (trial for trial in plan.trials if trial.seed == 0):
+        spent = cost_of(flops=3e6 if trial.method == "dm" else 1e6)
+        put_record(msgspec.structs.replace(record_of(trial, 1.0), distill=spent), options.results)
+    (note,) = beyond_budget(preview(plan, options, launcher_of(options), timing=False))
+    assert "dm (3.00 MFLOPs)" in note
+    assert "idm" not in note
+    free = dataclasses.replace(options, budget=None)
+    assert beyond_budget(preview(make_plan(free), free, launcher_of(free), timing=False)) == []
+
+
+@pytest.mark.slow
+def test_a_teacher_beyond_the_budget_is_told_before_anything_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["--methods", "rded,dm", "--budget", "1G", "--dataset", "digits", "--ipc", "1", "--device", "cpu"]
+    assert main(["plan", *asked, "--scale", "smoke", "--seeds", "1", "--results", str(tmp_path)]) == 0
+    (note,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("note: beyond"))
+    assert "rded (" in note
+    assert "dm (" not in note
 
 
 @pytest.mark.slow
