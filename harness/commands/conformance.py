@@ -11,7 +11,6 @@ import math
 import random
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +32,7 @@ from harness.core.settings import lengths
 from harness.engine.evaluate import evaluate
 from harness.engine.parts import Epochs
 from harness.engine.protocol import DC, Protocol
+from harness.engine.surroundings import with_threads
 
 SCALE = "smoke"
 ALL = "all"
@@ -231,7 +231,7 @@ def check(method: str, plan: Plan) -> bool:
             print(f"failed  {method}: its file {breach}")
         return False
     kept, total = 0, 0
-    with _one_thread():
+    with with_threads(1):  # networks this small are slowed down by a second one
         for family, points in plan.items():
             subject = CheckedMethod(method, family)
             for title, point in points.items():
@@ -241,17 +241,6 @@ def check(method: str, plan: Plan) -> bool:
                 print(f"ok      {what}" if problem is None else f"failed  {what}: {problem}", flush=True)
     print(f"{method}: {kept} of {total} points kept")
     return kept == total
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Networks this small are slowed down by a second thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _problem(point: Point, subject: CheckedMethod) -> str | None:

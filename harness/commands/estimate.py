@@ -99,12 +99,14 @@ def measure(trials: Sequence[Trial], settings: RunSettings) -> dict[str, TimeEst
     ends = time.perf_counter() + LIMIT_SECONDS
     waiting = {trial.cell: trial for trial in trials}
     _say(f"estimating the time of {plural(len(waiting), 'cell')}, in less than a minute ...")
-    import torch
+    with surroundings.with_threads(settings.threads):
+        return _measured(waiting, settings, ends)
 
+
+def _measured(waiting: dict[str, Trial], settings: RunSettings, ends: float) -> dict[str, TimeEstimate]:
+    """Estimates by cell, until the clock says `ends`."""
     from harness.core.data import load
 
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
     estimates: dict[str, TimeEstimate] = {}
     for name, text in settings.datasets.items():
         cells = {key: trial for key, trial in waiting.items() if trial.dataset == name}

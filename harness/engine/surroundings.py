@@ -53,6 +53,19 @@ def adopted() -> Iterator[None]:
             _tune(GIVING_BACK)
 
 
+@contextmanager
+def with_threads(count: int | None) -> Iterator[None]:
+    """Let torch compute on the CPU with so many threads for a while; None leaves their number as it is."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if count is None else count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _tune(parameters: Mapping[int, int]) -> None:
     tune = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if tune is not None:

@@ -36,6 +36,7 @@ from harness.core.experts import BASE_SEED, Experts, ExpertSettings, train_exper
 from harness.core.gsam import Gsam
 from harness.core.loop import StoppedEarly
 from harness.core.seeds import seed_for
+from harness.engine.surroundings import with_threads
 from methods.shared.idc_line import Pretraining, expert_settings
 
 ARCH = "ConvNetW4D2"
@@ -321,12 +322,8 @@ def test_other_circumstances_are_other_experts(data: Dataset, tmp_path: Path, wh
     elif what == "whitening":
         data = copy.copy(data)
         data.transform = ZCA.fit(data.images)
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(threads + (what == "threads"))
+    with with_threads(torch.get_num_threads() + (what == "threads")):
         train_experts(context(tmp_path, **named), data, few)
-    finally:
-        torch.set_num_threads(threads)
     assert len({path.parent for path in files(tmp_path)}) == 2
 
 

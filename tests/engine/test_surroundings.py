@@ -9,8 +9,9 @@ import sys
 from collections.abc import Mapping
 
 import pytest
+import torch
 
-from harness.engine.surroundings import KEEP_MEMORY, KEEPING_MEMORY, NO_SPINNING, for_training
+from harness.engine.surroundings import KEEP_MEMORY, KEEPING_MEMORY, NO_SPINNING, for_training, with_threads
 from harness.perf import ROOT
 
 # Prints how many pages the system hands over for the second use of 64 MiB, and what it says of itself.
@@ -69,3 +70,11 @@ def test_else_it_goes_back_to_the_system(variables: Mapping[str, str], how: str)
     pages, kept, _ = used_again(variables, how)
     assert int(pages) > PAGES / 2
     assert kept == "False"
+
+
+def test_threads_are_changed_for_a_while() -> None:
+    before = torch.get_num_threads()
+    for count in (before + 1, None):
+        with with_threads(count):
+            assert torch.get_num_threads() == (count or before)
+        assert torch.get_num_threads() == before
