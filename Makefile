@@ -52,7 +52,7 @@ perf: $(VENV)/installed
 # that a teacher labels also without it, beside the others.
 HARD := random,random_packed,herding,kcenter,kmeans,forgetting,bacon,idm,dm,dm+bacon,m3d,iid_idm,iid_dm,dream,idc,ncfm
 HARD := $(HARD),ncfm@sampler,datadam,datadam@paper,dc,dsa,dcc,dcc@dsa,cafe,cafe@dsa,mtt,tesla,ftd,dsdm,dance,tgdd,hdd
-HARD := $(HARD),dm+hdd,idm+hdd,dd
+HARD := $(HARD),idm+hdd,dd
 STORED := random@soft,herding@soft,datm,pad,ld,frepo,kip@vec
 TAUGHT := rded,sre2l_pp,fadrm,cim,g_vbsm,sre2l,cda
 # The first eight of ipc 10, cifar10-jpeg, and the floor.

@@ -175,7 +175,7 @@ def _track_blocks(found: Scored, reported: ReportedFigures, *, brief: bool) -> l
     blocks += map(Paragraph, notes)
     if reasons := list(misses(found)):
         blocks.append(Items(reasons))
-    for note in filter(None, (_below_floor(found), _beyond_budget(found))):
+    for note in filter(None, (_below_floor(found), _beyond_budget(found), _same_sets(found))):
         blocks.append(Paragraph(note))
     if claims := claims_table(records):
         blocks += [claims, Paragraph(CLAIMS_LEGEND)]
@@ -414,6 +414,23 @@ def _beyond_budget(found: Scored) -> str:
         "Beyond the budget, which cuts the steps on the images and not what has to be there before them (a"
         f" teacher, say): {'; '.join(named)}."
     )
+
+
+def _same_sets(found: Scored) -> str:
+    """Which rows are of the same sets, byte for byte, under several names; empty if none are."""
+    makers: dict[tuple[frozenset[object], int], list[str]] = defaultdict(list)
+    for (row, ipc), cell in found.grid.items():
+        sets = {(record.trial.seed, record.images_digest, *record.accuracies) for record in cell.done}
+        if sets and all(record.images_digest for record in cell.done):
+            makers[frozenset(sets), ipc].append(plain(row.label))
+    twins: dict[str, list[int]] = defaultdict(list)
+    for (_, ipc), labels in makers.items():
+        if len(labels) > 1:
+            twins[" and ".join(sorted(labels))].append(ipc)
+    if not twins:
+        return ""
+    named = "; ".join(f"{labels} (ipc {', '.join(map(str, sorted(ipcs)))})" for labels, ipcs in twins.items())
+    return f"The same sets, byte for byte, and so the same figures: {named}."
 
 
 def _cost_table(found: Scored, *, brief: bool) -> Table:

@@ -422,6 +422,30 @@ def test_what_spent_more_than_the_budget_is_named(make_record: Any) -> None:
     assert "Beyond the budget" not in sections(records[:1], {})
 
 
+def test_one_set_under_two_names_is_told(make_record: Any) -> None:
+    def made(method: str, ipc: int, seed: int, digest: str | None, accuracy: float = 0.5) -> Any:
+        record = make_record(method, ipc, seed, accuracies=[accuracy])
+        return msgspec.structs.replace(record, images_digest=digest)
+
+    twins = [
+        made(name, ipc, seed, f"{ipc}{seed}")
+        for name in ("dm+hdd", "hdd")
+        for ipc in (1, 10)
+        for seed in (0, 1)
+    ]
+    others = [
+        *(made(name, 50, 0, "3") for name in ("kcenter", "herding")),
+        *(made("fadrm", 10, seed, f"10{seed + 1}") for seed in (0, 1)),  # the same sets in other seeds
+        made("dm", 10, 0, "100"),  # one of two seeds
+        *(made("random@soft", ipc, 0, "4", accuracy) for ipc, accuracy in ((1, 0.5), (50, 0.5))),
+        made("random", 1, 0, "4", 0.4),  # the same images, with other labels
+        *(made(name, 50, 0, None) for name in ("ftd", "mtt")),
+    ]
+    (line,) = [line for line in sections(twins + others, {}).splitlines() if line.startswith("The same sets")]
+    assert line.endswith("the same figures: dm+hdd and hdd (ipc 1, 10); herding and kcenter (ipc 50).")
+    assert "The same sets" not in sections(twins[:4] + others[2:], {})
+
+
 def test_what_lies_below_random_images_is_named(make_record: Any) -> None:
     records = [
         make_record("random", accuracies=[0.5, 0.6]),
