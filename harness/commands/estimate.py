@@ -8,6 +8,7 @@ the same network on a few images) tells how many FLOPs a second this machine mak
 from __future__ import annotations
 
 import dataclasses
+import os
 import statistics
 import sys
 import time
@@ -17,12 +18,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import methods
-from harness.core import clock
+from harness.core import clock, processor
 from harness.core.data.catalog import parse
 from harness.core.text import plural
 from harness.engine import surroundings
 from harness.engine.protocol import protocol_named
-from harness.engine.records import Record, Trial, hardware
+from harness.engine.records import Provenance, Record, Trial, hardware
 from harness.engine.settings import RunSettings
 
 if TYPE_CHECKING:
@@ -62,32 +63,50 @@ class TimeEstimate:
     flops: float | None = None
 
 
-def from_records(records: Iterable[Record], device: str) -> dict[str, TimeEstimate]:
-    """Mean cost of the finished trials of each cell that ran on such a device, by `Trial.cell`."""
-    costs: dict[str, list[float]] = defaultdict(list)
-    evaluating: dict[str, list[float]] = defaultdict(list)
-    flops: dict[str, list[float]] = defaultdict(list)
-    places: dict[str, set[str]] = defaultdict(set)
+def from_records(
+    records: Iterable[Record], device: str, like: Callable[[Provenance], bool] | None = None
+) -> dict[str, TimeEstimate]:
+    """Mean cost of the finished trials of each cell that ran on such a device, by `Trial.cell`.
+
+    Of processes that are not `like` the ones to come only where there are no others: theirs took other times.
+    """
+    made: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         if record.distill is None or record.evaluate is None or record.provenance is None:
             continue
         if (record.provenance.device == "cpu") == (device == "cpu"):
-            key = record.trial.cell
-            costs[key].append(record.distill.seconds + record.evaluate.seconds)
-            evaluating[key].append(record.evaluate.seconds)
-            flops[key] += [] if record.distill.flops is None else [record.distill.flops]
-            places[key].add(hardware(record.provenance))
-    return {
-        key: TimeEstimate(
-            statistics.fmean(seconds),
-            plural(len(seconds), "record"),
-            frozenset(places[key]),
-            _spread(seconds),
-            statistics.fmean(evaluating[key]),
-            statistics.fmean(flops[key]) if flops[key] else None,
-        )
-        for key, seconds in costs.items()
+            made[record.trial.cell].append(record)
+    chosen = {
+        key: [record for record in found if like and record.provenance and like(record.provenance)]
+        for key, found in made.items()
     }
+    return {key: _mean_of(chosen[key] or found) for key, found in made.items()}
+
+
+def on_this_cpu(threads: int | None) -> Callable[[Provenance], bool]:
+    """Whether a trial ran as this machine's would with so many threads; None: as many as torch takes."""
+    cpu, keeps_memory = processor.model(), surroundings.will_keep_memory(os.environ)
+
+    def ran_so(provenance: Provenance) -> bool:
+        alike = (provenance.cpu, provenance.keeps_memory) == (cpu, keeps_memory)
+        return alike and provenance.threads == (threads or provenance.threads)
+
+    return ran_so
+
+
+def _mean_of(records: Sequence[Record]) -> TimeEstimate:
+    """What records of one cell tell, each of them with both costs."""
+    pairs = [(record.distill, record.evaluate) for record in records if record.distill and record.evaluate]
+    seconds = [distill.seconds + evaluate.seconds for distill, evaluate in pairs]
+    flops = [distill.flops for distill, _ in pairs if distill.flops is not None]
+    return TimeEstimate(
+        statistics.fmean(seconds),
+        plural(len(seconds), "record"),
+        frozenset(hardware(record.provenance) for record in records),
+        _spread(seconds),
+        statistics.fmean(evaluate.seconds for _, evaluate in pairs),
+        statistics.fmean(flops) if flops else None,
+    )
 
 
 @surroundings.adopted()

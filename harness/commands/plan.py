@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from harness.commands.arguments import add_run_arguments, options_from
-from harness.commands.estimate import TimeEstimate, from_records, measure
+from harness.commands.estimate import TimeEstimate, from_records, measure, on_this_cpu
 from harness.core import processor
 from harness.core.text import MISSING, in_flops, plural, roughly, table
 from harness.engine.devices import Device
@@ -81,9 +81,10 @@ def preview(plan: Plan, options: Options, launcher: Launcher, *, timing: bool) -
     waiting = [trial for trial in plan.trials if states[trial.id] == "to run"]
     device = launcher.device(needed=bool(waiting))
     settings = run_settings(options, plan, device.name)
-    estimates = from_records(known, device.name)
-    unknown = [trial for trial in waiting if trial.cell not in estimates]
     shared = launcher.layout(settings, plan.trials) if waiting else Layout(1, None)
+    on_cpu = launcher.here and device.name == "cpu"
+    estimates = from_records(known, device.name, on_this_cpu(shared.threads) if on_cpu else None)
+    unknown = [trial for trial in waiting if trial.cell not in estimates]
     took, busy = 0.0, load(shared) if waiting and launcher.here else None
     if timing and unknown and launcher.here:
         started = time.perf_counter()

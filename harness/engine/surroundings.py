@@ -73,6 +73,11 @@ def _tune(parameters: Mapping[int, int]) -> None:
             tune(parameter, value)
 
 
+def will_keep_memory(environment: Mapping[str, str]) -> bool:
+    """Whether a process that trains keeps memory that it frees, when it is begun from this environment."""
+    return KEEPING_MEMORY.items() <= for_training(environment).items()
+
+
 def keeps_memory() -> bool:
     """Whether this process keeps memory that it has freed, where glibc is its C library."""
     return all(os.environ.get(name) == value for name, value in KEEPING_MEMORY.items())

@@ -16,8 +16,9 @@ from trials import cost_of, put_record
 
 import methods
 from harness.commands.cli import main
-from harness.commands.estimate import COUNTED_OFF_BY, from_records, measure
+from harness.commands.estimate import COUNTED_OFF_BY, from_records, measure, on_this_cpu
 from harness.commands.plan import as_json, as_text, beyond_budget, headline, preview
+from harness.core import processor
 from harness.core.data.catalog import DatasetSpec
 from harness.core.errors import DataError, UnknownNameError, UserError
 from harness.engine.options import Options, Setting
@@ -25,6 +26,7 @@ from harness.engine.plan import DatasetFacts, Plan, expand, finished, make_plan
 from harness.engine.protocol import protocol_named
 from harness.engine.records import Provenance, Record, Trial
 from harness.engine.scales import SCALES
+from harness.engine.surroundings import KEEP_MEMORY, KEEPING_MEMORY
 from harness.launch.launchers import launcher_of, run_settings
 
 SMALL = DatasetFacts(DatasetSpec("digits", "digits"), (1, 8, 8), 10, 142, 1437)
@@ -429,6 +431,34 @@ def test_estimates_come_from_records_of_the_same_work(tmp_path: Path) -> None:
     assert estimate.places == {"a CPU with 1 thread"}
     changed = msgspec.structs.replace(trials[0], config={**trials[0].config, "lr_img": 9.0})
     assert changed.cell not in from_records(records, "cpu")
+
+
+def test_times_of_other_hardware_count_only_where_there_are_no_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in (*KEEPING_MEMORY, KEEP_MEMORY):
+        monkeypatch.delenv(name, raising=False)
+    trials = expand(Options(methods=("dm",), ipc=(1,), seeds=tuple(range(4)), scale="smoke"), [SMALL]).trials
+    places: list[dict[str, object]] = [
+        {"cpu": "another"},
+        {"keeps_memory": False},
+        {"threads": 2},
+        {},
+    ]
+    records = []
+    for seconds, (trial, place) in enumerate(zip(trials, places, strict=True), start=1):
+        here = {"cpu": processor.model(), "threads": 1, "keeps_memory": True} | place
+        record = record_of(trial, float(seconds))
+        assert record.provenance is not None
+        provenance = msgspec.structs.replace(record.provenance, **here)
+        records.append(msgspec.structs.replace(record, provenance=provenance))
+    (estimate,) = from_records(records, "cpu", on_this_cpu(1)).values()
+    assert (estimate.seconds, estimate.source) == (8.0, "1 record")
+    assert next(iter(from_records(records, "cpu", on_this_cpu(None)).values())).seconds == 7.0
+    assert next(iter(from_records(records[:3], "cpu", on_this_cpu(1)).values())).seconds == 4.0
+    assert next(iter(from_records(records, "cpu").values())).seconds == 5.0
+    monkeypatch.setenv(KEEP_MEMORY, "0")
+    assert next(iter(from_records(records, "cpu", on_this_cpu(1)).values())).seconds == 4.0
 
 
 def test_who_was_beyond_the_budget_will_be_so_again(tmp_path: Path) -> None:
