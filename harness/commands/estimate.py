@@ -23,7 +23,7 @@ from harness.core.data.catalog import parse
 from harness.core.text import plural
 from harness.engine import surroundings
 from harness.engine.protocol import protocol_named
-from harness.engine.records import Provenance, Record, Trial, hardware
+from harness.engine.records import Provenance, Record, Trial, ran_on
 from harness.engine.settings import RunSettings
 
 if TYPE_CHECKING:
@@ -74,10 +74,10 @@ def from_records(
     for record in records:
         if record.distill is None or record.evaluate is None or record.provenance is None:
             continue
-        if (record.provenance.device == "cpu") == (device == "cpu"):
+        if all((run.device == "cpu") == (device == "cpu") for run in _runs(record)):
             made[record.trial.cell].append(record)
     chosen = {
-        key: [record for record in found if like and record.provenance and like(record.provenance)]
+        key: [record for record in found if like is not None and all(map(like, _runs(record)))]
         for key, found in made.items()
     }
     return {key: _mean_of(chosen[key] or found) for key, found in made.items()}
@@ -94,6 +94,11 @@ def on_this_cpu(threads: int | None) -> Callable[[Provenance], bool]:
     return ran_so
 
 
+def _runs(record: Record) -> list[Provenance]:
+    """Circumstances of both phases, as far as they are known."""
+    return [run for run in (record.made_in, record.provenance) if run is not None]
+
+
 def _mean_of(records: Sequence[Record]) -> TimeEstimate:
     """What records of one cell tell, each of them with both costs."""
     pairs = [(record.distill, record.evaluate) for record in records if record.distill and record.evaluate]
@@ -102,7 +107,7 @@ def _mean_of(records: Sequence[Record]) -> TimeEstimate:
     return TimeEstimate(
         statistics.fmean(seconds),
         plural(len(seconds), "record"),
-        frozenset(hardware(record.provenance) for record in records),
+        frozenset(map(ran_on, records)),
         _spread(seconds),
         statistics.fmean(evaluate.seconds for _, evaluate in pairs),
         statistics.fmean(flops) if flops else None,

@@ -360,6 +360,11 @@ class Record(FirstRecord, frozen=True, kw_only=True, forbid_unknown_fields=True)
     distilled_in: Provenance | None = None
 
     @property
+    def made_in(self) -> Provenance | None:
+        """Circumstances of the distillation, which are the evaluation's where one run made both."""
+        return self.distilled_in or self.provenance
+
+    @property
     def resumed(self) -> int:
         """How often its distillation and its evaluation went on from a checkpoint."""
         made = None if self.schema == FIRST_SCHEMA else self.distilled_in
@@ -469,8 +474,14 @@ def _of_set(made: DistillationRecord | FirstRecord, trial: Trial) -> Mapping[str
     }
 
 
+def ran_on(record: Record) -> str:
+    """Where a trial ran, for people; both places if its set was asked elsewhere than it was made."""
+    made, asked = hardware(record.made_in), hardware(record.provenance)
+    return made if made == asked else f"{made}, evaluation on {asked}"
+
+
 def hardware(provenance: Provenance | None) -> str:
-    """Where a trial ran, for people: the GPU's name, or the CPU's with the number of threads."""
+    """Where a run was, for people: the GPU's name, or the CPU's with the number of threads."""
     if provenance is None:
         return "unknown hardware"
     if provenance.device != "cpu":

@@ -117,12 +117,14 @@ class Gap:
     @property
     def figures(self) -> str:
         """`+4.9 [-1.2, 11.0]`."""
-        return f"{'+' if self.found.mean > 0 and not self.level else ''}{difference_text(self.found)}"
+        sign = "+" if self.found.mean > 0 and not _is_nothing(self.found.mean) else ""
+        return f"{sign}{difference_text(self.found)}"
 
     @property
     def level(self) -> bool:
-        """Whether it is no gap as it is shown, to a tenth of a point."""
-        return round(abs(self.found.mean), 3) == 0
+        """Whether it is no gap as it is shown, to a tenth of a point, wherever in its interval it lies."""
+        bounds = (self.found.low, self.found.mean, self.found.high)
+        return all(_is_nothing(bound) for bound in bounds if bound is not None)
 
     @property
     def verdict(self) -> str:
@@ -132,7 +134,7 @@ class Gap:
         side = "ahead" if self.found.mean > 0 else "behind"
         if self.found.clear:
             return f"clearly {side}"
-        if set(self.signs) != {1 if self.found.mean > 0 else -1}:
+        if _is_nothing(self.found.mean) or set(self.signs) != {1 if self.found.mean > 0 else -1}:
             return "not told apart"
         if len(self.signs) == 1:
             return f"{side} in the one seed there is"
@@ -142,11 +144,14 @@ class Gap:
 def boards(shown: Iterable[Scored]) -> list[Board]:
     """All that was asked of sets that one network distilled at one ipc, of each dataset and scale.
 
-    A method that ran with several settings, none of which are its own, has no one accuracy and is left out.
+    Protocols are those of the present version, since boards know them by name alone. A method that ran with
+    several settings, none of which are its own, has no one accuracy and is left out.
     """
     measured: dict[tuple[Track, int], dict[Asked, Cell]] = defaultdict(dict)
     varied: dict[tuple[Track, int], dict[tuple[str, Asked], Cell]] = defaultdict(dict)
     for found in shown:
+        if not _is_present(found.track):
+            continue
         track = dataclasses.replace(found.track, eval_arch="", protocol="", protocol_version="")
         for (row, ipc), cell in found.cells.items():
             if not cell.groups:
@@ -159,6 +164,11 @@ def boards(shown: Iterable[Scored]) -> list[Board]:
     return [Board(*key, cells, varied[key]) for key, cells in measured.items()]
 
 
+def _is_nothing(gap: float) -> bool:
+    """Whether it is shown as 0.0 points."""
+    return round(abs(gap), 3) == 0
+
+
 def percent_text(fraction: float) -> str:
     """Percent to a tenth."""
     return f"{100 * fraction:.1f}"
@@ -167,6 +177,11 @@ def percent_text(fraction: float) -> str:
 def mean_of(groups: Groups) -> float:
     """Mean of the seeds' means."""
     return statistics.fmean(statistics.fmean(values) for values in groups.values())
+
+
+def _is_present(track: Track) -> bool:
+    """Whether its protocol is the version that this code runs."""
+    return _is(lambda protocol: protocol.version == track.protocol_version, track.protocol)
 
 
 def _has_equal_steps(protocol: Protocol) -> bool:

@@ -8,7 +8,7 @@ import io
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from harness.engine.records import CEILING, hardware
+from harness.engine.records import CEILING, ran_on
 from harness.report.reported import ReportedFigures
 from harness.report.standing import Costs, Ranking, Scored, costs_of, settings_of
 from harness.report.stats import Difference, Estimate, estimate
@@ -63,7 +63,7 @@ def _rows(
 
 
 def _cell(row: Row, ipc: int | None, cell: Cell) -> dict[str, Any]:
-    places = sorted({hardware(record.provenance) for record in cell.done})
+    places = sorted({ran_on(record) for record in cell.done})
     return {
         "method": row.method,
         "differing_settings": row.settings,

@@ -198,9 +198,9 @@ def gate(comparison: Comparison, points: float, failed: Sequence[Compared]) -> s
 
 
 def ratios(a: Sequence[Record], b: Sequence[Record]) -> Ratios:
-    """Costs of A's records over those of B's."""
-    places = {hardware(record.provenance) for record in (*a, *b)}
-    known = all(record.provenance is not None for record in (*a, *b))
+    """Costs of the distillations of A's records over those of B's."""
+    places = {hardware(record.made_in) for record in (*a, *b)}
+    known = all(record.made_in is not None for record in (*a, *b))
     same = known and len(places) == 1
     return Ratios(
         seconds=_ratio(a, b, "seconds", statistics.fmean) if same else None,

@@ -17,14 +17,14 @@ from typing import TypeAlias
 
 from harness.core.text import in_flops, plural
 from harness.engine.protocol import regime_named
-from harness.engine.records import FLOOR, SOFT_FLOOR
+from harness.engine.records import FLOOR, SOFT_FLOOR, Trial
 from harness.engine.scales import SCALES
 from harness.report.boards import PACKED, PARENT, SUBJECT, Board, Gap, boards, mean_of, percent_text
 from harness.report.formats import Block, Items, Paragraph, code, plain, strong
-from harness.report.paper.cells import SCALE, info_of, protocol_of
+from harness.report.paper.cells import SCALE, info_of, protocol_of, published, regime_of
 from harness.report.reported import ReportedFigures
-from harness.report.standing import Scored, costs_of, overspent
-from harness.report.stats import Difference, Groups, difference, differences, estimate
+from harness.report.standing import Scored, costs_of, foremost, overspent
+from harness.report.stats import Difference, Groups, difference, differences, estimate, rank_intervals
 from harness.report.tables import difference_text, interval_text, reported_for
 from harness.report.tracks import Cell, typed_dataset
 from methods import JOIN
@@ -41,8 +41,8 @@ EVERYTHING = "make benchmarks"
 ABLATIONS = "make ablations"
 LEGEND = (
     "Written by the same program from the same records. Accuracies are in percent, gaps in percentage points,"
-    " intervals of 95 % over distillation seeds; what is clear has an interval that leaves out 0. Behind each"
-    " stands the command that repeats it."
+    " intervals of 95 % over distillation seeds, each of one comparison and not corrected for how many there"
+    " are; what is clear has an interval that leaves out 0. Behind each stands the command that repeats it."
 )
 
 
@@ -87,9 +87,9 @@ def leader(board: Board) -> Finding | None:
     protocol, field = hard_protocol(board), _field(board)
     if len(field) < FEWEST:
         return None
-    best = max(field, key=lambda method: mean_of(field[method]))
+    best = foremost(rank_intervals(field), {name: mean_of(groups) for name, groups in field.items()})
     behind = differences({name: (field[best], groups) for name, groups in field.items() if name != best})
-    ties = sorted(name for name, found in behind.items() if not found.clear)
+    ties = sorted(name for name, found in behind.items() if not (found.clear and found.mean > 0))
     if len(ties) > TIES:
         return None
     rest = f"all but {_listed(ties)}" if ties else "all others"
@@ -321,9 +321,16 @@ def printed_scores(shown: Iterable[Scored], reported: ReportedFigures) -> Iterat
         figures = reported_for(found.track, reported)
         for (row, ipc), ranking in found.rankings.items():
             figure = figures.get((row.method, found.track.dataset, ipc))
-            score = None if figure is None or row.settings else figure.z(ranking.estimate.mean)
+            as_printed = all(_is_published(record.trial) for record in found.grid[row, ipc].done)
+            score = figure.z(ranking.estimate.mean) if figure and as_printed else None
             if score is not None:
                 yield f"{plain(row.method)} on {found.track.dataset} ipc {ipc}", score
+
+
+def _is_published(trial: Trial) -> bool:
+    """Whether a trial has the settings that are published and its method's own protocol."""
+    regime = regime_of(trial)
+    return regime is not None and published(trial, regime) and not trial.source.overrides
 
 
 QUESTIONS: tuple[Question, ...] = (
@@ -358,6 +365,7 @@ def repeated(
     words += ["--ipc", str(board.ipc), "--seeds", str(seeds)]
     if [*protocols] not in ([], [hard_protocol(board)]):
         words += ["--protocol", ",".join(protocols)]
+    words += ["--arch", track.arch] if track.arch != SCALES[track.scale].arch else []
     words += ["--eval-arch", ",".join(networks)] if networks else []
     if track.budget_flops is not None:
         # 2E+12: all digits, as few as there are.

@@ -19,6 +19,7 @@ from harness.report.stats import Difference, Estimate, Groups, differences, esti
 from harness.report.tracks import EMPTY, Cell, Grid, Row, Track, by_track, cell_of, grid_of
 
 T = TypeVar("T")
+K = TypeVar("K")
 Key: TypeAlias = tuple[Row, int]
 
 OVERSPENT = 1.01  # times the budget: a step more or less is no matter
@@ -50,6 +51,7 @@ class Ranking:
 class Scored:
     """All that the tables of a track are made of; the ceiling is in no `grid`.
 
+    rankings: of the cells that were measured and kept to the track's budget, if it has one.
     varied: cells of settings set by hand, of methods whose own settings are in the grid; they are not ranked.
     code: of which code the records are, by their ids; nothing where nobody asked. plain: the records of the
     same sets under the same evaluation without augmentation, by the ids of the sets.
@@ -158,7 +160,8 @@ def _score(
     grid = {key: cell for key, cell in cells.items() if key not in varied}
     whole = [record for record in records if record.trial.method == CEILING]
     ceiling = cell_of(whole) if whole else EMPTY
-    return Scored(track, records, grid, ceiling, _rankings(grid, ceiling.groups), varied, code, plain)
+    ranked = {key: cell for key, cell in grid.items() if not overspent(track.budget_flops, cell)}
+    return Scored(track, records, grid, ceiling, _rankings(ranked, ceiling.groups), varied, code, plain)
 
 
 def own_key(key: Key) -> Key:
@@ -173,13 +176,16 @@ def _rankings(grid: Grid, ceiling: Groups) -> Mapping[Key, Ranking]:
     columns: dict[int, list[Key]] = defaultdict(list)
     for key in measured:
         columns[key[1]].append(key)
-    leaders = {ipc: max(keys, key=lambda key: found[key].mean) for ipc, keys in columns.items()}
-    followers = [key for key in measured if leaders[key[1]] != key]
-    behind = differences({key: (measured[leaders[key[1]]], measured[key]) for key in followers})
-    gaps = differences({key: (ceiling, groups) for key, groups in measured.items()}) if ceiling else {}
     ranks: dict[Key, tuple[int, int]] = {}
     for keys in columns.values():
         ranks |= rank_intervals({key: measured[key] for key in keys})
+    leaders = {
+        ipc: foremost({key: ranks[key] for key in keys}, {key: found[key].mean for key in keys})
+        for ipc, keys in columns.items()
+    }
+    followers = [key for key in measured if leaders[key[1]] != key]
+    behind = differences({key: (measured[leaders[key[1]]], measured[key]) for key in followers})
+    gaps = differences({key: (ceiling, groups) for key, groups in measured.items()}) if ceiling else {}
     return {
         key: Ranking(
             estimate=found[key],
@@ -191,6 +197,14 @@ def _rankings(grid: Grid, ceiling: Groups) -> Mapping[Key, Ranking]:
         )
         for key in measured
     }
+
+
+def foremost(ranks: Mapping[K, tuple[int, int]], means: Mapping[K, float]) -> K:
+    """The most accurate of those that none beats clearly in the seeds that they share.
+
+    With unequal seeds the highest mean may be that of one that another beats in each of them.
+    """
+    return max(ranks, key=lambda one: (ranks[one][0] == 1, means[one]))
 
 
 def _shown(estimate: Estimate) -> float:

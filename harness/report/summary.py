@@ -18,7 +18,7 @@ from harness.report.filters import Filters
 from harness.report.formats import Block, Heading, Items, Paragraph, Table, code, markdown, plain, strong
 from harness.report.frames import print_problems
 from harness.report.ranks import FEWEST_CELLS, Ranks, Standing, ranks
-from harness.report.standing import Scored, scored
+from harness.report.standing import Scored, overspent, scored
 from harness.report.stats import CONFIDENCE, Groups, Interval
 from harness.report.tracks import Cell, Row, Track
 
@@ -159,7 +159,7 @@ def _left_out_by_number(summary: Summary) -> list[str]:
     methods, cells = {*_lacking(summary), *summary.ambiguous}, summary.ranks.left_out
     parts = []
     if methods:
-        why = "not measured in each of these cells, or with several settings"
+        why = "not measured in each of these cells, beyond its budget or with several settings"
         parts.append(f"{plural(len(methods), 'method')} {why}")
     if cells:
         parts.append(f"{plural(len(cells), 'cell')} in which some of the ranked methods were not measured")
@@ -179,7 +179,7 @@ def _summary(scale: str, tracks: Sequence[Scored]) -> Summary:
     for found in tracks:
         rows: dict[tuple[int, str], list[tuple[Row, Cell]]] = defaultdict(list)
         for (row, ipc), cell in found.grid.items():
-            if cell.groups:
+            if cell.groups and not overspent(found.track.budget_flops, cell):
                 rows[ipc, row.method].append((row, cell))
         for (ipc, method), configurations in sorted(rows.items()):
             place = BoardCell(found.track, ipc)

@@ -9,7 +9,7 @@ from typing import TypeAlias
 from harness.core.text import MISSING, count, memory, seconds
 from harness.engine.protocol import regime_named
 from harness.engine.provenance import OLDER, UNCOMMITTED, UNKNOWN, CodeState
-from harness.engine.records import CEILING, FLOOR, Record, hardware
+from harness.engine.records import CEILING, FLOOR, Record, hardware, ran_on
 from harness.report.beyond import beyond_blocks
 from harness.report.claims import claims_table
 from harness.report.formats import (
@@ -257,7 +257,7 @@ def _rank(ranking: Ranking | None) -> str:
 def _cell_text(cell: Cell, ranking: Ranking | None, marks: str) -> str:
     """`41.3 ± 1.2 (2×3)`, the best in bold, ties in italics; a status word where nothing was measured."""
     if ranking is None:
-        return ", ".join(cell.missing) or MISSING
+        return _unranked_text(cell, marks) if cell.groups else ", ".join(cell.missing) or MISSING
     figure = ranking.estimate.text
     figure = strong(figure) if ranking.best else em(figure) if ranking.tied else figure
     return f"{figure} ({counts_text(cell)}){marks}"
@@ -329,7 +329,8 @@ def _points(fraction: float) -> str:
 
 
 def _conditions(track: Track, records: Iterable[Record]) -> str:
-    places = sorted({hardware(record.provenance) for record in records if record.status == "done"})
+    done = [record for record in records if record.status == "done"]
+    places = sorted({hardware(run) for record in done for run in (record.made_in, record.provenance)})
     measured = f" Measured on {'; '.join(places)}." if places else ""
     protocol = f"{track.protocol} {track.protocol_version}"
     networks = f"{track.eval_arch} on sets by {track.arch}" if track.eval_arch else track.arch
@@ -386,19 +387,20 @@ def misses(found: Scored) -> Iterator[str]:
 
 
 def _below_floor(found: Scored) -> str:
-    """Which cells lie below random real images at the same ipc; empty if none does or nothing is random."""
-    means = {key: round(100 * ranking.estimate.mean, 1) for key, ranking in found.rankings.items()}
-    floors = {ipc: mean for (row, ipc), mean in means.items() if row.method == FLOOR}
+    """Which cells are clearly below random real images at the same ipc; empty if none is."""
+    measured = {key: found.grid[key].groups for key in found.rankings}
+    floors = {ipc: groups for (row, ipc), groups in measured.items() if row == Row(FLOOR, "")}
+    gaps = differences({key: (floors[key[1]], own) for key, own in measured.items() if key[1] in floors})
     below: dict[str, list[int]] = defaultdict(list)
-    for (row, ipc), mean in means.items():
-        if ipc in floors and mean < floors[ipc]:
+    for (row, ipc), gap in gaps.items():
+        if gap.clear and gap.mean > 0:
             below[plain(row.label)].append(ipc)
     if not below:
         return ""
     named = "; ".join(f"{label} (ipc {', '.join(map(str, sorted(ipcs)))})" for label, ipcs in below.items())
     return (
-        f"Below {code(FLOOR)} at the same ipc, for reasons that their files under {code('methods/')} give:"
-        f" {named}."
+        f"Clearly below {code(FLOOR)} at the same ipc (where a reason is known, the file under"
+        f" {code('methods/')} gives it): {named}."
     )
 
 
@@ -412,7 +414,7 @@ def _beyond_budget(found: Scored) -> str:
         return ""
     return (
         "Beyond the budget, which cuts the steps on the images and not what has to be there before them (a"
-        f" teacher, say): {'; '.join(named)}."
+        f" teacher, say), and so not ranked: {'; '.join(named)}."
     )
 
 
@@ -442,7 +444,7 @@ def _cost_table(found: Scored, *, brief: bool) -> Table:
     cells = [(row.label, str(ipc), cell.done) for (row, ipc), cell in found.cells.items()]
     for label, ipc, done in [*cells, (CEILING, MISSING, found.ceiling.done)]:
         for record in done:
-            groups[label, ipc, hardware(record.provenance)].append(record)
+            groups[label, ipc, ran_on(record)].append(record)
     several = len({place for _, _, place in groups}) > 1
     lines = [
         [plain(label), plain(settings_of(records)), place, ipc, *_costs(records)]

@@ -211,35 +211,32 @@ def rows_of(records: Sequence[Record]) -> list[Row]:
     ipc with the same label, all are labelled with the settings that differ.
     """
     differing = _differing_settings(records)
-    by_hand = [_row(record.trial, _set_by_hand(record.trial, differing)) for record in records]
+    by_hand = [_row(record.trial, {*record.trial.source.overrides}) for record in records]
     unclear = _put_together(
         (row, record) for row, record in zip(by_hand, records, strict=True) if row.method in differing
     )
     return [
-        _row(record.trial, differing[row.method]) if row.method in unclear else row
+        _row(record.trial, differing[row.method] | {*record.trial.source.overrides})
+        if row.method in unclear
+        else row
         for row, record in zip(by_hand, records, strict=True)
     ]
 
 
 def _differing_settings(records: Iterable[Record]) -> Mapping[str, set[str]]:
     """For each method, settings that take several values at one ipc."""
-    trials = (record.trial for record in records)
-    configs = {(trial.method, trial.ipc, repr(trial.config)): trial.config for trial in trials}
-    seen: dict[tuple[str, int, str], set[str]] = defaultdict(set)
-    for (method, ipc, _), config in configs.items():
-        for name, value in config.items():
-            seen[method, ipc, name].add(repr(value))
+    configs: dict[tuple[str, int], dict[str, Mapping[str, Any]]] = defaultdict(dict)
+    for trial in (record.trial for record in records):
+        configs[trial.method, trial.ipc][repr(trial.config)] = trial.config
     differing: dict[str, set[str]] = defaultdict(set)
-    for (method, _, name), values in seen.items():
-        if len(values) > 1:
-            differing[method].add(name)
+    for (method, _), found in configs.items():
+        if len(found) > 1:
+            # One that is left out, since it came later and has its default, is a value like another.
+            for name in set().union(*found.values()):
+                values = {repr(config[name]) if name in config else None for config in found.values()}
+                if len(values) > 1:
+                    differing[method].add(name)
     return differing
-
-
-def _set_by_hand(trial: Trial, differing: Mapping[str, set[str]]) -> set[str]:
-    """Those of the differing settings that were."""
-    names = differing.get(trial.method, set())
-    return names and names & {*trial.source.overrides}
 
 
 def _put_together(placed: Iterable[tuple[Row, Record]]) -> set[str]:
@@ -250,9 +247,12 @@ def _put_together(placed: Iterable[tuple[Row, Record]]) -> set[str]:
     return {row.method for (row, _), found in configs.items() if len(found) > 1}
 
 
-def _row(trial: Trial, names: Iterable[str]) -> Row:
-    """That of a trial, labelled with these settings."""
-    return Row(trial.method, ", ".join(f"{name}={trial.config.get(name)}" for name in sorted(names)))
+def _row(trial: Trial, names: set[str]) -> Row:
+    """That of a trial, labelled with those of these settings that it has."""
+    return Row(
+        trial.method,
+        ", ".join(f"{name}={trial.config[name]}" for name in sorted(names & trial.config.keys())),
+    )
 
 
 def cell_of(records: Iterable[Record]) -> Cell:

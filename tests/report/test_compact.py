@@ -21,6 +21,7 @@ WHERE = ["Records and distilled sets: results/", "Costs: python -m harness repor
 def many(make_record: Any) -> list[Record]:
     """Many methods at many ipc on a dataset with printed figures, one of them with a long row of settings."""
     draw = random.Random(0)
+    config = {"lr_img": 1.0, "strategy": "color_crop_cutout_flip_scale_rotate"}
     names = ["bacon", "dm", "idm", "random", *(f"method{k}" for k in range(20))]
     records = [
         make_record(
@@ -30,12 +31,12 @@ def many(make_record: Any) -> list[Record]:
             dataset="cifar10",
             dataset_source="cifar10",
             accuracies=[draw.random() for _ in range(3)],
+            config=config,
         )
         for name in names
         for ipc in (1, 2, 5, 10, 20, 50)
         for seed in (0, 1)
     ]
-    config = {"lr_img": 1.0, "strategy": "color_crop_cutout_flip_scale_rotate"}
     changed = make_record(
         "dm", 1, 0, dataset="cifar10", dataset_source="cifar10", config=config | {"lr_img": 25.0}
     )

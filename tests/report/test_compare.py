@@ -79,6 +79,9 @@ def test_seconds_compare_on_the_same_hardware_only(make_record: Any) -> None:
     assert ratios(here, [make_record()]).seconds == 0.5
     assert ratios(here, there).seconds is None
     assert ratios(here, there).flops == 1.0
+    asked = costing(make_record(), "NVIDIA Test")
+    elsewhere = [msgspec.structs.replace(asked, distilled_in=make_record().provenance)]
+    assert ratios(here, elsewhere).seconds == 0.5, "it is the distillation that is compared"
     nowhere = [msgspec.structs.replace(make_record(), provenance=None)]
     assert ratios(nowhere, nowhere).seconds is None, "two unknown places are not one place"
 

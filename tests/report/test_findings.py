@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import msgspec
 import pytest
 from trials import cost_of, in_seeds
 
@@ -39,6 +40,7 @@ from harness.report.formats import Paragraph, markdown
 from harness.report.reported import load_reported
 from harness.report.standing import scored
 
+PAPER = {"scale": "paper", "arch": "ConvNet", "protocol": "dc-1000", "regime": "hard"}
 STEPS, TUNED = "dc-steps-cpu", "dc-steps-cpu@tuned"
 CLEAR, VAGUE = (0.100, 0.101, 0.102), (-0.05, 0.05, 0.12)
 
@@ -81,6 +83,26 @@ def test_who_spends_more_than_the_budget_does_not_lead(make_record: Any) -> None
     assert read(found).endswith("clearly ahead of all others of 10 methods that keep to it.")
 
 
+def test_who_is_clearly_beaten_where_both_were_measured_does_not_lead(make_record: Any) -> None:
+    """Its mean is the highest, since it lacks the seed in which all are low."""
+    rivals = field(make_record, [0.3] * 3)
+    often = [
+        msgspec.structs.replace(
+            one, accuracies=[value - 0.4 * (one.trial.seed == 2) for value in one.accuracies]
+        )
+        for one in rivals
+    ]
+    found = leader(asked([*often, *in_seeds(make_record, "rare", [0.29, 0.29])]))
+    assert read(found).startswith("**m0 leads")
+    assert read(found).endswith("clearly ahead of all others of 11 methods.")
+
+
+def test_versions_of_a_protocol_do_not_meet_in_a_board(make_record: Any) -> None:
+    own = in_seeds(make_record, "dm", [0.0] * 3)
+    other = in_seeds(make_record, "dm+bacon", CLEAR, protocol_version="0.9")
+    assert in_simple_loop(asked([*own, *other])) is None
+
+
 @pytest.mark.parametrize("gains", [VAGUE, (0.1,)])
 @pytest.mark.parametrize("question", [packing, beyond_packing])
 def test_a_gap_that_is_not_clear_is_not_written(make_record: Any, question: Question, gains: Any) -> None:
@@ -117,6 +139,7 @@ def test_what_packing_is_worth_and_who_is_beyond_it(make_record: Any) -> None:
         ([-gain for gain in CLEAR], "BACON is clearly behind IDM"),
         (VAGUE, "BACON is not told apart from IDM"),
         ([0.0] * 3, "BACON is level with IDM"),
+        ((-0.05, 0.05, 0.0), "BACON is not told apart from IDM"),
     ],
 )
 def test_bacon_and_idm_are_compared_whichever_it_is(make_record: Any, gains: Any, words: str) -> None:
@@ -244,7 +267,7 @@ def test_papers_are_agreed_with_at_their_own_scale_alone(make_record: Any) -> No
     assert figure.std
 
     def ours(gap: float, scale: str) -> list[Record]:
-        facts = {"scale": scale, "arch": "ConvNet", "protocol": "dc-1000", "regime": "hard"}
+        facts = PAPER | {"scale": scale}
         value = figure.mean + gap * (figure.std or 0)
         return [make_record("random", 1, seed, accuracies=[value] * 2, **facts) for seed in (0, 1)]
 
@@ -252,6 +275,15 @@ def test_papers_are_agreed_with_at_their_own_scale_alone(make_record: Any) -> No
     assert read(near).startswith("**1 of 1 figures that papers print")
     assert read(far).endswith("; the others: random on mnist ipc 1 (-5.0).")
     assert agreement(scored(ours(1, "cpu")), figures) is None
+    strange: list[dict[str, Any]] = [
+        {"protocol": "dc-steps"},
+        {"precision": "bf16"},
+        {"settings_source": "published: mnist ipc 1; set by hand: seed"},
+    ]
+    for facts in strange:
+        others = [make_record("random", 1, 0, accuracies=[0.1], **{**PAPER, **facts})]
+        assert agreement(scored(others), figures) is None
+        assert read(agreement(scored([*ours(1, "paper"), *others]), figures)) == read(near)
 
 
 def test_commands_can_be_typed_and_there_are_ten_at_most(make_record: Any) -> None:
@@ -273,6 +305,12 @@ def test_commands_can_be_typed_and_there_are_ten_at_most(make_record: Any) -> No
     text = page(scored(records), {}, load_fidelity(), [])
     head = text.partition(f"## {TITLE}\n")[2].partition("\n## ")[0]
     assert head.count("\n- ") == MOST
+
+
+def test_the_command_names_a_network_that_is_not_the_scales_own(make_record: Any) -> None:
+    found = leader(asked(field(make_record, [0.3] * 3, arch="ResNet18W16")))
+    assert found is not None
+    assert "--arch ResNet18W16" in found.command
 
 
 def test_the_page_has_no_findings_where_nothing_is_clear(make_record: Any) -> None:

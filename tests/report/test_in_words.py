@@ -94,7 +94,7 @@ def test_a_protocol_that_is_gone_answers_nothing(make_record: Any) -> None:
         for method in ("bacon", "random_packed")
         for record in sets(make_record, method, [0.1] * 3, protocol="of-old-times")
     ]
-    assert said(records) == []
+    assert boards(scored(records)) == []
 
 
 def test_a_protocol_that_others_alone_were_asked_by_drowns_no_sentence(make_record: Any) -> None:

@@ -547,6 +547,28 @@ def test_hours_of_a_set_are_those_of_its_network_whichever_is_evaluated(make_rec
     )
 
 
+def test_hours_of_each_phase_are_of_the_machine_it_ran_on(make_record: Any) -> None:
+    made = on_gpu(paper_record(make_record, "bacon"), seconds=7200.0)
+    on_cpu = paper_record(make_record, "bacon").provenance
+    asked = msgspec.structs.replace(made, distilled_in=made.provenance, provenance=on_cpu)
+    hours = evidence(make_record, asked).hours(Spec("bacon", "cifar10", 10))
+    assert hours.distillation.hours == 2.0
+    assert hours.evaluation.bound, "an evaluation on a CPU says nothing of one on a GPU"
+    turned = msgspec.structs.replace(made, distilled_in=on_cpu)
+    hours = evidence(make_record, turned).hours(Spec("bacon", "cifar10", 10))
+    assert "other seeds" not in hours.distillation.source
+    assert hours.evaluation.source == f"other seeds (1 record, {GPU})"
+
+
+def test_hours_of_a_set_with_other_settings_are_no_hours_of_the_cell(make_record: Any) -> None:
+    hand = "published: cifar10 ipc 10; set by hand: iterations"
+    other = on_gpu(paper_record(make_record, "bacon", settings_source=hand), seconds=7200.0)
+    assert (
+        "other seeds"
+        not in evidence(make_record, other).hours(Spec("bacon", "cifar10", 10)).distillation.source
+    )
+
+
 def unknown(hours: TrialHours) -> tuple[bool, bool]:
     return hours.distillation.hours is None, hours.evaluation.hours is None
 

@@ -231,6 +231,25 @@ def test_what_no_label_by_hand_tells_apart_is_labelled_with_all_that_differs(mak
     assert "against its own settings" not in text
 
 
+def test_a_setting_that_came_later_is_told_from_its_absence(make_record: Any) -> None:
+    """Records leave it out while it has its default."""
+    later = {"lr_img": 1.0, "lr_net": 0.1}
+    records = [
+        *(make_record("dm", 1, seed, accuracies=[0.4] * 2) for seed in (0, 1)),
+        make_record("dm", 1, 0, accuracies=[0.2] * 2, config=later, settings_source=f"{BY_HAND}lr_net"),
+    ]
+    text = sections(records, {})
+    assert row(text, "dm")[1] == "40.0 ± 0.0 (2×2)"
+    assert row(text, "dm (lr_net=0.1)")[2:] == ["20.0 ± 0.0 (1×2)", "-20.0 (one seed)"]
+    renamed = [records[0], make_record("dm", 1, 1, accuracies=[0.2] * 2, config=later)]
+    assert row(sections(renamed, {}), "dm (lr_net=0.1)")[2] == "20.0 ± 0.0 (1×2)"
+
+
+def test_settings_set_by_hand_are_named_without_the_methods_own_beside_them(make_record: Any) -> None:
+    record = make_record("dm", 1, settings_source=f"{BY_HAND}lr_img")
+    assert row(sections([record], {}), "dm (lr_img=1.0)")[1] == "81.0 ± 1.0 (1×3)"
+
+
 def test_settings_that_differ_between_ipcs_are_one_method(make_record: Any) -> None:
     text = sections([make_record("dm", 1), make_record("dm", 10, config={"lr_img": 10.0})], {})
     assert row(text, "dm")[1:] == ["81.0 ± 1.0 (1×3)", "81.0 ± 1.0 (1×3)"]
@@ -277,6 +296,18 @@ def test_seconds_of_two_machines_are_not_averaged(make_record: Any) -> None:
     costs = sections([slow, fast], {}).split("| hardware ")[1].splitlines()[2:4]
     assert ["12.0" in line and "Some CPU" in line for line in costs] == [True, False]
     assert ["2.0 |" in line and "Some GPU" in line and "3.00 GiB" in line for line in costs] == [False, True]
+
+
+def test_costs_of_a_set_are_those_of_the_machine_that_made_it(make_record: Any) -> None:
+    here = make_record(seed=0)
+    gpu = msgspec.structs.replace(here.provenance, device="Some GPU")
+    there = msgspec.structs.replace(make_record(seed=1), distilled_in=gpu)
+    text = sections([here, there], {})
+    costs = text.split("| hardware ")[1].splitlines()[2:4]
+    assert ["Some GPU, evaluation on Some CPU" in line for line in costs] == [False, True]
+    assert "Measured on Some CPU @ 2.0 GHz with 1 thread; Some GPU." in text
+    (facts,) = csv.DictReader(cells_csv(scored([here, there]), {}, {}).splitlines())
+    assert facts["distill_seconds"] == "", "seconds of two machines do not average"
 
 
 def test_costs_are_means_over_seeds_and_memory_the_highest(make_record: Any) -> None:
@@ -418,7 +449,7 @@ def test_what_spent_more_than_the_budget_is_named(make_record: Any) -> None:
         make_record("rded", budget_flops=2e12, distill=cost_of(2.6e12), seed=1),
     ]
     (line,) = [line for line in sections(records, {}).splitlines() if line.startswith("Beyond the budget")]
-    assert line.endswith("(a teacher, say): rded (ipc 1: 2.50 T).")
+    assert line.endswith("(a teacher, say), and so not ranked: rded (ipc 1: 2.50 T).")
     assert "Beyond the budget" not in sections(records[:1], {})
 
 
@@ -446,19 +477,59 @@ def test_one_set_under_two_names_is_told(make_record: Any) -> None:
     assert "The same sets" not in sections(twins[:4] + others[2:], {})
 
 
-def test_what_lies_below_random_images_is_named(make_record: Any) -> None:
+def test_who_spent_more_than_the_budget_has_an_accuracy_and_no_rank(make_record: Any) -> None:
+    def made(method: str, accuracy: float, flops: float) -> list[Any]:
+        seeds = [[accuracy, accuracy + 0.01], [accuracy + 0.01, accuracy + 0.02]]
+        return [
+            make_record(method, 1, seed, accuracies=found, budget_flops=2e12, distill=cost_of(flops))
+            for seed, found in enumerate(seeds)
+        ]
+
+    records = [*made("dm", 0.5, 2e12), *made("idm", 0.4, 2e12), *made("rded", 0.6, 2.4e12)]
+    text = sections(records, {})
+    assert row(text, "rded")[1] == "61.0 ± 0.8 (2×2)"
+    assert row(text, "dm")[1] == "**51.0 ± 0.8** (2×2)"
+    assert standing(text, "dm")[5:] == ["best", "1 of 2", "not run"]
+    (rich,) = (
+        one
+        for one in csv.DictReader(cells_csv(scored(records), {}, {}).splitlines())
+        if one["method"] == "rded"
+    )
+    assert (rich["accuracy_mean"], rich["rank_first"]) == ("0.61", "")
+
+
+def test_with_unequal_seeds_the_best_is_whom_nobody_beats_where_both_were_measured(make_record: Any) -> None:
+    """The second has the higher mean, since it lacks the seed in which all are low."""
+    often = [[0.520, 0.521], [0.421, 0.422], [0.322, 0.323]]
     records = [
-        make_record("random", accuracies=[0.5, 0.6]),
-        make_record("random", 10, accuracies=[0.9]),
-        make_record("kcenter", 10, accuracies=[0.2]),
-        make_record("forgetting", accuracies=[0.4]),
-        make_record("forgetting", 10, accuracies=[0.8]),
-        make_record("dm", accuracies=[0.55]),
-        make_record("idm", 50, accuracies=[0.1]),
+        *seeds_of(make_record, "dm", *often),
+        *seeds_of(make_record, "idm", [0.50, 0.501], [0.40, 0.401]),
     ]
-    (line,) = [line for line in sections(records, {}).splitlines() if line.startswith("Below ")]
-    assert line.endswith("files under `methods/` give: forgetting (ipc 1, 10); kcenter (ipc 10).")
-    assert "Below" not in sections(records[2:], {})
+    text = sections(records, {})
+    assert row(text, "dm")[1].startswith("**42.1")
+    assert row(text, "idm")[1] == "45.1 ± 5.8 (2×2)"
+    assert standing(text, "idm")[5].startswith("2.0 [")
+    assert [standing(text, name)[6] for name in ("dm", "idm")] == ["1 of 2", "2 of 2"]
+
+
+def test_what_lies_clearly_below_random_images_is_named(make_record: Any) -> None:
+    def made(method: str, accuracy: float, ipc: int, spread: float = 0.01) -> list[Any]:
+        return seeds_of(make_record, method, [accuracy - spread] * 2, [accuracy + spread] * 2, ipc=ipc)
+
+    random = [*made("random", 0.5, 1), *made("random", 0.9, 10)]
+    others = [
+        *made("kcenter", 0.2, 10),
+        *made("forgetting", 0.4, 1),
+        *made("forgetting", 0.8, 10),
+        *made("herding", 0.4, 1, spread=0.2),  # below, but not clearly
+        *made("dm", 0.55, 1),
+        *made("idm", 0.1, 50),
+    ]
+    (line,) = [
+        line for line in sections(random + others, {}).splitlines() if line.startswith("Clearly below ")
+    ]
+    assert line.endswith("file under `methods/` gives it): forgetting (ipc 1, 10); kcenter (ipc 10).")
+    assert "Clearly below" not in sections(others, {})
 
 
 def seeds_of(make_record: Any, method: str, *seeds: list[float], ipc: int = 1) -> list[Any]:

@@ -109,6 +109,21 @@ def test_configurations_and_tracks_have_rows_of_their_own(make_record: Any) -> N
     assert {"dm (lr_img=1.0)", "dm (lr_img=2.0)"} < {row["label"] for row in rows}
 
 
+def test_a_row_without_a_rank_says_why(make_record: Any) -> None:
+    hand = "published: mnist ipc 1; cpu scale; set by hand: lr_img"
+    records = [
+        make_record("dm"),
+        make_record("dm", config={"lr_img": 2.0}, settings_source=hand),
+        make_record("idm", budget_flops=1e12),
+        make_record("whole"),
+    ]
+    rows = embedded(made(site_of(*records))["index.html"])[: len(records)]
+    places = {row["label"]: row.get("place") for row in rows}
+    assert places["dm (lr_img=2.0)"] == "not ranked: settings set by hand"
+    assert places["idm"] == "not ranked: beyond the budget"
+    assert places["whole"].startswith("all training images")
+
+
 def test_a_trial_without_result_shows_its_status_and_reason(make_record: Any) -> None:
     failed = make_record(status="oom", reason="no memory\nleft")
     files = made(site_of(failed))

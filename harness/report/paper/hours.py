@@ -35,9 +35,18 @@ from harness.core.settings import Steps
 from harness.core.text import plural
 from harness.engine.parts import SetSize
 from harness.engine.protocol import protocol_named
-from harness.engine.records import Record, Trial, hardware
+from harness.engine.records import Provenance, Record, Trial, hardware
 from harness.perf.steps import StepSheet
-from harness.report.paper.cells import SCALE, Spec, copy_of, is_here, network_of, published, regime_of
+from harness.report.paper.cells import (
+    SCALE,
+    Spec,
+    copy_of,
+    has_settings,
+    is_here,
+    network_of,
+    published,
+    regime_of,
+)
 
 TOLERANCE = 0.02  # of FLOPs by formula against those that records counted
 STEP_CELL = ("cifar10", 10)  # at whose settings kept steps are measured
@@ -67,6 +76,23 @@ class TrialHours:
 
 
 @dataclass(frozen=True)
+class Phase:
+    """One of a trial's two, which may have run on different machines: its cost and its circumstances."""
+
+    cost: Callable[[Record], Cost | None]
+    ran: Callable[[Record], Provenance | None]
+
+    def on_gpu(self, record: Record) -> bool:
+        """Whether it ran on one."""
+        ran = self.ran(record)
+        return ran is not None and ran.device != "cpu"
+
+
+DISTILLATION = Phase(lambda record: record.distill, lambda record: record.made_in)
+EVALUATION = Phase(lambda record: record.evaluate, lambda record: record.provenance)
+
+
+@dataclass(frozen=True)
 class Pass:
     """FLOPs of one image through a network: forwards, and of the first layer alone."""
 
@@ -84,8 +110,8 @@ class Evidence:
 
     def __init__(self, records: Iterable[Record], sheets: Iterable[StepSheet]) -> None:
         self._done = [r for r in records if r.status == "done" and r.distill and r.evaluate]
-        self._on_gpu = [r for r in self._done if r.provenance is not None and r.provenance.device != "cpu"]
-        self._small = [record for record in self._on_gpu if _at_other_scale(record)]
+        self._made_on_gpu = list(filter(DISTILLATION.on_gpu, self._done))
+        self._asked_on_gpu = list(filter(EVALUATION.on_gpu, self._done))
         self._sheets = [sheet for sheet in sheets if sheet.device != "cpu"]
         self._formula: dict[str, bool] = {}
 
@@ -95,12 +121,12 @@ class Evidence:
 
     def _distillation(self, spec: Spec) -> Hours:
         """Hours of making the set, which is by the ConvNet whatever network is evaluated."""
-        if own := [record for record in self._on_gpu if _has_set(record, spec)]:
-            return _mean_hours(own, lambda record: _seconds(record.distill), "other seeds")
+        if own := [record for record in self._made_on_gpu if _has_set(record, spec)]:
+            return _mean_hours(own, DISTILLATION, "other seeds")
         near = _nearest(
             (
                 record
-                for record in self._small
+                for record in filter(_at_other_scale, self._made_on_gpu)
                 if record.trial.method == spec.method
                 and record.trial.ipc <= spec.ipc
                 and _same_shape(record, spec)
@@ -108,13 +134,13 @@ class Evidence:
             lambda record: (record.trial.dataset == spec.dataset, record.trial.ipc),
         )
         if near and all(record.distill and record.distill.flops == 0 for record in near):
-            return _mean_hours(near, lambda record: _seconds(record.distill), "nothing is trained")
+            return _mean_hours(near, DISTILLATION, "nothing is trained")
         flops = self._flops(spec)
         if flops is None:
             known = image_pass(spec.dataset, SCALE.arch) is not None
             return Hours(None, NO_FORMULA if known else NO_NETWORK)
         return self._by_step(spec, flops) or (
-            _by_ratio(near, flops, lambda record: record.distill)
+            _by_ratio(near, flops, DISTILLATION)
             if near
             else Hours(None, "no smaller work of it and no step of it was measured on a GPU")
         )
@@ -137,12 +163,8 @@ class Evidence:
 
     def _evaluation(self, spec: Spec) -> Hours:
         """Hours of training a trial's networks: of other seeds, or by FLOPs from a smaller evaluation."""
-        if own := [r for r in self._on_gpu if _has_set(r, spec) and network_of(r.trial) == spec.arch]:
-            return _mean_hours(
-                own,
-                lambda record: _seconds(record.evaluate) * SCALE.evals / record.trial.evals,
-                "other seeds",
-            )
+        if own := [r for r in self._asked_on_gpu if _has_set(r, spec) and network_of(r.trial) == spec.arch]:
+            return _mean_hours(own, EVALUATION, "other seeds", lambda r: SCALE.evals / r.trial.evals)
         if spec.regime == "teacher":
             return Hours(None, NO_TEACHER)
         one = image_pass(spec.dataset, spec.arch)
@@ -158,14 +180,14 @@ class Evidence:
         near = _nearest(
             (
                 r
-                for r in self._small
+                for r in filter(_at_other_scale, self._asked_on_gpu)
                 if _same_shape(r, spec) and 0 < _decoded(r) <= images and published(r.trial, spec.regime)
             ),
             _decoded,
         )
         if not near:
             return Hours(None, "no smaller evaluation was measured on a GPU")
-        return _by_ratio(near, SCALE.evals * forwarded * one.train, lambda record: record.evaluate)
+        return _by_ratio(near, SCALE.evals * forwarded * one.train, EVALUATION)
 
     def _flops(self, spec: Spec) -> float | None:
         """FLOPs of one distillation; None unless the formula is confirmed."""
@@ -231,23 +253,27 @@ def image_pass(dataset: str, arch: str) -> Pass | None:
     return Pass(sum(layers) + linear, layers[0])
 
 
-def _by_ratio(near: Sequence[Record], flops: float, phase: Callable[[Record], Cost | None]) -> Hours:
+def _by_ratio(near: Sequence[Record], flops: float, phase: Phase) -> Hours:
     """An upper bound: seconds of records times the ratio of FLOPs."""
 
-    def scaled(record: Record) -> float:
-        cost = phase(record)
+    def ratio(record: Record) -> float:
+        cost = phase.cost(record)
         assert cost is not None
-        return float(cost.seconds * flops / cost.flops)
+        assert cost.flops is not None
+        return flops / cost.flops
 
     cells = {f"{r.trial.scale} scale, {r.trial.dataset}, ipc {r.trial.ipc}" for r in near}
-    return dataclasses.replace(
-        _mean_hours(near, scaled, f"FLOPs ratio to {'; '.join(sorted(cells))}"), bound=True
-    )
+    how = f"FLOPs ratio to {'; '.join(sorted(cells))}"
+    return dataclasses.replace(_mean_hours(near, phase, how, ratio), bound=True)
 
 
-def _mean_hours(records: Sequence[Record], seconds: Callable[[Record], float], how: str) -> Hours:
-    source = f"{how} ({plural(len(records), 'record')}, {_places(records)})"
-    return Hours(statistics.fmean(map(seconds, records)) / 3600, source)
+def _mean_hours(
+    records: Sequence[Record], phase: Phase, how: str, times: Callable[[Record], float] = lambda _: 1.0
+) -> Hours:
+    """The mean of what a phase of records took, each `times` as long."""
+    seconds = [_seconds(phase.cost(record)) * times(record) for record in records]
+    places = ", ".join(sorted({hardware(phase.ran(record)) for record in records}))
+    return Hours(statistics.fmean(seconds) / 3600, f"{how} ({plural(len(records), 'record')}, {places})")
 
 
 def _ratio(record: Record) -> float | None:
@@ -272,9 +298,8 @@ def _has_set(record: Record, spec: Spec) -> bool:
     """Whether a record is of a set of the cell, whichever network it asks."""
     trial = record.trial
     made = trial.method, trial.scale, trial.dataset, trial.ipc, trial.arch
-    same = all(trial.config.get(name) == value for name, value in spec.settings)
-    own = made == (spec.method, SCALE.name, spec.dataset, spec.ipc, SCALE.arch) and same
-    return own and published(trial, spec.regime)
+    own = made == (spec.method, SCALE.name, spec.dataset, spec.ipc, SCALE.arch)
+    return own and has_settings(trial, spec) and published(trial, spec.regime)
 
 
 def _at_other_scale(record: Record) -> bool:
@@ -309,7 +334,3 @@ def _augmented(record: Record) -> bool:
 
 def _seconds(cost: Cost | None) -> float:
     return 0.0 if cost is None else cost.seconds
-
-
-def _places(records: Iterable[Record]) -> str:
-    return ", ".join(sorted({hardware(record.provenance) for record in records}))

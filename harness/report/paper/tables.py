@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from harness.core.errors import UnknownNameError, UserError
 from harness.core.text import MISSING, count, memory, seconds, table
 from harness.engine.protocol import TUNED
-from harness.engine.records import Record, hardware
+from harness.engine.records import Record, ran_on
 from harness.perf.steps import PLAIN, StepSheet
 from harness.report.paper.cells import (
     DATASETS,
@@ -478,7 +478,7 @@ def _cost_rows(cells: Iterable[PaperCell]) -> list[dict[str, Any]]:
     for cell in cells:
         places: dict[str | None, list[Record]] = defaultdict(list)
         for record in cell.done:
-            places[hardware(record.provenance)].append(record)
+            places[ran_on(record)].append(record)
         for place, records in (places or {None: []}).items():
             facts = {name: _gathered(name, fact, records) for name, fact in COSTS.items()}
             spec = {"method": cell.spec.method, "dataset": cell.spec.dataset, "ipc": cell.spec.ipc}

@@ -92,12 +92,12 @@ def pareto_front(points: Sequence[CostPoint]) -> list[CostPoint]:
 
 def _places(scene: Scene) -> Iterator[tuple[str, bool]]:
     """Hardware on which records of the scene were made, and whether there are several."""
-    places = sorted({hardware(r.provenance) for r in scene.records if r.status == "done" and r.distill})
+    places = sorted({hardware(r.made_in) for r in scene.records if r.status == "done" and r.distill})
     yield from ((place, len(places) > 1) for place in places)
 
 
 def _costs(records: Sequence[Record], fact: Callable[[Cost], float | None], place: str | None) -> list[float]:
-    here = [r for r in records if place is None or hardware(r.provenance) == place]
+    here = [r for r in records if place is None or hardware(r.made_in) == place]
     values = (fact(record.distill) for record in here if record.distill is not None)
     return [value for value in values if value is not None]
 

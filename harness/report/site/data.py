@@ -14,7 +14,7 @@ from harness.engine.provenance import CODE_WORDS, CodeState
 from harness.engine.records import CEILING, Record, hardware
 from harness.report.protocols import REGIMES
 from harness.report.reported import ALL_IMAGES, REPORTED_CSV, UNTRACED, ReportedFigure, load_reported
-from harness.report.standing import Ranking, Scored, costs_of, scored
+from harness.report.standing import Ranking, Scored, costs_of, overspent, scored
 from harness.report.stats import Estimate, estimate
 from harness.report.tracks import Cell, Row, Track
 
@@ -201,7 +201,7 @@ def _measured(place: PlacedCell) -> LeaderboardRow:
         facts,
         **_figures(found, facts.note),
         counts=cell.counts,
-        **_ranking(place.ranking),
+        **_ranking(place),
         **_costs(cell.done),
     )
 
@@ -220,10 +220,14 @@ def _figures(found: Estimate, misses: str) -> dict[str, Any]:
     }
 
 
-def _ranking(ranking: Ranking | None) -> dict[str, Any]:
-    """Which ranks the intervals leave open; the ceiling is no competitor and has none."""
+def _ranking(placed: PlacedCell) -> dict[str, Any]:
+    """Which ranks the intervals leave open, or why a row has none."""
+    ranking = placed.ranking
     if ranking is None:
-        return {"place": "all training images: the ceiling, no competitor"}
+        if placed.row.method == CEILING:
+            return {"place": "all training images: the ceiling, no competitor"}
+        beyond = overspent(placed.track.budget_flops, placed.cell)
+        return {"place": f"not ranked: {'beyond the budget' if beyond else 'settings set by hand'}"}
     first, last = ranking.rank
     rank = f"{first}" if first == last else f"{first} to {last}"
     place = f"rank {rank} of {ranking.ranked}" if ranking.ranked > 1 else ""
@@ -233,7 +237,7 @@ def _ranking(ranking: Ranking | None) -> dict[str, Any]:
 def _costs(records: Sequence[Record]) -> dict[str, Any]:
     """Costs of distillation, mean over the seeds and the highest memory; times of one machine only."""
     costs = costs_of(records)
-    several = len({hardware(record.provenance) for record in records}) > 1
+    several = len({hardware(record.made_in) for record in records}) > 1
     time = None if several else costs.distill_seconds
     on_device = costs.peak_device_bytes is not None
     highest = costs.peak_device_bytes if on_device else costs.peak_host_bytes
