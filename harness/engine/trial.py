@@ -110,6 +110,13 @@ class _Start(msgspec.Struct, frozen=True):
     device: str
 
 
+class _Begun(msgspec.Struct, frozen=True):
+    """How a phase was begun: with so many threads of torch, since they decide how sums are rounded."""
+
+    threads: int
+    set_digest: str = ""
+
+
 @dataclass(frozen=True)
 class _Run:
     """A trial under way."""
@@ -178,6 +185,8 @@ def _measured(run: _Run) -> Record:
     if run.trial.curve:
         dataset, held_out = dataset.hold_out()
     found = _found_or_made(run, dataset, held_out)
+    _begin(run.work, _fresh_start(run, "evaluate"))
+    _go_on(run.work / "evaluate", found.record.images_digest)
     return _evaluated(run, dataset, found)
 
 
@@ -208,6 +217,7 @@ def _made(run: _Run, dataset: Dataset, held_out: HeldOut | None, earlier: FoundS
 
     results, distillation = run.settings.results, run.trial.distillation
     start = _begin(run.set_work, _fresh_start(run, "distill"))
+    _go_on(run.set_work / "distill")
     record = _finished_distillation(run) or _distilled(run, dataset, start)
     if earlier is not None and earlier.record.images_digest != record.images_digest:
         raise CircumstanceError(
@@ -379,6 +389,11 @@ def _set_up(device: str, threads: int | None) -> None:
         torch.backends.cuda.matmul.allow_tf32 = True
 
 
+def compute_as_trials_do(device: str, threads: int | None) -> None:
+    """Let torch compute in this process as it does in trials, for what is asked of a set outside of one."""
+    _set_up(device, threads)
+
+
 def _begin(work: Path, start: _Start) -> _Start:
     """Open a work folder: an interrupted run's, or a fresh one where that ran other code or elsewhere."""
     path = work / "start.json"
@@ -393,6 +408,26 @@ def _begin(work: Path, start: _Start) -> _Start:
     (work / NOTED_NAME).unlink(missing_ok=True)
     write_atomically(path, msgspec.json.encode(start))
     return start
+
+
+def _go_on(folder: Path, set_digest: str = "") -> None:
+    """Go on in the folder of a phase as it was begun; not with networks that learned from another set.
+
+    set_digest: of the set that they learn from; "" in a distillation.
+    """
+    import torch
+
+    path = folder / "begun.json"
+    try:
+        begun = msgspec.json.decode(path.read_bytes(), type=_Begun)
+    except (FileNotFoundError, msgspec.DecodeError):
+        begun = _Begun(torch.get_num_threads())  # or by code that did not note it
+    if begun.set_digest != set_digest:
+        shutil.rmtree(folder, ignore_errors=True)
+        begun = _Begun(torch.get_num_threads(), set_digest)
+    torch.set_num_threads(begun.threads)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, msgspec.json.encode(begun))
 
 
 def _sweep(path: Path) -> None:

@@ -33,6 +33,7 @@ from harness.engine.protocol import protocol_named
 from harness.engine.record_files import read_records, record_bytes, write_record
 from harness.engine.records import FirstRecord, Record, Trial, trial_of
 from harness.engine.settings import LOG_NAME, RunSettings, log_name
+from harness.engine.surroundings import with_threads
 from harness.engine.trial import refused, run_trial
 from methods import random
 
@@ -270,6 +271,48 @@ def test_trial_that_is_asked_to_stop_goes_on_in_either_phase(settings: RunSettin
     assert record.provenance is not None
     assert record.distilled_in is not None
     assert (record.distilled_in.resumed, record.provenance.resumed) == (1, 1)
+
+
+def stopped(trial: Trial, settings: RunSettings, answers: int, where: str) -> None:
+    """Run a trial and stop it after so many steps more than one."""
+    settings = dataclasses.replace(settings, checkpoint_seconds=1000.0)
+    with pytest.raises(Stopped, match=where):
+        run_trial(trial, settings, should_stop=partial(next, iter([False] * answers), True))
+
+
+@pytest.mark.slow
+def test_networks_do_not_go_on_with_another_set(
+    settings: RunSettings, tmp_path: Path, replace_distill: Callable[..., None]
+) -> None:
+    """The set and its record are taken away while they are trained on it, and it comes out otherwise."""
+    trial = digits_trial(evals=2)
+    stopped(trial, settings, 30, "of network 2")
+    trial.distillation.set_path(settings.results).unlink()
+    trial.distillation.record_path(settings.results).unlink()
+    replace_distill(lambda real: lambda *a, **k: (made := real(*a, **k)) and other(made))
+    record = run_trial(trial, settings)
+    assert facts(record) == facts(run_trial(trial, dataclasses.replace(settings, results=tmp_path / "other")))
+
+
+def other(made: Distilled) -> Distilled:
+    return dataclasses.replace(made, images=made.images.flip(0))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("answers", [2, 12])
+def test_a_run_that_goes_on_computes_with_as_many_threads(
+    answers: int, settings: RunSettings, tmp_path: Path
+) -> None:
+    trial = dm_trial(4)
+    one, two = (dataclasses.replace(settings, threads=threads) for threads in (1, 2))
+    undisturbed = run_trial(trial, dataclasses.replace(one, results=tmp_path / "undisturbed"))
+    with with_threads(1):
+        stopped(trial, one, answers, "of distill" if answers < 4 else "of network 1")
+        record = run_trial(trial, two)
+    assert facts(record) == facts(undisturbed)
+    for run in (record.distilled_in, record.provenance):
+        assert run is not None
+        assert run.threads == 1
 
 
 def test_refused_trial_is_gone_on_with_by_the_same_command(settings: RunSettings) -> None:

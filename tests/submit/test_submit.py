@@ -160,13 +160,16 @@ def test_every_format_gives_the_same_measurement(distilled: Distilled, tmp_path:
 
 
 @pytest.mark.slow
-def test_measured_as_our_own_sets_are(tmp_path: Path) -> None:
+def test_measured_as_our_own_sets_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    devices: list[str] = []
+    monkeypatch.setattr("harness.engine.trial._set_up", lambda device, threads: devices.append(device))
     options = ["--dataset", "digits", "--methods", "random", "--ipc", str(IPC), "--launcher", "inline"]
     assert main(["run", *options, "--results", str(tmp_path / "own"), *SMALL]) == 0
     own = only_record(tmp_path / "own")
     assert submit(own.trial.distillation.set_path(tmp_path / "own"), tmp_path / "theirs", "--force") == 0
     theirs = only_record(tmp_path / "theirs")
     assert theirs.accuracies == own.accuracies
+    assert devices == ["cpu", "cpu"], "what a device needs for the same precision is set up for both"
     assert theirs.trial.seed == own.trial.seed
     assert theirs.trial.id != own.trial.id
 
