@@ -186,7 +186,7 @@ def _measured(run: _Run) -> Record:
         dataset, held_out = dataset.hold_out()
     found = _found_or_made(run, dataset, held_out)
     _begin(run.work, _fresh_start(run, "evaluate"))
-    _go_on(run.work / "evaluate", found.record.images_digest)
+    _go_on(run.work / "evaluate", found.record.images_digest or "")
     return _evaluated(run, dataset, found)
 
 
