@@ -137,7 +137,8 @@ def find(name: str) -> MethodInfo:
         return _softened(known[base])
     loop, joined, distance = name.partition(JOIN)
     if not joined:
-        raise UnknownNameError("method", name, known)
+        soft = [f"{base}@{SOFT}"] if variant and base in known else []
+        raise UnknownNameError("method", name, [*known, *soft])
     loops, distances = composable(known.values())
     for kind, part, choices, others in (
         ("loop", loop, loops, f"distances: {', '.join(distances)}"),

@@ -56,7 +56,7 @@ def distill(
     """Distil `ipc` images per class."""
     context = context or Context()
     data = context.dataset(dataset)
-    config = config or resolve("NAME", data.name, ipc).config
+    config = config or resolve(__name__.rpartition(".")[2], data.name, ipc).config  # by this file's name
 
     # Randomness comes from named generators only: the run is repeatable, and goes on after a kill.
     images = data.batch(data.index.balanced(ipc, context.generator("init"))).requires_grad_()

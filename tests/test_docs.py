@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.commands.cli import parse
+from harness.engine.options import PROFILE_KEYS, flag, option_infos
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = (".", "results", "slurm", ".github/ISSUE_TEMPLATE")
@@ -36,6 +37,15 @@ def test_readme_shows_a_generated_table() -> None:
     benchmarks = (ROOT / "BENCHMARKS.md").read_text(encoding="utf-8")
     assert len(rows) >= 2
     assert [row for row in rows if row not in benchmarks] == []
+
+
+def test_the_guide_to_slurm_names_every_key_of_a_profile() -> None:
+    guide = (ROOT / "slurm" / "README.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"--([a-z-]+)", " ".join(re.findall(r"^\| `--.*", guide, flags=re.MULTILINE))))
+    sentence = guide.partition("its keys\n")[2].partition("; what is typed")[0]
+    named |= set(re.findall(r"`([a-z-]+)`", sentence.partition("and")[2]))
+    keys = {flag(name)[2:] for name, info in option_infos().items() if info.slurm or name in PROFILE_KEYS}
+    assert keys - {"profile"} == named
 
 
 def test_readme_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,8 +16,8 @@ from harness import __version__
 from harness.commands.terminal import replace_what_it_lacks
 from harness.core import faults, imports
 from harness.core.errors import UnknownNameError, UserError
-from harness.engine.options import nearest_flag_error
 
+PROGRAM = "python -m harness"
 USER_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 
 # Each has a file of its name here, with `add_arguments(parser)` and `handle(arguments)`.
@@ -25,7 +25,7 @@ COMMANDS = {
     "run": "Distil, evaluate and print the table; goes on where an earlier run stopped.",
     "plan": "Say what a run would do, what is done already and how long it takes.",
     "evaluate": "Ask sets that were distilled how well they serve other networks and protocols.",
-    "list": "List methods, datasets, networks or protocols.",
+    "list": "List methods, datasets, networks, protocols or scales.",
     "status": "Say what lies under a results folder.",
     "cancel": "End the jobs of a sweep on a cluster.",
     "logs": "Print the log of a trial.",
@@ -40,6 +40,10 @@ COMMANDS = {
     "export": "Write distilled sets as other benchmarks' evaluators read them: submit the other way round.",
     "perf": "Compare the speed of this code with earlier code, or of whole steps with plain loops.",
 }
+
+# Commands whose help says of options that their values come "from the scale", and where to look these up.
+FROM_SCALE = f"(from the scale): `{PROGRAM} list scales` shows what each scale asks for."
+SCALED = dict.fromkeys(("run", "plan", "evaluate", "paper", "submit"), FROM_SCALE)
 
 
 class Parser(argparse.ArgumentParser):
@@ -71,8 +75,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         fault = faults.passing(error)
         if fault is None:
             raise
-        return _ended(fault)
+        return _ended(fault + _where_it_is(error))
     return status
+
+
+def _where_it_is(error: Exception) -> str:
+    """What to type where a package is missing in a checkout: most likely this is not its own Python."""
+    if not isinstance(error, ModuleNotFoundError) or not (imports.ROOT / "Makefile").is_file():
+        return ""
+    return "; is this the Python of .venv? `make .venv/installed`, then `.venv/bin/python -m harness ...`"
 
 
 def _ended(reason: str) -> int:
@@ -109,6 +120,8 @@ def parse(argv: Sequence[str]) -> tuple[ModuleType, argparse.Namespace]:
     command.add_arguments(commands[name])
     arguments, surplus = parser.parse_known_args(argv, argparse.Namespace(again=_again(argv)))
     if surplus:
+        from harness.engine.options import nearest_flag_error  # reads TOML, which Python 3.10 cannot alone
+
         flags = re.findall(r"--[a-z-]+", commands[name].format_usage())
         raise nearest_flag_error(next((word for word in surplus if word.startswith("-")), surplus[0]), flags)
     return command, arguments
@@ -123,13 +136,15 @@ def _again(argv: Sequence[str]) -> str:
 def build_parser() -> tuple[Parser, dict[str, Parser]]:
     """The parser and, by name, those of its commands, which have no arguments yet."""
     parser = Parser(
-        prog="python -m harness",
+        prog=PROGRAM,
         description="Benchmark of dataset distillation: distil, evaluate and compare under one protocol.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"distillation-harness {__version__}")
     group = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     return parser, {
-        name: group.add_parser(name, help=about, description=about, allow_abbrev=False)
+        name: group.add_parser(
+            name, help=about, description=about, epilog=SCALED.get(name), allow_abbrev=False
+        )
         for name, about in COMMANDS.items()
     }

@@ -10,16 +10,16 @@ from harness.commands.arguments import add_json, add_results
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command to its parser."""
     what = "a method, a results folder, or a git revision (REV or REV:FOLDER)"
-    parser.add_argument("a", metavar="A", help=f"{what}; the baseline")
-    parser.add_argument("b", metavar="B", help="another of the same kind; the candidate")
+    parser.add_argument("a", metavar="A", help=f"{what}; differences are A - B")
+    parser.add_argument("b", metavar="B", help="another of the same kind")
     add_results(parser)
     add_json(parser)
     parser.add_argument(
         "--fail-below",
         type=_points,
         metavar="POINTS",
-        help="exit with 1 if the candidate B is worse than the baseline A by more than so many percentage "
-        "points in any cell, with the whole 95 %% interval",
+        help="a gate, A the baseline and B the candidate: exit with 1 if B is worse than A by more than so "
+        "many percentage points in any cell, with the whole 95 %% interval",
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from harness.core.text import plural
 from harness.engine.options import Options, parse_options
 from harness.engine.plan import asked_of, protocols_of, refuse_hard_labels, refuse_missing_steps
 from harness.engine.provenance import SUBMITTED
-from harness.engine.record_files import found_sets
+from harness.engine.record_files import collect, found_sets
 from harness.engine.records import Distillation, LabelKind, trial_of
 from harness.engine.scales import scale_named
 
@@ -65,7 +65,8 @@ def handle(arguments: argparse.Namespace) -> int:
 def command(options: Options, wanted: SetFilter, files: Sequence[Path], again: str) -> int:
     """Evaluate the wanted sets; returns 0 only if all that was asked is answered.
 
-    UserError if there is no such set, or a file is no set of a record under the results folder.
+    UserError if there is no such set or none that can be asked, or a file is no set of a record under the
+    results folder.
     """
     results = options.results
     if not results.is_dir():
@@ -77,7 +78,12 @@ def command(options: Options, wanted: SetFilter, files: Sequence[Path], again: s
     trials = [trial_of(made, **asked) for made, _ in chosen for asked in _asked(made, options)]
     print(f"{plural(len(chosen), 'set')} to ask", file=sys.stderr)
     plan = plan_of(trials, options, wanted.folders, repeated=False)
-    return finish(carry_out(options, deadline_in(options.for_), plan), options, again)
+    if not plan.trials:
+        raise UserError(
+            "none of these sets can be asked, see above; choose other sets or another --eval-arch"
+        )
+    status = finish(carry_out(options, deadline_in(options.for_), plan), options, again)
+    return max(status, int(len(plan.trials) < len(trials)))
 
 
 def _learned(made: Distillation) -> int:
@@ -104,29 +110,62 @@ def _chosen(
 ) -> Iterator[tuple[Distillation, LabelKind | None]]:
     """The sets that are meant, each once, and the kind of their labels if that was recorded.
 
-    Says which of them have to be handed in again instead.
+    Says which of them are not here, and which have to be handed in again instead.
     """
     results = options.results
     there = found_sets(results)
-    asked_for = {path.resolve() for path in files}
-    known = {found.path(results).resolve() for _, found in there}
-    strange = next((path for path in files if path.resolve() not in known), None)
-    if strange is not None:
-        raise UserError(
-            f"{strange} is no set with a record under {results}; evaluate a set from elsewhere by "
-            f"`submit {strange} --dataset NAME --method NAME`, which takes --eval-arch and --protocol as well"
-        )
+    asked_for = _named(files, {found.path(results).resolve() for _, found in there}, results)
+    recorded = {
+        record.trial.distillation.id: record.trial.distillation
+        for record in collect(results).records
+        if record.status == "done"
+    }
+    wanted.check([*(made for made, _ in there), *recorded.values()])
     chosen = [
         (made, found.label_kind)
         for made, found in there
-        if wanted.takes(made)
-        and (options.seeds is None or made.seed in options.seeds)
-        and (not asked_for or found.path(results).resolve() in asked_for)
+        if _is_meant(made, wanted, options) and (not asked_for or found.path(results).resolve() in asked_for)
     ]
+    if not asked_for:
+        here = {made.id for made, _ in there}
+        gone = [made for id_, made in recorded.items() if id_ not in here and not _is_from_elsewhere(made)]
+        _say_gone([made for made in gone if _is_meant(made, wanted, options)], results, alone=not chosen)
     if not chosen:
         raise UserError(f"no distilled set under {results} fits; `status` lists what is there")
     for made, kind in chosen:
-        if made.method.endswith(SUBMITTED):
+        if _is_from_elsewhere(made):
             leave_out([made], "it came from elsewhere; submit it again with --eval-arch and --protocol")
         else:
             yield made, kind
+
+
+def _is_meant(made: Distillation, wanted: SetFilter, options: Options) -> bool:
+    return wanted.takes(made) and (options.seeds is None or made.seed in options.seeds)
+
+
+def _is_from_elsewhere(made: Distillation) -> bool:
+    return made.method.endswith(SUBMITTED)
+
+
+def _say_gone(gone: Sequence[Distillation], results: Path, *, alone: bool) -> None:
+    """Name the sets whose records are here without them; UserError if there is nothing else to ask."""
+    if gone and alone:
+        raise UserError(
+            f"{results} has records that fit, of {plural(len(gone), 'set')}, but not the sets; distil them "
+            "into another folder, `run ... --results DIR`, and give evaluate the same --results"
+        )
+    if gone:
+        leave_out(gone, "only the records are here, not the sets")
+
+
+def _named(files: Sequence[Path], known: Set[Path], results: Path) -> set[Path]:
+    """The files that were named; UserError for one that is not there or is no set of a record."""
+    for path in files:
+        if not path.exists():
+            raise UserError(f"no such file: {path}; sets lie beside their records, under {results}")
+        if path.resolve() not in known:
+            raise UserError(
+                f"{path} is no set with a record under {results}; evaluate a set from elsewhere by `submit "
+                f"{path} --dataset NAME --method NAME`, which takes --eval-arch and --protocol as well"
+            )
+    return {path.resolve() for path in files}

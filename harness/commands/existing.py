@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import methods
 from harness.core.data.catalog import FOLDER_PREFIX, parse
-from harness.core.errors import UserError
+from harness.core.errors import UnknownNameError, UserError
 from harness.engine.options import Options
 from harness.engine.plan import (
+    DatasetFacts,
     Plan,
     check_consistency,
     check_network,
@@ -22,6 +23,7 @@ from harness.engine.plan import (
 )
 from harness.engine.records import Distillation, Trial
 from harness.launch.launchers import launcher_of
+from harness.report.filters import NOUNS
 
 # What is said of a set by these options of `run`.
 FILTERS = ("methods", "dataset", "ipc", "scale", "arch")
@@ -35,8 +37,17 @@ class SetFilter:
 
     def takes(self, made: Distillation) -> bool:
         """Whether a set is meant."""
-        facts = dict(zip(FILTERS, (made.method, made.dataset, made.ipc, made.scale, made.arch), strict=True))
-        return all(str(facts[name]) in map(_dataset_name, values) for name, values in self.values.items())
+        facts = _facts(made)
+        return all(facts[name] in map(_dataset_name, values) for name, values in self.values.items())
+
+    def check(self, there: Iterable[Distillation]) -> None:
+        """UnknownNameError for a value that none of the sets has that are there, if there are any."""
+        facts = [_facts(made) for made in there]
+        for name, values in self.values.items():
+            known = {one[name] for one in facts}
+            for wanted in map(_dataset_name, values):
+                if known and wanted not in known:
+                    raise UnknownNameError(f"{NOUNS.get(name, name)} among the records", wanted, known)
 
     @property
     def folders(self) -> dict[str, str]:
@@ -81,11 +92,22 @@ def plan_of(
             continue
         ipcs = {trial.ipc for trial in members}
         facts = dataset_facts(spec, options.data_dir, ipcs)
-        for network in dict.fromkeys(trial.network for trial in members):
-            check_network(network, facts)
+        fitting = _fitting(members, facts)
         datasets[name] = worker_text(spec)
-        kept += _repeatable(members) if repeated else members
+        kept += _repeatable(fitting) if repeated else fitting
     return Plan(tuple(kept), datasets)
+
+
+def _fitting(trials: Sequence[Trial], facts: DatasetFacts) -> list[Trial]:
+    """Those whose network takes the dataset's images; the others are named."""
+    unfit = set()
+    for network in dict.fromkeys(trial.network for trial in trials):
+        try:
+            check_network(network, facts)
+        except UserError as error:
+            unfit.add(network)
+            leave_out([trial for trial in trials if trial.network == network], str(error))
+    return [trial for trial in trials if trial.network not in unfit]
 
 
 def _repeatable(trials: Sequence[Trial]) -> Iterator[Trial]:
@@ -102,6 +124,12 @@ def leave_out(trials: Sequence[Trial | Distillation], reason: str) -> None:
     """Say on stderr what is not done, and why."""
     first, rest = trials[0].label, len(trials) - 1
     print(f"left out: {first}{f' and {rest} more' if rest else ''}: {reason}", file=sys.stderr)
+
+
+def _facts(made: Distillation) -> dict[str, str]:
+    """What filters look at in a set, by their names."""
+    values = (made.method, made.dataset, made.ipc, made.scale, made.arch)
+    return dict(zip(FILTERS, map(str, values), strict=True))
 
 
 def _dataset_name(text: str) -> str:

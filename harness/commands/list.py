@@ -1,9 +1,10 @@
-"""`python -m harness list`: names that can be typed for methods, datasets, networks, protocols."""
+"""`python -m harness list`: names that can be typed for methods, datasets, networks, protocols, scales."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import msgspec
@@ -14,13 +15,15 @@ from harness.commands.arguments import add_json
 from harness.core.data import catalog
 from harness.core.errors import UnknownNameError, UserError
 from harness.core.nets import names
+from harness.core.text import plural
 from harness.engine.protocol import GRID, PROTOCOLS, TUNED
+from harness.engine.scales import SCALES
 from harness.report.protocols import length_in_words
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command to its parser."""
-    parser.add_argument("what", metavar="methods|datasets|archs|protocols", help="what to list")
+    parser.add_argument("what", metavar="methods|datasets|archs|protocols|scales", help="what to list")
     parser.add_argument("name", nargs="?", metavar="METHOD", help="a method, to list its settings")
     add_json(parser)
 
@@ -100,6 +103,11 @@ def protocol_entries() -> list[dict[str, Any]]:
     ]
 
 
+def scale_entries() -> list[dict[str, Any]]:
+    """Scales with what they set where nothing else is asked for; `evals` are networks trained on each set."""
+    return [asdict(scale) for scale in SCALES.values()]
+
+
 def tuning() -> str:
     """How a learning rate is chosen, in a line."""
     factors = ", ".join(f"{factor:g}" for factor in GRID)
@@ -111,6 +119,7 @@ LISTS: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "datasets": dataset_entries,
     "archs": arch_entries,
     "protocols": protocol_entries,
+    "scales": scale_entries,
 }
 
 # What else can be typed, said below a list.
@@ -125,6 +134,10 @@ def _as_text(entries: Sequence[dict[str, Any]]) -> str:
 def _about(entry: dict[str, Any]) -> str:
     if entry.get("broken"):
         return f"BROKEN: {entry['broken']}"
+    if "protocols" in entry:
+        asked = ", ".join(f"{name} ({regime})" for regime, name in entry["protocols"].items())
+        counts = f"{plural(entry['evals'], 'network')} on each set, {plural(entry['seeds'], 'seed')}"
+        return f"{entry['summary']}; {entry['arch']}; {asked}; {counts}"
     if "regime" in entry:
         return f"{entry['regime']:7}  {entry['summary']}; {entry['length']}"
     if "shape" not in entry:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -15,9 +16,18 @@ class UnknownNameError(UserError):
 
     def __init__(self, kind: str, name: str, choices: Iterable[str]) -> None:
         available = sorted(choices)
-        nearest = difflib.get_close_matches(name, available, n=1, cutoff=0.5)
-        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+        nearest = _nearest(name, available)
+        hint = f"did you mean {nearest!r}? " if nearest else ""
         super().__init__(f"unknown {kind} {name!r}; {hint}available: {', '.join(available)}")
+
+
+def _nearest(name: str, choices: Iterable[str]) -> str | None:
+    """The choice that a name spells as papers do ("Fashion-MNIST"), else the most alike; None if none is."""
+    lower = {choice.lower(): choice for choice in choices}
+    spelt = {re.sub("[-_ ]", "", choice): choice for choice in lower}
+    same = spelt.get(re.sub("[-_ ]", "", name.lower()))
+    like = [same] if same else difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.5)
+    return lower[like[0]] if like else None
 
 
 class DataError(UserError):

@@ -515,8 +515,13 @@ class Options:
 
     @property
     def data_dir(self) -> Path:
-        """Where datasets lie."""
-        return self.data or default_data_dir()
+        """Where datasets lie; UserError if that is this user's home and there is none."""
+        try:
+            return self.data or default_data_dir()
+        except RuntimeError:
+            raise UserError(
+                "this user has no home folder, in which datasets would lie; pass --data, or set HARNESS_DATA"
+            ) from None
 
 
 def option_infos() -> dict[str, OptionInfo]:
@@ -588,7 +593,8 @@ def _read_profile(name: str, infos: Mapping[str, OptionInfo]) -> dict[str, Any]:
     folder = packaged("harness.launch", "profiles")
     path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
     if not path.is_file() and path.parent == folder:
-        raise UnknownNameError("profile", name, (found.stem for found in folder.glob("*.toml")))
+        unknown = UnknownNameError("profile", name, (found.stem for found in folder.glob("*.toml")))
+        raise UserError(f"{unknown}, or a file: --profile mysite.toml")
     known = {key: info for key, info in infos.items() if info.slurm or key in PROFILE_KEYS}
     return _read_toml(path, {key: info for key, info in known.items() if key not in ("profile", "detach")})
 
@@ -625,6 +631,8 @@ def _read(info: OptionInfo, value: Any, where: str) -> Any:
         return info.parse(value)
     except ValueError:
         raise UserError(f"{where} {_shown(value)}: expected {info.expects}") from None
+    except RuntimeError:  # of `Path.expanduser`
+        raise UserError(f"{where} {_shown(value)}: no such home folder is known; write it out") from None
 
 
 def _shown(value: Any) -> str:

@@ -204,8 +204,11 @@ def check_methods(options: Options) -> None:
     for name in options.methods:
         methods.load(name)
     for name, values in settings_by_method(options.methods, options.set).items():
-        methods.checked(name, values)  # whether they fit the others shows where all are known
+        typed = methods.checked(name, values)  # whether they fit the others shows where all are known
         doubled = [key for key in lengths(methods.load(name).Config) if key in values]
+        for key in doubled:
+            if typed[key] < 0:
+                raise UserError(f"--set {name}.{key}={values[key]}: a loop has no fewer than 0 steps")
         if options.budget is not None and doubled:
             raise UserError(
                 f"--budget decides the number of steps of {name}, and so does --set {name}.{doubled[0]}; "

@@ -3,6 +3,8 @@
 submitit calls a `ArrayJob` and, when Slurm says that the job's time is up or that it has to make room, its
 `checkpoint`. Nothing depends on that call: a job that is killed or requeued without notice begins again here,
 skips the trials that have a record, and each of the others goes on from its own checkpoint.
+
+Trials that another process has, or whose set it makes, are waited for: this job is all that they have.
 """
 
 from __future__ import annotations
@@ -15,10 +17,10 @@ from typing import TYPE_CHECKING
 
 from harness.engine.devices import visible_gpus
 from harness.engine.record_files import existing_path, existing_record
-from harness.engine.records import Record, Trial
+from harness.engine.records import Trial
 from harness.launch.base import Layout
 from harness.launch.display import TrialProgress, make_display
-from harness.launch.driver import Collector
+from harness.launch.driver import Collector, run_all
 from harness.launch.local import LocalRunner
 from harness.launch.sweep import Submission, Sweep, Work
 
@@ -37,6 +39,7 @@ class ArrayJob:
     number: int
     index: int
     _runner: LocalRunner | None = field(default=None, repr=False)
+    _stopped: bool = field(default=False, repr=False)
 
     def __call__(self) -> str:
         """Bring the job's trials to their records; returns how they ended, for the log."""
@@ -49,13 +52,14 @@ class ArrayJob:
         ledger = TrialProgress(len(trials), len(trials) - len(due), self._runner.slots, list(due))
         display = make_display(ledger, quiet=False)
         with display:
-            busy = self._runner.run(due, Collector(display, {}))
-        return _outcome(trials, busy, results)
+            run_all(due, self._runner, Collector(display, {}), results, lambda: self._stopped)
+        return _outcome(trials, results)
 
     def checkpoint(self) -> DelayedSubmission:
         """Stop the workers, which write their checkpoints, and ask to be called again."""
         from submitit.helpers import DelayedSubmission
 
+        self._stopped = True
         if self._runner is not None:
             self._runner.stop(STOP_SECONDS)
         return DelayedSubmission(ArrayJob(self.folder, self.number, self.index))
@@ -71,12 +75,7 @@ def _runner(work: Work, logs: Path) -> LocalRunner:
     return LocalRunner(work.settings(logs), Layout(work.slots, work.threads, gpus))
 
 
-def _outcome(trials: Sequence[Trial], busy: Sequence[Trial], results: Path) -> str:
-    counts: Counter[str] = Counter(record.status for record in _records(trials, results))
-    parts = [f"{number} {status}" for status, number in counts.items()]
-    return ", ".join([*parts, *([f"{len(busy)} run elsewhere"] if busy else [])])
-
-
-def _records(trials: Sequence[Trial], results: Path) -> list[Record]:
-    found = (existing_record(trial, results) for trial in trials)
-    return [record for record in found if record is not None]
+def _outcome(trials: Sequence[Trial], results: Path) -> str:
+    records = (existing_record(trial, results) for trial in trials)
+    counts = Counter("left" if record is None else record.status for record in records)
+    return ", ".join(f"{number} {status}" for status, number in counts.items())

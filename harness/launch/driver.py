@@ -6,7 +6,7 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -51,7 +51,7 @@ def launch(
         with _sigterm_interrupts():
             _discard(to_run, settings.results)
             with collected.display:
-                _run_all(to_run, runner, collected, settings)
+                run_all(to_run, runner, collected, settings.results, lambda: settings.time_is_up)
     except KeyboardInterrupt:
         interrupted = True
     found = (collected.records.get(trial.id) for trial in trials)
@@ -107,12 +107,23 @@ def _discard(trials: Sequence[Trial], results: Path) -> None:
         ) from None
 
 
-def _run_all(trials: Sequence[Trial], runner: Runner, collected: Collector, settings: RunSettings) -> None:
-    busy, results = runner.run(trials, collected), settings.results
-    if busy and not settings.time_is_up:
+def run_all(
+    trials: Sequence[Trial],
+    runner: Runner,
+    collected: Collector,
+    results: Path,
+    is_over: Callable[[], bool],
+) -> None:
+    """Run the trials, wait for those that other processes have, and run what these leave.
+
+    Once it `is_over`, some are left undone.
+    """
+    busy = runner.run(trials, collected)
+    if busy and not is_over():
         collected.display.note(f"waiting for {plural(len(busy), 'trial')} that another process is running")
-    while busy and not settings.time_is_up:
+    while busy and not is_over():
         time.sleep(WAIT_SECONDS)
+        ours = []
         for trial in list(busy):
             try:
                 # Another trial's process may be making the set.
@@ -124,10 +135,11 @@ def _run_all(trials: Sequence[Trial], runner: Runner, collected: Collector, sett
                 record = unwritten(trial, error)
             busy.remove(trial)
             if record is None:
-                # The other process died: its checkpoint is ours.
-                busy += runner.run([trial], collected)
+                # The other process made the set, or died: its checkpoint is ours.
+                ours.append(trial)
             else:
                 collected.ended(trial, record)
+        busy += runner.run(ours, collected) if ours else []
 
 
 @contextmanager

@@ -91,15 +91,11 @@ def array_limit() -> int:
 
 
 def refusal(script: Path) -> str | None:
-    """Why Slurm would not take a batch script, in its own words, or None if it would."""
-    tried = subprocess.run(
-        ["sbatch", "--test-only", str(script)],
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-        timeout=SECONDS,
-        check=False,
-    )
+    """Why Slurm would not take a batch script, in its own words, or None if it would.
+
+    Raises SlurmUnreachableError if the controller does not answer in time.
+    """
+    tried = _run(["sbatch", "--test-only", str(script)])
     if tried.returncode == 0:
         return None
     lines = [line.removeprefix("sbatch: ") for line in tried.stderr.splitlines() if line.strip()]
@@ -162,8 +158,17 @@ def _sacct(job_id: str) -> Mapping[int, str]:
 
 
 def _ask(command: list[str]) -> str:
+    done = _run(command)
+    if done.returncode != 0:
+        words = " ".join(done.stderr.split()) or f"exit status {done.returncode}"
+        raise SlurmUnreachableError(f"Slurm does not answer ({command[0]}: {words})")
+    return done.stdout
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    """A command of Slurm's that has ended, well or not; SlurmUnreachableError if it takes too long."""
     try:
-        done = subprocess.run(
+        return subprocess.run(
             command, capture_output=True, encoding="utf-8", errors="replace", timeout=SECONDS, check=False
         )
     except FileNotFoundError:
@@ -171,7 +176,3 @@ def _ask(command: list[str]) -> str:
         raise
     except subprocess.TimeoutExpired:
         raise SlurmUnreachableError(f"Slurm does not answer ({command[0]} waited {SECONDS:g} s)") from None
-    if done.returncode != 0:
-        words = " ".join(done.stderr.split()) or f"exit status {done.returncode}"
-        raise SlurmUnreachableError(f"Slurm does not answer ({command[0]}: {words})")
-    return done.stdout

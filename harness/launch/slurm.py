@@ -12,6 +12,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -263,7 +264,8 @@ class SlurmRunner:
                 if state == "CANCELLED" or death.passes:
                     write_record(failed_record(trial, death.reason), results)
                     return
-                deaths = note_death(trial.work_folder(results), death)
+                with _not_waiting(trial, state, results):
+                    deaths = note_death(trial.work_folder(results), death)
                 if deaths > retries:
                     record = death_record(trial, death, deaths)
                     status = STATUS_OF_STATE.get(state, "failed")
@@ -273,6 +275,14 @@ class SlurmRunner:
                     watcher.note(f"{trial.label}: {death.reason}; {again}")
         except BusyError:
             return
+
+
+def _not_waiting(trial: Trial, state: str, results: Path) -> AbstractContextManager[None]:
+    """BusyError if all that a job may have done is wait for another process that makes the trial's set.
+
+    A job that failed did so by itself, and would again each time it was submitted until the set is made.
+    """
+    return contextlib.nullcontext() if state == "FAILED" else claimed(trial.distillation, results)
 
 
 def places_of(results: Path, trials: Iterable[Trial]) -> dict[str, LastSubmission]:

@@ -14,12 +14,14 @@ import pytest
 from harness.commands.cli import COMMANDS, main
 from harness.core.errors import UserError
 
+ROOT = Path(__file__).resolve().parents[2]
 TORCH_FREE = [
     ["--help"],
     ["run", "--help"],
     ["list", "methods"],
     ["list", "datasets", "--json"],
     ["list", "archs"],
+    ["list", "scales"],
     ["status", "--results", "."],
 ]
 
@@ -53,6 +55,12 @@ BAD = [
     (["run", "--set", "dm.lr_img=1"], "'dm' is not selected"),
     (["run", "--retry", "all"], "unknown trials to retry 'all'; available: failed"),
     (["list", "method"], "did you mean 'methods'"),
+    (["list", "methods", "SRe2L"], "did you mean 'sre2l'"),
+    (["run", "--dataset", "Fashion-MNIST"], "did you mean 'fashionmnist'"),
+    (
+        ["plan", "--profile", "gpx"],
+        "did you mean 'gpu'? available: cpu, gpu, packed-gpu, or a file: --profile",
+    ),
     (["list"], "required"),
     (["check", "bacn"], "did you mean 'bacon'"),
     (["status", "--results", "nowhere"], "no results folder nowhere"),
@@ -82,7 +90,7 @@ def harness(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def _paths() -> dict[str, str]:
     # The tests run in a scratch folder, from where an uninstalled checkout would not be found.
-    return os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    return os.environ | {"PYTHONPATH": str(ROOT)}
 
 
 def assert_one_line(status: int, err: str, fragment: str) -> None:
@@ -149,6 +157,31 @@ def test_help_needs_next_to_nothing() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=False, env=_paths()
     )
     assert set(process.stderr.split()) <= {"harness", "msgspec", "tomli"}, process.stderr
+
+
+def test_a_missing_package_names_the_python_that_has_it() -> None:
+    """Right after `make demo` nothing but `.venv` has them; -S hides what is installed."""
+    begin = [sys.executable, "-S", str(ROOT / "harness" / "__main__.py")]
+    process = subprocess.run(
+        [*begin, "list", "datasets"], capture_output=True, text=True, check=False, env=_paths()
+    )
+    assert_one_line(process.returncode, process.stderr, "then `.venv/bin/python -m harness ...`")
+    assert "No module named" in process.stderr
+
+
+def test_the_way_to_an_unknown_option_needs_no_package() -> None:
+    """On Python 3.10 reading TOML does, which no help does."""
+    script = "import sys; import harness.commands.cli; sys.exit('harness.engine.options' in sys.modules)"
+    process = subprocess.run([sys.executable, "-c", script], check=False, env=_paths())
+    assert process.returncode == 0
+
+
+def test_help_says_where_what_the_scale_sets_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in COMMANDS:
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        words = " ".join(capsys.readouterr().out.split())
+        assert ("(from the scale)" in words) == ("`python -m harness list scales`" in words), command
 
 
 def test_help_names_every_command_and_option(capsys: pytest.CaptureFixture[str]) -> None:

@@ -81,11 +81,17 @@ def test_files_are_asked_by_name(results: Path) -> None:
 @pytest.mark.parametrize(
     ("typed", "words"),
     [
-        (["--eval-arch", "LeNet"], "network LeNet cannot take 8x8 images"),
+        (["--eval-arch", "LeNet"], "none of these sets can be asked, see above"),
         (["--eval-arch", "LeNt"], "did you mean 'LeNet'"),
         (["--protocol", "dc-1001"], "unknown protocol 'dc-1001'"),
-        (["--methods", "idm"], "no distilled set under"),
-        (["nothing.safetensors"], "nothing.safetensors is no set with a record under"),
+        (["--methods", "idm"], "unknown method among the records 'idm'; available: random, random_packed"),
+        (["--methods", "randm"], "did you mean 'random'"),
+        (["--dataset", "digit"], "unknown dataset among the records 'digit'; did you mean 'digits'"),
+        (["--ipc", "2"], "unknown ipc among the records '2'"),
+        (["--arch", "ConvNet"], "unknown network that distils among the records 'ConvNet'"),
+        (["--seeds", "7,"], "no distilled set under"),
+        (["nothing.safetensors"], "no such file: nothing.safetensors"),
+        ([__file__], "test_evaluate.py is no set with a record under"),
     ],
 )
 def test_what_cannot_be_asked_is_said_in_one_line(
@@ -97,6 +103,28 @@ def test_what_cannot_be_asked_is_said_in_one_line(
     assert error.startswith("error: ")
     assert words in error
     assert by_network(results) == before
+
+
+def test_what_a_network_cannot_take_is_left_out_and_named(
+    results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate(results, "--methods", "random", "--eval-arch", "MLP,LeNet") == 1
+    left_out = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("left out: "))
+    assert "random · digits · ipc 1 · seed 0 · on LeNet: network LeNet cannot take 8x8 images" in left_out
+    assert {network for _, network, _ in by_network(results)} == {"ConvNetW16", "MLP"}
+
+
+def test_records_whose_sets_are_not_here_are_told_from_none(
+    results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A clone brings records alone."""
+    (packed,) = (results / "smoke/digits/random_packed").rglob("*.safetensors")
+    packed.unlink()
+    assert evaluate(results, "--methods", "random_packed") == USER_ERROR
+    message = capsys.readouterr().err
+    assert "has records that fit, of 1 set, but not the sets; distil them into another folder" in message
+    assert evaluate(results) == 0
+    assert "left out: random_packed · digits · ipc 1 · seed 0: only the records" in capsys.readouterr().err
 
 
 def test_a_run_asks_many_questions_of_one_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

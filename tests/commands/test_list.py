@@ -13,6 +13,7 @@ import methods
 from harness.commands.cli import main
 from harness.core.settings import settings_in
 from harness.engine.provenance import ROOT
+from harness.engine.scales import SCALES
 
 
 def printed(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -97,6 +98,18 @@ def test_mistakes_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     ):
         assert main(["list", *words]) == 2
         assert complaint in capsys.readouterr().err
+
+
+def test_scales_are_listed_with_what_they_set(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "scales"]) == 0
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert list(lines) == list(SCALES)
+    asked = "ConvNetW32; dc-cpu (hard), sl-cpu (stored), kd-cpu (teacher); 3 networks on each set, 2 seeds"
+    assert lines["cpu"].endswith(asked)
+    assert lines["smoke"].endswith("2 networks on each set, 1 seed")
+    assert main(["list", "scales", "--json"]) == 0
+    found = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
+    assert found["paper"]["protocols"] == {"hard": "dc-1000", "stored": "sl-1000", "teacher": "kd-300"}
 
 
 def test_the_list_imports_no_method() -> None:

@@ -174,6 +174,24 @@ def test_misspelt_choices_get_the_nearest(name: str, typed: str, nearest: str) -
         parse_options({name: typed})
 
 
+@pytest.mark.parametrize("name", ["results", "data"])
+def test_a_home_that_there_is_not_is_one_line(name: str, tmp_path: Path) -> None:
+    for typed, file in (({name: "~nosuch/x"}, None), ({}, toml(tmp_path, f'{name} = "~nosuch/x"'))):
+        with pytest.raises(UserError, match=rf"{name}( =)? ~nosuch/x: no such home folder is known"):
+            parse_options(typed, file)
+
+
+def test_without_a_home_the_data_folder_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(uid: int) -> None:
+        raise KeyError(uid)
+
+    for name in ("HARNESS_DATA", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    with pytest.raises(UserError, match=r"no home folder.*HARNESS_DATA"):
+        _ = parse_options({}).data_dir
+
+
 def test_unknown_keys_of_a_file_get_the_nearest_name(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="'metods'; did you mean 'methods'"):
         parse_options({}, toml(tmp_path, 'metods = ["dm"]'))

@@ -235,6 +235,7 @@ def refused(options: Options) -> str:
         ({"ipc": (1, 140)}, "no more than 139 training images"),
         ({"dataset": ("cifar10",), "ipc": (5001,)}, "no more than 5000 training images"),
         ({"launcher": "inline", "slots": 2}, "drop one"),
+        ({"set": (Setting("dm", "iterations", "-5"),)}, "--set dm.iterations=-5: a loop has no fewer than 0"),
         ({"budget": 1e9, "set": (Setting("dm", "iterations", "5"),)}, "--budget decides the number of steps"),
         (
             {"budget": 1e9, "methods": ("idc",), "set": (Setting("idc", "outer", "5"),)},

@@ -73,6 +73,15 @@ def test_a_refusal_is_in_slurms_words(say: Say, tmp_path: Path) -> None:
     assert queue.refusal(tmp_path / "job.sh") is None
 
 
+def test_a_slow_controller_is_silent_when_asked_for_a_refusal(
+    say: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue, "SECONDS", 0.1)
+    say("sbatch", "exec /bin/sleep 60")
+    with pytest.raises(SlurmUnreachableError, match=r"Slurm does not answer \(sbatch waited 0.1 s\)"):
+        queue.refusal(tmp_path / "job.sh")
+
+
 def test_nodes_of_this_machine_alone_see_all_of_its_folders(say: Say) -> None:
     say("sinfo", "echo localhost; echo 127.0.0.1")
     assert not queue.nodes_elsewhere(None)

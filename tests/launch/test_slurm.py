@@ -13,10 +13,12 @@ import pytest
 from support import recorded
 from trials import digits_trial, put_record
 
+from harness.engine.claim import claimed
 from harness.engine.options import parse_options
 from harness.engine.records import Record, Trial
 from harness.engine.settings import RunSettings
 from harness.launch import queue, slurm
+from harness.launch.deaths import deaths
 from harness.launch.queue import QueuedJob, SlurmUnreachableError
 from harness.launch.slurm import SlurmRunner
 from harness.launch.sweep import open_sweep
@@ -216,6 +218,51 @@ def test_a_cancelled_trial_is_left_to_the_same_command(tmp_path: Path, fake: Fak
     launcher(tmp_path, TRIALS[:1]).run(TRIALS[:1], notes)
     assert (notes.over[0].status, notes.over[0].resumable) == ("failed", True)
     assert fake.arrays == [1]
+
+
+@pytest.mark.parametrize("state", ["COMPLETED", "TIMEOUT", "NODE_FAIL"])
+def test_a_trial_whose_set_another_process_makes_has_not_died(
+    tmp_path: Path, fake: FakeSlurm, state: str
+) -> None:
+    def end(slurm: FakeSlurm) -> Mapping[tuple[str, int], QueuedJob]:
+        finish(tmp_path, TRIALS[0])
+        return slurm.all_in(state)
+
+    fake.looks = [*[lambda slurm: slurm.all_in(state)] * 9, end]
+    with claimed(TRIALS[0].distillation, tmp_path):
+        launcher(tmp_path, TRIALS[:1], retries="0").run(TRIALS[:1], Notes())
+    assert len(fake.arrays) > 2
+    assert recorded(TRIALS[0], tmp_path).status == "done"
+    assert deaths(TRIALS[0].work_folder(tmp_path)) == ()
+
+
+def test_a_trial_that_is_cancelled_while_its_set_is_made_is_not_submitted_again(
+    tmp_path: Path, fake: FakeSlurm
+) -> None:
+    def end(slurm: FakeSlurm) -> Mapping[tuple[str, int], QueuedJob]:
+        finish(tmp_path, TRIALS[0])
+        return slurm.all_in("CANCELLED")
+
+    fake.looks = [lambda slurm: {}, *[lambda slurm: slurm.all_in("CANCELLED")] * 9, end]
+    notes = Notes()
+    with claimed(TRIALS[0].distillation, tmp_path):
+        launcher(tmp_path, TRIALS[:1]).run(TRIALS[:1], notes)
+    assert (notes.over[0].status, notes.over[0].resumable) == ("failed", True)
+    assert fake.arrays == [1]
+
+
+def test_jobs_that_fail_by_themselves_are_given_up_whoever_makes_the_set(
+    tmp_path: Path, fake: FakeSlurm
+) -> None:
+    def end(slurm: FakeSlurm) -> Mapping[tuple[str, int], QueuedJob]:
+        finish(tmp_path, TRIALS[0])
+        return slurm.all_in("FAILED")
+
+    fake.looks = [*[lambda slurm: slurm.all_in("FAILED")] * 9, end]
+    with claimed(TRIALS[0].distillation, tmp_path):
+        launcher(tmp_path, TRIALS[:1], retries="1").run(TRIALS[:1], Notes())
+    assert fake.arrays == [1, 1]
+    assert recorded(TRIALS[0], tmp_path).status == "failed"
 
 
 def test_in_a_pack_only_the_trial_that_was_under_way_is_held_to_have_died(
