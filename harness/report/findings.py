@@ -69,7 +69,7 @@ def opening(shown: Sequence[Scored], reported: ReportedFigures) -> list[Block]:
 
 
 def findings(shown: Sequence[Scored], reported: ReportedFigures) -> Iterator[Finding]:
-    """All that the records answer: leaders by dataset, then each question where it is answered."""
+    """All that the records answer: leaders by dataset and at equal compute, then each question in turn."""
     usual = [board for board in boards(shown) if _is_usual(board)]
     ordered = sorted(usual, key=lambda board: (-len(board.measured), -board.ipc, board.track.order))
     free = [board for board in ordered if board.track.budget_flops is None]
@@ -77,9 +77,14 @@ def findings(shown: Sequence[Scored], reported: ReportedFigures) -> Iterator[Fin
     # One field of each dataset, the one with most methods; its other ipc would say much the same.
     fields = {board.track.dataset: board for board in reversed(free) if len(_field(board)) >= FEWEST}
     yield from filter(None, map(leader, reversed(fields.values())))
-    for question in QUESTIONS:
-        yield from filter(None, [next(filter(None, map(question, free)), None)])
-    yield from filter(None, [next(filter(None, map(leader, tight)), None), agreement(shown, reported)])
+    first = [_answer(leader, tight), *(_answer(question, free) for question in QUESTIONS)]
+    rest = (_answer(question, free) for question in FURTHER_QUESTIONS)
+    yield from filter(None, itertools.chain(first, [agreement(shown, reported)], rest))
+
+
+def _answer(question: Question, asked: Iterable[Board]) -> Finding | None:
+    """What the first board says that has an answer."""
+    return next(filter(None, map(question, asked)), None)
 
 
 def leader(board: Board) -> Finding | None:
@@ -333,17 +338,14 @@ def _is_published(trial: Trial) -> bool:
     return regime is not None and published(trial, regime) and not trial.source.overrides
 
 
-QUESTIONS: tuple[Question, ...] = (
-    packing,
-    beyond_packing,
-    against_parent,
-    in_simple_loop,
+QUESTIONS: tuple[Question, ...] = (packing, beyond_packing, against_parent, front, equal_steps)
+# Behind the agreement with papers: the last of them give way where there are too many findings.
+FURTHER_QUESTIONS: tuple[Question, ...] = (
     own_settings,
-    front,
-    equal_steps,
-    soft_labels,
-    with_teacher,
+    in_simple_loop,
     elsewhere,
+    with_teacher,
+    soft_labels,
 )
 
 

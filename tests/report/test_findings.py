@@ -299,8 +299,8 @@ def test_commands_can_be_typed_and_there_are_ten_at_most(make_record: Any) -> No
     options = [
         parse_options(dict(zip([w[2:] for w in words[4::2]], words[5::2], strict=True))) for words in typed
     ]
-    assert options[-1].budget == 2e12
-    assert typed[-1][-1] == "2E+12"
+    (tight,) = (words for words, one in zip(typed, options, strict=True) if one.budget == 2e12)
+    assert tight[-1] == "2E+12"
     assert {"folder:cifar10-jpeg", "mnist"} <= {name for one in options for name in one.dataset}
     text = page(scored(records), {}, load_fidelity(), [])
     head = text.partition(f"## {TITLE}\n")[2].partition("\n## ")[0]
