@@ -158,7 +158,7 @@ def distill(
     aligner = Aligner(net, data, config, strategy, context)
 
     for iteration in context.steps(config.iterations, {"images": images, "optimizer": optimizer}):
-        optimizer.param_groups[0]["lr"] = image_rate(config, iteration)
+        optimizer.param_groups[0]["lr"] = image_rate(config, iteration, context.planned_steps())
         student.begin()
         latest = Window(config.window)
         for image_step in range(config.max_image_steps):
@@ -173,9 +173,9 @@ def distill(
     return Distilled.of(data, images, method="cafe", config=config, augmentation=strategy)
 
 
-def image_rate(config: Config, iteration: int) -> float:
-    """Learning rate of the images in an iteration."""
-    halvings = sum(iteration >= round(part * config.iterations) for part in config.lr_halved_at)
+def image_rate(config: Config, iteration: int, iterations: int) -> float:
+    """Learning rate of the images in one of so many iterations."""
+    halvings = sum(iteration >= round(part * iterations) for part in config.lr_halved_at)
     return float(config.lr_img * 0.5**halvings)
 
 

@@ -12,7 +12,9 @@ Departures from the authors' code (uitrbn/IDM `IDM_*.py`): seeds are named inste
 all classes pass the network together and the authors' optimiser step per class is taken as one exact joint
 step (`ClasswiseSGD`); the accuracy meters, which theirs resets whenever it looks at the test set, are reset
 every `meter_reset_every` iterations without any look; `IDM_tiny.py` starts multi-formation from whole
-images by an inverted condition, here TinyImageNet starts from tiles like the others.
+images by an inverted condition, here TinyImageNet starts from tiles like the others. Networks of the pool
+stay in training mode while images are matched, where theirs are in evaluation mode: the same for instance
+norm, and another thing for networks with batch norm (`--arch ConvNetBN`), which no published row has.
 """
 
 from __future__ import annotations

@@ -25,7 +25,8 @@ Departures from the authors' code (ondrejbohdal/label-distillation `label_distil
 MNIST; real and inner batches are drawn anew each time, not in passes; networks learn from the set by the
 benchmark's protocols, with its augmentation, not by as many steps of Adam as the last networks took here;
 a row of zeros is an error and not a division by zero; at cpu scale labels begin near the true ones, where
-evenly spread ones would need some 18 000 steps.
+evenly spread ones would need some 18 000 steps. The FLOPs and images that records tell, and that a budget
+cuts, leave out the fresh networks that judge the labels, about a sixth of the whole at cpu scale.
 """
 
 from __future__ import annotations

@@ -352,6 +352,7 @@ def _trials(
     seeds = range(scale.seeds) if options.seeds is None else options.seeds
     refuse_hard_labels(f"{method} makes", steps.labels, options.protocol)
     refuse_missing_steps(method, steps.learned, options.protocol)
+    _refuse_taught_curve(options)
     _refuse_uneven_steps(method, ipc, steps.multiple)
     made = Distillation(
         method=method,
@@ -375,6 +376,15 @@ def _trials(
         for seed in seeds
         for asked in asked_of(options, scale)
     ]
+
+
+def _refuse_taught_curve(options: Options) -> None:
+    taught = [name for name in options.protocol if protocol_named(name).regime == "teacher"]
+    if options.curve and taught:
+        raise UserError(
+            f"--curve judges a set by networks that no teacher tells, and protocol {taught[0]} asks one; "
+            f"name another, such as --protocol {scale_named(options.scale).protocol}"
+        )
 
 
 def asked_of(options: Options, scale: Scale) -> list[dict[str, Any]]:

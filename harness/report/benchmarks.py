@@ -219,7 +219,8 @@ def _speed_table(sheet: StepSheet) -> str:
         _speed_row(found[method, PLAIN], found.get((method, "fp32")), found.get((method, "bf16")))
         for method in methods
     ]
-    return f"On {_device(sheet)} with torch {sheet.torch}:\n\n{table(SPEED_HEADERS, rows)}{_earlier(sheet)}"
+    place = f"On {measured_on(sheet)}{',' if sheet.device == 'cpu' else ''} with torch {sheet.torch}:"
+    return f"{place}\n\n{table(SPEED_HEADERS, rows)}{_earlier(sheet)}"
 
 
 def _earlier(sheet: StepSheet) -> str:
@@ -229,11 +230,12 @@ def _earlier(sheet: StepSheet) -> str:
     return f"\n\nMeasured before ours kept the memory that it frees: {', '.join(names)}." if names else ""
 
 
-def _device(sheet: StepSheet) -> str:
+def measured_on(sheet: StepSheet) -> str:
+    """Where the steps ran, for people: the GPU's name, or the CPU's with what else tells its sheet apart."""
     if sheet.device != "cpu":
         return sheet.device
     bf16 = "" if sheet.bf16 is None else f", with{'' if sheet.bf16 else 'out'} instructions for bfloat16"
-    return f"{sheet.cpu}, {plural(sheet.threads, 'thread')}{bf16},"
+    return f"{sheet.cpu or 'unknown CPU'}, {plural(sheet.threads, 'thread')}{bf16}"
 
 
 def _speed_row(plain: StepPair, fp32: StepPair | None, bf16: StepPair | None) -> list[str]:

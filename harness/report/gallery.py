@@ -156,10 +156,14 @@ def _inverse(images: NDArray[Any], tensors: Mapping[str, NDArray[Any]]) -> NDArr
     """Images in [0, 1] space, not yet clipped: the inverse of harness.core.data.transforms without torch."""
     import numpy as np
 
-    mean = tensors["transform.mean"]
+    mean, centre = tensors["transform.mean"], tensors.get("transform.centre")
     if "transform.unwhiten" in tensors:
-        whole = images.reshape(len(images), -1) @ tensors["transform.unwhiten"] + mean
-        return np.reshape(whole, images.shape)
+        flat = images.reshape(len(images), -1) @ tensors["transform.unwhiten"]
+        images = np.reshape(flat + (mean if centre is None else centre), images.shape)
+        if centre is None:
+            return images
+        norm = tensors["transform.norm"].item()
+        images = images * norm if norm > 0 else images
     return np.asarray(images * tensors["transform.std"][:, None, None] + mean[:, None, None])
 
 

@@ -95,11 +95,10 @@ def _first_of_each_class(distilled: Distilled, per_class: int) -> tuple[Tensor, 
     """Decoded images (n, C, H, W) in [0, 1], class by class, and their classes."""
     import torch
 
-    images, labels = distilled.decoded()
-    hard = labels if labels.ndim == 1 else labels.argmax(1)
-    members = [(hard == c).nonzero().flatten()[:per_class] for c in range(len(distilled.class_names))]
+    images, classes = distilled.decoded()[0], distilled.hard_labels()
+    members = [(classes == c).nonzero().flatten()[:per_class] for c in range(len(distilled.class_names))]
     chosen = torch.cat(members)
-    return distilled.transform.inverse(images[chosen]).clamp(0, 1), hard[chosen]
+    return distilled.transform.inverse(images[chosen]).clamp(0, 1), classes[chosen]
 
 
 def _nearest(images: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:

@@ -415,6 +415,33 @@ def test_names_stand_at_points_and_lines_and_cover_nothing(browser: Any, tmp_pat
         assert overlapping == []
 
 
+def test_no_two_methods_of_a_track_look_alike_until_there_are_more_than_looks(
+    browser: Any, tmp_path: Path
+) -> None:
+    methods = [f"m{k:02}" for k in range(81)]  # one more than there are looks
+    made = [record(method, 1, 0, 1e12 * (k + 1)) for k, method in enumerate(methods)]
+    made += [record(method, 1, 0, 1e12, arch="LeNet") for method in methods[::20]]
+    records = [msgspec.structs.replace(one, curve=[]) for one in made]
+    build.write(build.files(build.site_of(records, tmp_path)), tmp_path)
+    opened = Page(browser, tmp_path)
+    opened.resize(WIDTHS[0])
+    opened.open("compute.html")
+    tracks = Select(opened.one("[data-track]"))
+    look = "(path) => `${path.getAttribute('fill')} ${path.getAttribute('d')}`"
+    for network, hidden, alike in (("LeNet", 0, 0), ("ConvNetW16", 0, 1), ("ConvNetW16", 1, 0)):
+        tracks.select_by_visible_text(next(o.text for o in tracks.options if o.text.endswith(network)))
+        for entry in opened.all(".entry")[:hidden]:
+            entry.click()
+        shown = len(opened.all(".entry[aria-pressed=true]"))
+        opened.until(
+            "return document.querySelectorAll('#plot .mark-symbol path').length === arguments[0]", shown
+        )
+        for marks in ("#plot .mark-symbol path", ".entry[aria-pressed=true] svg path"):
+            looks = opened.run(f"return [...document.querySelectorAll(arguments[0])].map({look})", marks)
+            assert len(set(looks)) == len(looks) - alike
+        assert ("look alike" in opened.one("[data-notice]").text) == bool(alike)
+
+
 def test_hovering_says_what_a_point_is(page: Page) -> None:
     page.open("compute.html", "?ipc=1&hide=idm")
     page.until("return document.querySelectorAll('#plot .mark-symbol path').length === 2")

@@ -249,6 +249,8 @@ def refused(options: Options) -> str:
             {"budget": 1e9, "methods": ("herding",), "set": (Setting("*", "train_steps", "5"),)},
             "--budget decides the number of steps of herding, and so does --set herding.train_steps",
         ),
+        ({"curve": 2, "protocol": ("kd-smoke",)}, "no teacher tells, and protocol kd-smoke asks one"),
+        ({"curve": 2, "methods": ("rded",)}, "name another, such as --protocol dc-smoke"),
         ({"image_size": 8}, "--image-size is for folder:PATH"),
         ({"set": (Setting("idm", "lr_img", "1"),)}, "'idm' is not selected; expected one of random, dm or *"),
         ({"set": (Setting("dm", "lr_imgs", "1"),)}, "did you mean 'lr_img'"),

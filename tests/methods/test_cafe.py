@@ -272,8 +272,27 @@ def test_the_networks_learn_from_the_synthetic_set() -> None:
 
 
 def test_the_rate_of_the_images_falls_as_published() -> None:
-    rates = {k: cafe.image_rate(cafe.Config(), k) for k in (0, 1199, 1200, 1599, 1600, 1799, 1800, 1999)}
+    rates = {
+        k: cafe.image_rate(cafe.Config(), k, 2000) for k in (0, 1199, 1200, 1599, 1600, 1799, 1800, 1999)
+    }
     assert list(rates.values()) == pytest.approx([0.1, 0.1, 0.05, 0.05, 0.025, 0.025, 0.0125, 0.0125])
+
+
+@pytest.mark.slow
+def test_the_rate_falls_by_the_steps_that_a_budget_buys(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+    real = cafe.image_rate
+
+    def noted(config: cafe.Config, iteration: int, iterations: int) -> float:
+        asked.append((iteration, iterations))
+        return real(config, iteration, iterations)
+
+    monkeypatch.setattr(cafe, "image_rate", noted)
+    config = resolve("cafe", "toy", 1, "smoke").config
+    data = toy(num_classes=2, shape=(1, 8, 8))
+    cafe.distill(data, 1, config=config, context=Context(arch="ConvNetW4D2", budget_flops=1e8))
+    (steps,) = {iterations for iteration, iterations in asked if iteration}
+    assert steps == len(asked) != config.iterations
 
 
 @pytest.mark.slow

@@ -20,11 +20,11 @@ def digits() -> Dataset:
     return load(parse("digits", Path()), Path(), download=False)
 
 
-def saved(path: Path, pixels: torch.Tensor, labels: torch.Tensor, data: Dataset, factor: int = 1) -> Path:
+def saved(path: Path, pixels: torch.Tensor, labels: torch.Tensor, data: Dataset, **facts: Any) -> Path:
     """A distilled file of pixels in [0, 1], of the digits."""
     Distilled(
         data.transform(pixels), labels, ipc=1, dataset="digits", class_names=data.class_names,
-        transform=data.transform, method="dm", factor=factor,
+        transform=data.transform, method="dm", **facts,
     ).save(path)  # fmt: skip
     return path
 
@@ -82,6 +82,18 @@ def test_tiles_are_decoded_first(digits: Dataset, tmp_path: Path) -> None:
     matches = nearest_real(path, digits)
     assert (matches.synthetic == 255).all()
     assert len(matches.synthetic) == 10
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+def test_classes_are_those_of_the_set_where_soft_labels_point_elsewhere(
+    digits: Dataset, tmp_path: Path, factor: int
+) -> None:
+    pixels = torch.arange(10.0)[:, None, None, None].expand(10, 1, 8, 8) / 10
+    elsewhere = torch.eye(10).roll(1, dims=1)
+    facts = {"classes": torch.arange(10), "factor": factor}
+    matches = nearest_real(saved(tmp_path / "set.safetensors", pixels, elsewhere, digits, **facts), digits)
+    assert matches.classes.tolist() == list(range(10))
+    assert matches.synthetic[:, 0, 0, 0] == pytest.approx([25.5 * c for c in range(10)], abs=1)
 
 
 def test_images_of_another_size_are_refused(digits: Dataset, tmp_path: Path) -> None:

@@ -125,6 +125,19 @@ def test_the_page_is_the_golden_one_byte_for_byte(records: list[Record]) -> None
     assert text == (GOLDEN / "paper.md").read_text(encoding="utf-8")
 
 
+def test_steps_of_cpus_of_one_name_stand_apart_if_only_one_has_bf16(records: list[Record]) -> None:
+    sheets = [
+        StepSheet("cpu", "CPU X", 2, "2.9", "", (MeasuredStep("bacon", "fp32", s, 1.0, 2.0),), bf16)
+        for s, bf16 in ((0.25, True), (0.5, False))
+    ]
+    text = page(make_tables(records, FIGURES, CellFilter(), sheets))
+    rows = [re.sub(" +", " ", line) for line in text.splitlines() if "CPU X" in line]
+    assert rows == [
+        "| bacon | CPU X, 2 threads, with instructions for bfloat16 | – | 0.25 |",
+        "| bacon | CPU X, 2 threads, without instructions for bfloat16 | – | 0.5 |",
+    ]
+
+
 def test_a_measured_cell_has_its_gap_to_the_authors_own_figure(records: list[Record]) -> None:
     cell = main_cell(records, "bacon")
     assert (cell.text, cell.gap_text, cell.state) == ("62.0 ± 0.9 (2×2)", "-0.1", "measured")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from harness.core.data import ZCA, Normalization
+from harness.core.data import ZCA, Normalization, RegularisedZCA
 from harness.core.distilled import FORMAT, Distilled
 from harness.core.errors import UserError
 from harness.report import gallery
@@ -57,6 +57,19 @@ def test_zca_is_undone_and_pixels_are_clipped(tmp_path: Path) -> None:
     path = tmp_path / "zca.safetensors"
     Distilled(whitened, torch.tensor([0, 0, 1]), 2, "toy", ("a", "b"), zca, "mtt").save(path)
     expected = torch.cat([pixels[:2], pixels[:1] * 3 - 1]).clamp(0, 1).permute(0, 2, 3, 1) * 255
+    assert np.abs(gallery.load_sheet(path).pixels - expected.numpy()).max() < 0.6
+
+
+@pytest.mark.parametrize("unit_norm", [False, True], ids=["FRePo", "KIP"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_whitening_of_the_method_itself_is_undone(tmp_path: Path, channels: int, unit_norm: bool) -> None:
+    pixels = torch.rand(40, channels, 4, 4, generator=torch.Generator().manual_seed(0))
+    scaling = Normalization.of(MEAN[:channels], STD[:channels])
+    whitening = RegularisedZCA.fit(pixels, scaling, 0.1, unit_norm=unit_norm)
+    made = Distilled(whitening(pixels[:3]), torch.tensor([0, 0, 1]), 2, "toy", ("a", "b"), whitening, "kip")
+    path = tmp_path / "whitened.safetensors"
+    made.save(path)
+    expected = made.pixels().permute(0, 2, 3, 1) * 255
     assert np.abs(gallery.load_sheet(path).pixels - expected.numpy()).max() < 0.6
 
 

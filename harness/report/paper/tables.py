@@ -14,6 +14,7 @@ from harness.core.text import MISSING, count, memory, seconds, table
 from harness.engine.protocol import TUNED
 from harness.engine.records import Record, ran_on
 from harness.perf.steps import PLAIN, StepSheet
+from harness.report.benchmarks import measured_on
 from harness.report.paper.cells import (
     DATASETS,
     IPCS,
@@ -522,10 +523,9 @@ def _gathered(name: str, fact: Fact, records: Iterable[Record]) -> float | None:
 def _steps(methods: set[str], sheets: Iterable[StepSheet]) -> str:
     found: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
     for sheet in sheets:
-        place = sheet.device if sheet.device != "cpu" else f"{sheet.cpu or 'unknown CPU'}"
         for step in sheet.steps:
             if step.method in methods:
-                found[step.method, place][step.variant] = step.seconds
+                found[step.method, measured_on(sheet)][step.variant] = step.seconds
     rows = [
         [method, place, *(f"{known[name]:.3g}" if name in known else MISSING for name in (PLAIN, "fp32"))]
         for (method, place), known in sorted(found.items())

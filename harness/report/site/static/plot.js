@@ -2,7 +2,16 @@
 (() => {
   // Told apart by colour and shape together: more methods than colours that an eye can keep apart.
   const COLORS = ["#3b82c4", "#d97a2b", "#3f9e63", "#cf4a4a", "#8c6bc0", "#9a6a4f", "#c85fa6", "#7d8590", "#a8a032", "#2aa7b3"];
-  const SHAPES = ["circle", "square", "triangle-up", "diamond", "cross"];
+  const SHAPES = {  // names of Vega's, and how the legend draws them
+    circle: "M-6,0a6,6 0 1,0 12,0a6,6 0 1,0 -12,0",
+    square: "M-5,-5h10v10h-10z",
+    "triangle-up": "M0,-6l6,11h-12z",
+    diamond: "M0,-7l6,7l-6,7l-6,-7z",
+    cross: "M-2,-6h4v4h4v4h-4v4h-4v-4h-4v-4h4z",
+    "triangle-down": "M0,6l6,-11h-12z",
+    "triangle-right": "M6,0l-11,6v-12z",
+    "triangle-left": "M-6,0l11,6v-12z",
+  };
   const ALL_IMAGES = 0;
   const FACETS = ["dataset", "scale", "protocol", "network", "arch"];  // of the table, which a track fixes
   const ERRORS = 1;  // an empty plot is no reason for a warning
@@ -15,18 +24,27 @@
   const notice = document.querySelector("[data-notice]");
   const hidden = new Set((Site.parameters().get("hide") || "").split("|").filter(Boolean));
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
-  const looks = new Map();
-  const labels = [...new Set(rows.map((row) => row.label))].sort();
-  labels.forEach((label, index) => {
-    const shape = SHAPES[Math.floor(index / COLORS.length) % SHAPES.length];
-    looks.set(label, { color: COLORS[index % COLORS.length], shape });
-  });
+  const looks = new Map();  // by track and label: there are more labels than looks, but rarely in one track
+  for (const track of new Set(rows.map((row) => row.track))) {
+    const labels = [...new Set(rows.filter((row) => row.track === track).map((row) => row.label))].sort();
+    looks.set(track, new Map(labels.map((label, index) => [label, lookAt(index)])));
+  }
   const NAME = { font: "11px", height: 13, mark: 7 };  // as the plot's specification writes names, in pixels
   const DISTANCES = [10, 16, 24, 34, 46];  // of a name from its mark
   const TURNS = [0, 0.5, -0.5, Math.PI, Math.PI - 0.5, 0.5 - Math.PI, Math.PI / 2, -Math.PI / 2];
   const pen = document.createElement("canvas").getContext("2d");
   let view = null;
   let drawn = 0;
+
+  function lookAt(index) {
+    const shapes = Object.keys(SHAPES);
+    const shape = shapes[Math.floor(index / COLORS.length) % shapes.length];
+    return { color: COLORS[index % COLORS.length], shape };
+  }
+
+  function lookOf(row) {
+    return looks.get(row.track).get(row.label);
+  }
 
   // Training on all images stands beside every number of images per class.
   function isHere(row) {
@@ -63,7 +81,7 @@
     const seed = (row.records || [])[0];
     return {
       ...row,
-      ...looks.get(row.label),
+      ...lookOf(row),
       accuracy: given(row.accuracy),
       low: given(row.low),
       high: given(row.high),
@@ -94,7 +112,7 @@
     const lines = curves
       .filter((row) => isHere(row) && labelled.has(row.label))
       .filter((row) => row.flops > 0)
-      .map((row) => ({ ...row, ...looks.get(row.label), accuracy: 100 * row.accuracy }));
+      .map((row) => ({ ...row, ...lookOf(row), accuracy: 100 * row.accuracy }));
     const bounds = room([...points, ...lines].map((row) => row.accuracy));
     return {
       points: points.filter((row) => row.flops > 0).map((row) => cut(row, bounds)),
@@ -105,7 +123,9 @@
 
   function explain() {
     const shown = here().filter((row) => !hidden.has(row.label));
-    notice.textContent = `${shown.length} of ${here().length} methods shown`;
+    const distinct = new Set(shown.map(lookOf).map(({ color, shape }) => `${color} ${shape}`)).size;
+    const alike = distinct < shown.length ? "; some look alike, since there are more methods than colours and shapes" : "";
+    notice.textContent = `${shown.length} of ${here().length} methods shown${alike}`;
   }
 
   function around(x, y, width, height) {
@@ -170,14 +190,7 @@
     made.setAttribute("viewBox", "-8 -8 16 16");
     made.setAttribute("aria-hidden", "true");
     const shape = made.appendChild(document.createElementNS("http://www.w3.org/2000/svg", "path"));
-    const paths = {
-      circle: "M-6,0a6,6 0 1,0 12,0a6,6 0 1,0 -12,0",
-      square: "M-5,-5h10v10h-10z",
-      "triangle-up": "M0,-6l6,11h-12z",
-      diamond: "M0,-7l6,7l-6,7l-6,-7z",
-      cross: "M-2,-6h4v4h4v4h-4v4h-4v-4h-4v-4h4z",
-    };
-    shape.setAttribute("d", paths[look.shape]);
+    shape.setAttribute("d", SHAPES[look.shape]);
     shape.setAttribute("fill", look.color);
     return made;
   }
@@ -196,11 +209,12 @@
 
   function drawLegend() {
     const present = new Set(here().map((row) => row.label));
-    const buttons = labels.filter((label) => present.has(label)).map((label) => {
+    const entries = [...(looks.get(tracks.value) || [])].filter(([label]) => present.has(label));
+    const buttons = entries.map(([label, look]) => {
       const button = Site.element("button", "entry");
       button.type = "button";
       button.setAttribute("aria-pressed", String(!hidden.has(label)));
-      button.append(swatch(looks.get(label)), Site.element("span", "", label));
+      button.append(swatch(look), Site.element("span", "", label));
       button.addEventListener("click", () => toggle(label, button));
       return button;
     });
