@@ -12,14 +12,18 @@ within what the form can hold. It is said what a form cannot hold and which opti
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from harness.core.data.catalog import FOLDER_PREFIX, KNOWN
 from harness.core.errors import UnknownNameError, UserError
 from harness.core.files import replacing
+from harness.engine.records import DistillationRecord
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -179,6 +183,7 @@ def _write_dc(found: Sequence[Distilled], path: Path) -> None:
         "accs_all_exps": {},
         **_beside(found[0]),
         "learned_lr": [one.learned_lr for one in found],
+        "classes": [None if one.classes is None else one.classes.cpu() for one in found],
     }
     torch.save(content, path)
 
@@ -193,6 +198,8 @@ def _write_npz(found: Sequence[Distilled], path: Path) -> None:
     }
     if one.learned_lr is not None:
         beside["learned_lr"] = np.float64(one.learned_lr)
+    if one.classes is not None:
+        beside["classes"] = one.classes.cpu().numpy()
     with path.open("wb") as file:  # a name would be given another suffix
         np.savez(
             file, images=one.images.movedim(1, 3).cpu().numpy(), labels=one.labels.cpu().numpy(), **beside
@@ -224,7 +231,7 @@ def _bytes(one: Distilled) -> Tensor:
 
 
 def _beside(one: Distilled) -> dict[str, Any]:
-    """What belongs to a set beside images, labels and rate, under the names that the importers know."""
+    """What belongs to a set beside its tensors and rate, under the names that the importers know."""
     state = {f"transform.{name}": tensor.cpu() for name, tensor in one.transform.state().items()}
     return {
         "class_names": one.class_names,
@@ -255,7 +262,7 @@ def _described(found: Sequence[Distilled], request: ExportRequest) -> Iterator[s
             "the images are whitened as only their method does; `submit` brings them back to pixels, and "
             "networks are then trained on these, normalised as the dataset is"
         )
-    yield f"read back: {_reading_back(first, request)}"
+    yield f"read back: {shlex.join(_reading_back(first, request))}"
 
 
 def _loss(one: Distilled) -> str:
@@ -269,15 +276,33 @@ def _loss(one: Distilled) -> str:
     )
 
 
-def _reading_back(one: Distilled, request: ExportRequest) -> str:
+def _reading_back(one: Distilled, request: ExportRequest) -> list[str]:
+    """The words of the command that reads the file again; PATH and NAME are left to the user."""
     from harness.core.data.transforms import ZCA
 
-    dataset = one.dataset if one.dataset in KNOWN else f"{FOLDER_PREFIX}{one.dataset}"
-    words = [f"python -m harness submit {request.output} --dataset {dataset} --method NAME"]
-    if isinstance(one.transform, ZCA):
-        words.append("--zca")
+    known = one.dataset in KNOWN
+    dataset = one.dataset if known else f"{FOLDER_PREFIX}PATH/{one.dataset}"
+    words = ["python", "-m", "harness", "submit", str(request.output), "--dataset", dataset]
+    words += ["--method", "NAME"]
+    side = None if known else _side(one, request.sets[0])
+    words += ["--image-size", str(side)] if side is not None else []
+    words += ["--zca"] if isinstance(one.transform, ZCA) else []
     if request.format == "imagefolder":
-        words += ["--raw", f"--augmentation {one.augmentation or 'none'}"]
-        words += [f"--factor {one.factor}"] if one.factor > 1 else []
-        words += [f"--lr {one.learned_lr!r}"] if one.learned_lr is not None else []
-    return " ".join(words)
+        words += ["--raw", "--augmentation", one.augmentation or "none"]
+        words += ["--factor", str(one.factor)] if one.factor > 1 else []
+        words += ["--lr", repr(one.learned_lr)] if one.learned_lr is not None else []
+    return words
+
+
+def _side(one: Distilled, path: Path) -> int | None:
+    """The side to which the images of the set's folder were resized; None for images as they are stored.
+
+    A set does not say it, the record that lies beside it in a results folder does. Without one, all that are
+    square are taken for resized: of images that are stored so, the option changes no pixel.
+    """
+    try:
+        record = msgspec.json.decode(path.with_suffix(".json").read_bytes(), type=DistillationRecord)
+    except (OSError, msgspec.MsgspecError):
+        height, width = one.images.shape[2:]
+        return height if height == width else None
+    return record.distillation.image_size

@@ -33,6 +33,8 @@ def command(results: Path, words: str, *, path_only: bool, tail: int | None) -> 
 
     UserError if no log fits, or several do and contents are asked for.
     """
+    if tail is not None and tail < 1:
+        raise UserError(f"--tail {tail} is impossible; expected a whole number from 1 up")
     found = logs_of(results, words)
     if not found:
         raise UserError(

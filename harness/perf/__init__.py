@@ -31,7 +31,7 @@ COMMANDS = ("check", "step")
 def command(
     what: str,
     *,
-    device: str = "auto",
+    device: str = devices.AUTO,
     methods: Sequence[str] = (),
     precisions: Sequence[str] = (),
     keep: bool = False,
@@ -51,7 +51,13 @@ def command(
         raise UserError(f"no benchmarks at {FOLDER}; run this in a checkout of the repository")
     _refuse_options(
         {
-            "step": {"methods": methods, "precision": precisions, "keep": keep, "profile": profiled},
+            "step": {
+                "device": device != devices.AUTO,
+                "methods": methods,
+                "precision": precisions,
+                "keep": keep,
+                "profile": profiled,
+            },
             "check": {"against": against, "cases": cases},
         },
         what,

@@ -1,11 +1,13 @@
 """Where the time of one step goes: its operators; shares of arithmetic, memory traffic and the host.
 
 Convolutions and products of matrices are arithmetic; other operators (norms, activations, pooling, copies)
-wait for memory; what is left of the step's time, Python and the autograd engine included, is the host's.
+wait for memory; what is left of the step's time, Python and the autograd engine included, is the host's. Of a
+GPU the operators are its kernels, and the host's is the time in which none runs.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Literal
 
@@ -14,8 +16,16 @@ from tabulate import tabulate
 
 Kind = Literal["arithmetic", "memory", "host"]
 
-# In the names of operators of torch, and of kernels of cuDNN, cuBLAS and CUTLASS.
-ARITHMETIC = ("conv", "mm", "linear", "matmul", "gemm", "cutlass", "wgrad", "dgrad")
+# In the names of operators of torch, and of kernels of cuDNN, cuBLAS and CUTLASS; other names have some of
+# their letters as well: bilinear, convert, GammaBeta, ncclComm.
+ARITHMETIC = re.compile(
+    r"conv(?!ert)|(?<![a-z])(?:add|b|baddb)?mm(?![a-z])|(?<![a-z])linear|matmul|gemm|xmma|cutlass|nvjet"
+    r"|wgrad|dgrad|fprop|winograd",
+    re.IGNORECASE,
+)
+# Loops that the compiler made of the operators around a product, whose names they bear; its templates are
+# products themselves.
+FUSED = re.compile(r"cpp_fused|triton_(?!tem_)")
 # Begin names that are no operators: wrappers of compiled code, and nodes of the autograd engine.
 WRAPPERS = ("autograd::", "Torch-Compiled", "CompiledF", "TorchDynamo", "ProfilerStep", "AOTDispatcher")
 SHOWN = 12
@@ -23,7 +33,7 @@ LONGEST = 60
 
 
 class Operator(msgspec.Struct, frozen=True):
-    """An operator of one step: its calls, and the seconds in it but not in those that it calls."""
+    """An operator or kernel of one step: its calls, and the seconds in it but not in those that it calls."""
 
     name: str
     calls: int
@@ -34,7 +44,8 @@ class Operator(msgspec.Struct, frozen=True):
         """What it waits for."""
         if self.name.startswith(WRAPPERS):
             return "host"
-        return "arithmetic" if any(part in self.name.lower() for part in ARITHMETIC) else "memory"
+        arithmetic = ARITHMETIC.search(self.name) and not FUSED.search(self.name)
+        return "arithmetic" if arithmetic else "memory"
 
 
 class StepProfile(msgspec.Struct, frozen=True):

@@ -25,6 +25,7 @@ import msgspec
 import methods
 from harness.core.errors import UnknownNameError, UserError
 from harness.core.text import MISSING, plural, table
+from harness.engine.provenance import SUBMITTED
 from harness.engine.record_files import collect
 from harness.engine.records import Record, hardware
 from harness.report import by_image
@@ -263,7 +264,8 @@ def _of_folders(a: tuple[str, Path], b: tuple[str, Path]) -> tuple[Side, Side, l
 def kind_of(name: str) -> Kind:
     """What a side names; UserError if it is neither a method, a folder nor a git revision."""
     known = methods.discover()
-    if name in known or (methods.JOIN in name and "/" not in name and _is_composition(name)):
+    submitted = name.endswith(SUBMITTED) and "/" not in name
+    if submitted or name in known or (methods.JOIN in name and "/" not in name and _is_composition(name)):
         return "method"
     if Path(name).is_dir():
         return "folder"

@@ -72,6 +72,7 @@ def _case(one: Imported, source: Source, data: Dataset, request: SubmitRequest) 
     findings += inspect.class_names(one.class_names, data.class_names)
     inspect.refuse_fatal(findings)
     transform = _stated_transform(one, data, request)
+    findings += inspect.whitening(one.transform, data.transform)
     reading, oddities = inspect.read_pixels(images, data, transform, _stated_space(one, request))
     findings += oddities
     distilled = _distilled(_converted(images, reading.space, transform, data), labels, one, data, request)

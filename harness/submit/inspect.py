@@ -97,14 +97,10 @@ def structure(
     if bad:
         return [Finding("error", "numbers", f"{bad} values that are NaN or infinite", "none", fatal=True)]
     found = _labels(labels, data.num_classes)
-    return (
-        found
-        if any(finding.fatal for finding in found)
-        else [
-            *found,
-            *_counts(labels if classes is None else classes, data, ipc),
-        ]
-    )
+    found += [] if classes is None else _labels(classes, data.num_classes)
+    if any(finding.fatal for finding in found):
+        return found
+    return [*found, *_counts(labels if classes is None else classes, data, ipc)]
 
 
 def hard(labels: Tensor) -> Tensor:
@@ -184,6 +180,26 @@ def class_names(theirs: tuple[str, ...] | None, ours: tuple[str, ...]) -> list[F
         return []
     check = "class order" if sorted(theirs) == sorted(ours) else "class names"
     return [Finding("error", check, f"classes {_order(theirs)}", _order(ours), fatal=True)]
+
+
+def whitening(theirs: Transform | None, ours: Transform) -> list[Finding]:
+    """A warning if a set that states its transform was made for images of another kind than networks see.
+
+    Whitening of a method's own is not taken over: a matrix of this size, chosen by whoever hands in the set,
+    could do the work of a network on the test images.
+    """
+    from harness.core.data import ZCA, RegularisedZCA
+
+    if theirs is None or type(theirs) is type(ours):
+        return []
+    if isinstance(theirs, RegularisedZCA):
+        shown = "ZCA-whitened" if isinstance(ours, ZCA) else "plain"
+        seen = f"whitened as only its method does; networks see {shown} images"
+    elif isinstance(theirs, ZCA):
+        seen = "made for ZCA-whitened images, and networks see plain ones; --zca trains on these"
+    else:
+        seen = "made for plain images, and networks see ZCA-whitened ones, as --zca says"
+    return [Finding("warning", "whitening", seen, "")]
 
 
 @dataclass(frozen=True)

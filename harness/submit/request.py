@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from harness.core.data.catalog import KNOWN, DatasetSpec, default_data_dir, parse
+from harness.core.data.catalog import KNOWN, DatasetSpec, parse
 from harness.core.errors import UnknownNameError, UserError
 from harness.core.nets.names import canonical
 from harness.core.text import comma_separated
+from harness.engine.options import Options
 from harness.engine.protocol import protocol_named
 from harness.engine.scales import scale_named
 from harness.submit.importers import FORMATS
@@ -64,8 +65,8 @@ class SubmitRequest:
 
     @property
     def data_dir(self) -> Path:
-        """Folder of the datasets."""
-        return self.data or default_data_dir()
+        """Folder of the datasets; UserError if that is this user's home and there is none."""
+        return Options(data=self.data).data_dir
 
     @cached_property
     def spec(self) -> DatasetSpec:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import shlex
 import subprocess
 import sys
 import warnings
@@ -11,16 +13,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from trials import digits_trial, made_up_set
 
 from harness.commands.cli import main
 from harness.core.context import Context
-from harness.core.data import Dataset, load, parse
+from harness.core.data import Dataset, Normalization, load, parse
 from harness.core.distilled import Distilled
 from harness.core.learned_steps import LearnedSteps
 from harness.core.tangent import KernelRidge, TangentKernel
-from harness.engine.record_files import read_records
+from harness.engine.record_files import read_records, record_bytes, write_atomically
+from harness.engine.records import Record
 from harness.submit import importers
+from harness.submit.cases import prepare
 from harness.submit.importers.common import Imported
+from harness.submit.request import SubmitRequest, add_arguments, request_from
 from methods import random
 from methods.shared.whitening import whitened
 
@@ -59,6 +66,18 @@ def export(path: Path, kind: str, output: Path, *more: str) -> int:
     return main(["export", str(path), "--format", kind, "-o", str(output), *more])
 
 
+def request_of(shown: str, **written: str) -> SubmitRequest:
+    """What the printed command asks for, with what stands for words in it written out."""
+    (command,) = [line for line in shown.splitlines() if line.startswith("read back: ")]
+    for name, word in written.items():
+        command = command.replace(name, word)
+    words = shlex.split(command.removeprefix("read back: "))
+    assert words[:4] == ["python", "-m", "harness", "submit"]
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return request_from(parser.parse_args([*words[4:], "--lint-only"]))
+
+
 def read(path: Path, data: Dataset) -> Imported:
     (found,) = importers.read(importers.find(path), data)
     return found
@@ -94,6 +113,52 @@ def test_our_own_form_keeps_the_learned_steps(
     assert stepped.steps is not None
     assert torch.equal(found.rows, stepped.steps.rows)
     assert torch.equal(found.sizes, stepped.steps.sizes)
+
+
+@pytest.fixture(scope="module")
+def swapped(real: Distilled) -> Distilled:
+    """As `label_swap` and KIP leave a set: soft labels whose largest entries are not those of the classes."""
+    rows = torch.nn.functional.one_hot(real.labels.roll(3), 10) * 0.9 + 0.01
+    return replace(real, labels=rows, classes=real.labels)
+
+
+@pytest.mark.parametrize("kind", ["dc", "npz", "safetensors"])
+def test_classes_that_soft_labels_do_not_tell_come_along(
+    kind: str, swapped: Distilled, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert export(saved(swapped, tmp_path), kind, tmp_path / FILES[kind]) == 0
+    shown = capsys.readouterr().out
+    assert "dropped" not in shown
+    request = request_of(shown)
+    (case,) = prepare(request)
+    assert not [finding for finding in case.findings if finding.level == "error"]
+    assert case.distilled.digest() == swapped.digest()
+
+
+def test_each_set_of_a_file_has_its_own_classes(
+    real: Distilled, swapped: Distilled, digits: Dataset, tmp_path: Path
+) -> None:
+    turned = replace(swapped, classes=real.labels.flip(0))
+    paths = [
+        saved(one, tmp_path, f"{k}.safetensors")
+        for k, one in enumerate((swapped, turned, replace(swapped, classes=None)))
+    ]
+    output = tmp_path / "all.pt"
+    assert main(["export", *map(str, paths), "--format", "dc", "-o", str(output)]) == 0
+    first, second, third = importers.read(importers.find(output), digits)
+    assert first.classes is not None
+    assert second.classes is not None
+    assert torch.equal(first.classes, real.labels)
+    assert torch.equal(second.classes, real.labels.flip(0))
+    assert third.classes is None
+
+
+def test_hard_labels_need_no_classes_beside_them(swapped: Distilled, digits: Dataset, tmp_path: Path) -> None:
+    output = tmp_path / "set.npz"
+    assert export(saved(swapped, tmp_path), "npz", output, "--labels", "hard") == 0
+    found = read(output, digits)
+    assert found.classes is None
+    assert torch.equal(found.labels, swapped.hard_labels())
 
 
 @pytest.mark.parametrize("kind", ["dc", "npz", "safetensors"])
@@ -304,3 +369,48 @@ def test_a_dataset_of_pairs_says_what_it_drops(learned: Distilled) -> None:
     with pytest.warns(UserWarning, match=r"an ordinary dataset drops the kernel that the set is for \(fc"):
         pairs = replace(learned, ridge=KernelRidge(TangentKernel("fc", 2), 1e-6)).to_dataset()
     assert len(pairs) == len(learned.images)
+
+
+@pytest.fixture
+def birds(tmp_path: Path) -> Path:
+    """A folder of images, whose path and classes have to be quoted."""
+    root = tmp_path / "my data" / "two birds"
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 2, 6, 12, 12, 3), dtype=np.uint8)
+    for part, split in zip(pixels, ("train", "test"), strict=True):
+        for images, name in zip(part, ("a hen", "a rook"), strict=True):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for k, image in enumerate(images):
+                Image.fromarray(image).save(folder / f"{k}.png")
+    return root
+
+
+@pytest.mark.parametrize("size", [None, 8])
+@pytest.mark.parametrize("recorded", [True, False])
+def test_sets_of_a_folder_are_read_back_as_is_printed(
+    size: int | None, recorded: bool, birds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = load(parse(f"folder:{birds}", tmp_path, size), tmp_path)
+    path = saved(random.distill(data, IPC, context=Context(seed=4)), tmp_path)
+    if recorded:
+        trial = digits_trial(dataset="two birds", dataset_source="folder", image_size=size)
+        record = made_up_set(Record(id=trial.id, trial=trial, status="done", images_digest="0" * 64))
+        write_atomically(path.with_suffix(".json"), record_bytes(record))
+    output = tmp_path / "their set.npz"
+    assert export(path, "npz", output) == 0
+    shown = capsys.readouterr().out
+    assert "--dataset 'folder:PATH/two birds'" in shown
+    assert ("--image-size" in shown) == (size is not None or not recorded)
+    request = request_of(shown, PATH=str(birds.parent))
+    assert request.file == output
+    (case,) = prepare(request)
+    assert case.distilled.digest() == Distilled.load(path).digest()
+
+
+def test_a_folder_of_images_that_are_no_squares_was_not_resized(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = Normalization.of((0.5,), (0.5,))
+    wide = Distilled(torch.zeros(2, 1, 4, 8), torch.arange(2), 1, "wide", ("a", "b"), data)
+    assert export(saved(wide, tmp_path), "dc", tmp_path / "set.pt") == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith("--dataset folder:PATH/wide --method NAME")

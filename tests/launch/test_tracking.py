@@ -153,3 +153,9 @@ def test_a_log_is_found_by_id_or_by_words(tmp_path: Path, capsys: pytest.Capture
         logs.command(tmp_path, "digits", path_only=False, tail=None)
     with pytest.raises(UserError, match="no log of a trial 'bacon'"):
         logs.command(tmp_path, "bacon", path_only=False, tail=None)
+
+
+@pytest.mark.parametrize("tail", [0, -3])
+def test_a_tail_without_lines_is_refused(tail: int, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"--tail {tail} is impossible; expected a whole number from 1 up"):
+        logs.command(tmp_path, "random", path_only=False, tail=tail)

@@ -5,7 +5,8 @@
 Prints one JSON object: seconds per step (median) and the peak of resident memory during these steps above
 what the process held before its first one (on a GPU, the peak of its memory). Of our own steps also the FLOPs
 of one, and how many a second the machine makes where it does nothing but multiply large matrices. With
-`profile` one step runs under torch's profiler, and printed are its seconds and its operators.
+`profile` one step runs under torch's profiler, and printed are its seconds and its operators, on a GPU its
+kernels.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from __future__ import annotations
 import json
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from loops import Loop, all_loops
+from torch.autograd import DeviceType
+from torch.autograd.profiler_util import FunctionEventAvg
 from torch.profiler import ProfilerActivity, profile
 
 from harness.core import clock
@@ -127,8 +130,21 @@ class Watch:
         }
 
 
+def spent(events: Iterable[FunctionEventAvg], *, cuda: bool) -> Iterator[tuple[str, int, float]]:
+    """Name, calls and own seconds of each operator; of a GPU those of each kernel.
+
+    There an operator's time is once more that of its kernels, and an annotation's that of all within it.
+    """
+    for event in events:
+        if cuda and (event.device_type != DeviceType.CUDA or event.is_user_annotation):
+            continue
+        microseconds = event.self_device_time_total if cuda else event.self_cpu_time_total
+        if microseconds > 0:
+            yield event.key, event.count, microseconds / 1e6
+
+
 class Profiler(Watch):
-    """The operators of one step, after some that do not count."""
+    """The operators of one step, of a GPU its kernels, after some that do not count."""
 
     def __init__(self, device: str) -> None:
         super().__init__(device, 1)
@@ -144,10 +160,7 @@ class Profiler(Watch):
             start = clock.read(self.device)
             yield
             self._seconds.append(clock.read(self.device) - start)
-        for event in found.key_averages():
-            microseconds = event.self_device_time_total if cuda else event.self_cpu_time_total
-            if microseconds > 0:
-                self._operators.append((event.key, event.count, microseconds / 1e6))
+        self._operators = list(spent(found.key_averages(), cuda=cuda))
 
     def figures(self) -> dict[str, Any]:
         """Seconds of the step, and name, calls and own seconds of each operator."""

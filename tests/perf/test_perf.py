@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict
+from typing import Any
 
 import pytest
 from loops import all_loops
+from measure_step import spent
+from torch.autograd import DeviceType
+from torch.autograd.profiler_util import EventList, FunctionEvent
 
 from harness import perf
 from harness.core.errors import UnknownNameError, UserError
@@ -38,6 +42,9 @@ def test_options_of_the_other_command_are_refused() -> None:
         perf.command("step", against="HEAD")
     with pytest.raises(UserError, match="--methods goes with `perf step`, not with `perf check`"):
         perf.command("check", methods=("bacon",))
+    for device in ("cuda", "cpu"):
+        with pytest.raises(UserError, match="--device goes with `perf step`, not with `perf check`"):
+            perf.command("check", device=device)
 
 
 @pytest.mark.slow
@@ -74,6 +81,27 @@ def test_a_step_says_where_its_time_goes(
     assert host >= 0
     assert 98 <= arithmetic + memory + host <= 102
     assert re.search(r"conv\w* +arithmetic", out)
+
+
+def test_time_on_a_gpu_is_that_of_its_kernels_alone() -> None:
+    """Operators hold the time of the kernels that they start, and annotations that of all within."""
+
+    def event(k: int, name: str, seconds: float, **more: Any) -> FunctionEvent:
+        made = {"thread": 0, "start_us": 0, "end_us": 1e6 * seconds, "use_device": "cuda", "stack": []}
+        return FunctionEvent(k, name, **(made | more))
+
+    operator = event(1, "aten::addmm", 0.1)
+    operator.append_kernel("ampere_sgemm_128x64_tn", 0, 3e6)
+    kernels = [event(k, "ampere_sgemm_128x64_tn", 1.5, device_type=DeviceType.CUDA) for k in (2, 3)]
+    marked = event(4, "step", 5.0, device_type=DeviceType.CUDA, is_user_annotation=True)
+    found = EventList([operator, *kernels, marked], use_device="cuda")
+    found._build_tree()
+    averages = found.key_averages()
+    assert sum(one.self_device_time_total for one in averages) == 11e6
+    assert list(spent(averages, cuda=True)) == [("ampere_sgemm_128x64_tn", 2, 3.0)]
+    on_cpu = EventList([event(1, "aten::addmm", 0.1)])
+    on_cpu._build_tree()
+    assert list(spent(on_cpu.key_averages(), cuda=False)) == [("aten::addmm", 1, pytest.approx(0.1))]
 
 
 @pytest.mark.slow

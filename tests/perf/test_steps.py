@@ -83,6 +83,37 @@ def test_a_share_is_told_in_whole_percent_or_one_digit(flops: float | None, text
     assert steps.share_text(steps.MeasuredStep("dm", "fp32", 1.0, 1.0, 1.0, flops, 1e9)) == text
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("aten::linear", "arithmetic"),
+        ("aten::baddbmm", "arithmetic"),
+        ("aten::_scaled_mm", "arithmetic"),
+        ("aten::convolution_backward", "arithmetic"),
+        ("aten::upsample_bilinear2d_backward", "memory"),
+        ("graph_0_cpp_fused_convolution_relu_0", "memory"),
+        ("ampere_sgemm_128x64_tn", "arithmetic"),
+        ("nvjet_hsh_128x256_64x4_1x2_h_bz_coopA_NTT", "arithmetic"),
+        ("sm90_xmma_fprop_implicit_gemm_tf32f32_tf32f32_f32_nhwckrsc_nhwc_tilesize128x128x32", "arithmetic"),
+        ("void cudnn::winograd_nonfused::winogradForwardOutput4x4<float, float>(...)", "arithmetic"),
+        ("void cudnn::cnn::wgrad2d_grouped_direct_kernel<false, true>(...)", "arithmetic"),
+        ("void cutlass::Kernel2<cutlass_80_tensorop_s1688gemm_128x128_32x3_nn_align4>(...)", "arithmetic"),
+        ("triton_tem_fused_mm_1", "arithmetic"),
+        ("triton_poi_fused_convolution_relu_3", "memory"),
+        ("triton_red_fused_native_group_norm_backward_mm_7", "memory"),
+        ("void at::native::(anonymous namespace)::GammaBetaBackwardCUDAKernel1<float>(...)", "memory"),
+        ("void at::native::(anonymous namespace)::upsample_bilinear2d_out_frame<float>(...)", "memory"),
+        ("void at::native::vectorized_elementwise_kernel<4, at::native::FillFunctor<float>>(...)", "memory"),
+        ("void cudnn::ops::nchwToNhwcKernel<float, float, float, true, false>(...)", "memory"),
+        ("void at::native::unrolled_elementwise_kernel<convert_to_half>(...)", "memory"),
+        ("ncclDevKernel_AllReduce_Sum_f32(ncclDevComm*, unsigned long)", "memory"),
+        ("Memcpy DtoD (Device -> Device)", "memory"),
+    ],
+)
+def test_what_operators_and_kernels_wait_for(name: str, kind: str) -> None:
+    assert profile.Operator(name, 1, 1.0).kind == kind
+
+
 def test_a_profile_tells_arithmetic_memory_and_host_apart() -> None:
     operators = [
         ("aten::mkldnn_convolution", "arithmetic"),

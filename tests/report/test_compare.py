@@ -127,6 +127,19 @@ def test_two_methods_within_a_results_folder(
     assert printed.splitlines()[-1].startswith("bacon is better than dm+bacon in 1 of 1 cell, worse in 0,")
 
 
+def test_a_method_and_what_was_submitted_under_its_name(
+    make_record: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = [*seeds(make_record, "dm", 1, [0.5, 0.51]), *seeds(make_record, "dm@submitted", 1, [0.4, 0.41])]
+    results = write(tmp_path / "r", made)
+    assert main(["compare", "dm", "dm@submitted", "--results", str(results)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[-1].startswith("dm is better than dm@submitted in 1 of 1 cell")
+    assert kind_of("my-set@submitted") == "method"
+    (tmp_path / "my-set@submitted").mkdir()
+    assert kind_of(str(tmp_path / "my-set@submitted")) == "folder"
+
+
 @pytest.fixture
 def folders(make_record: Any, tmp_path: Path) -> Callable[[Sequence[float], Sequence[float]], list[str]]:
     """Two results folders with seeds of these means, as words of the command line."""

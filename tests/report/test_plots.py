@@ -19,6 +19,7 @@ from trials import put_record
 from harness.commands.cli import main
 from harness.core.data import Normalization, load, parse
 from harness.core.distilled import Distilled
+from harness.core.errors import UserError
 from harness.engine.records import CurvePoint, Record
 from harness.report import plots
 from harness.report.plots import axes, cost, heat, labels, scenes, style
@@ -340,6 +341,20 @@ def test_nothing_reported_is_drawn_where_papers_speak_of_something_else(
 def test_looks_differ_also_without_colours() -> None:
     looks = [style.MethodStyle.of(place) for place in range(28)]
     assert len({(look.marker, str(look.dashes)) for look in looks}) == 28
+
+
+def test_without_a_home_the_data_folder_is_asked_for(
+    records: list[Record], write_records: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nobody(uid: int) -> None:
+        raise KeyError(uid)
+
+    results = write_records(*records[:1])
+    for name in ("HARNESS_DATA", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    with pytest.raises(UserError, match=r"no home folder.*HARNESS_DATA"):
+        plots.command(plots.selection_of("ipc", "", "", "", ""), results)
 
 
 def test_every_kind_of_figure_is_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ from harness.core.data.toy import toy
 from harness.core.errors import UserError
 from harness.core.formation import compose, decode
 from harness.submit import inspect
+from methods.shared.whitening import whitened
 
 IPC = 5
 
@@ -101,6 +102,16 @@ def test_what_cannot_be_evaluated_is_fatal(images: Tensor, labels: Tensor, digit
     assert faults["labels"][0].seen == "class numbers 1 to 10"
     (rows,) = inspect.structure(images, torch.ones(len(images), 7) / 7, digits, None)
     assert rows.fatal
+
+
+def test_classes_beside_soft_labels_are_those_of_the_dataset(
+    images: Tensor, labels: Tensor, digits: Dataset
+) -> None:
+    rows = torch.nn.functional.one_hot(labels.roll(1), 10).float()
+    assert inspect.structure(images, rows, digits, None, labels) == []
+    for classes in (labels - 1, labels + 1):
+        (finding,) = inspect.structure(images, rows, digits, None, classes)
+        assert (finding.check, finding.fatal) == ("labels", True)
 
 
 def test_soft_labels_have_to_be_probabilities(images: Tensor, labels: Tensor, digits: Dataset) -> None:
@@ -274,3 +285,20 @@ def test_other_class_names_or_their_other_order() -> None:
     assert inspect.class_names(("a", "b"), ("a", "b")) == []
     assert checks(inspect.class_names(("b", "a"), ("a", "b"))) == [("error", "class order")]
     assert checks(inspect.class_names(("a", "c"), ("a", "b"))) == [("error", "class names")]
+
+
+def test_another_kind_of_normalisation_is_said(digits: Dataset) -> None:
+    plain, zca = digits.transform, load(parse("digits", Path("."), zca=True), Path(".")).transform
+    own = whitened(digits, 0.1).transform
+    assert inspect.whitening(None, plain) == []
+    assert inspect.whitening(Normalization.of((0.1,), (0.2,)), plain) == []
+    assert inspect.whitening(zca, zca) == []
+    said = {
+        (zca, plain): "made for ZCA-whitened images, and networks see plain ones; --zca trains on these",
+        (plain, zca): "made for plain images, and networks see ZCA-whitened ones, as --zca says",
+        (own, plain): "whitened as only its method does; networks see plain images",
+        (own, zca): "whitened as only its method does; networks see ZCA-whitened images",
+    }
+    for (theirs, ours), words in said.items():
+        (finding,) = inspect.whitening(theirs, ours)
+        assert str(finding) == f"warning: whitening: {words}"

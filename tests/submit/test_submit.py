@@ -20,7 +20,9 @@ from PIL import Image
 from harness.commands.cli import main
 from harness.commands.status import summarise
 from harness.core.context import Context
+from harness.core.data import load, parse
 from harness.core.distilled import Distilled
+from harness.core.tangent import KernelRidge, TangentKernel
 from harness.engine.record_files import existing_record, read_records
 from harness.engine.records import Record
 from harness.report.claims import claims_markdown
@@ -28,6 +30,7 @@ from harness.report.formats import markdown
 from harness.report.standing import scored
 from harness.report.tables import blocks_by_track, document
 from methods import random
+from methods.shared.whitening import whitened
 
 IPC = 2
 ARCH = "ConvNetW8"
@@ -476,3 +479,59 @@ def test_missing_names_are_asked_for(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_command_line_stays_free_of_torch() -> None:
     code = "import sys, harness.submit.command, harness.submit.importers; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_what_is_left_out_of_whitened_sets_and_those_of_a_kernel_is_said(
+    distilled: Distilled, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    view = whitened(load(parse("digits", Path(".")), Path(".")), 0.1)
+    ridge = KernelRidge(TangentKernel("vec", 3), 1e-6)
+    own = dataclasses.replace(
+        distilled, images=view.transform(distilled.pixels()), transform=view.transform, ridge=ridge
+    )
+    assert submit(save_own(own, tmp_path), tmp_path / "results", "--lint-only") == 0
+    shown = capsys.readouterr().out
+    assert "warning: whitening: whitened as only its method does; networks see plain images" in shown
+    assert (
+        "warning: format: only networks are measured, which leaves out the kernel that the set is for "
+        "(vec, regulariser 1e-06)"
+    ) in shown
+    zca = random.distill(load(parse("digits", Path("."), zca=True), Path(".")), IPC, context=Context(seed=4))
+    assert submit(save_own(zca, tmp_path), tmp_path / "results", "--lint-only") == 0
+    assert "warning: whitening: made for ZCA-whitened images" in capsys.readouterr().out
+    assert submit(save_own(zca, tmp_path), tmp_path / "results", "--lint-only", "--zca") == 0
+    assert "whitening" not in capsys.readouterr().out
+
+
+def test_classes_in_an_export_are_one_for_each_image(
+    distilled: Distilled, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a file of others a name such as `classes` may stand for anything."""
+    rows = torch.nn.functional.one_hot(distilled.labels, 10).float()
+    path = tmp_path / "set.pt"
+    content = {"images": distilled.images, "labels": rows, "classes": torch.arange(3)}
+    torch.save(content, path)
+    assert submit(path, tmp_path / "results", "--lint-only") == 0
+    ours = {f"transform.{name}": tensor for name, tensor in distilled.transform.state().items()}
+    for classes in (torch.arange(3), distilled.labels.float()):
+        torch.save(content | ours | {"classes": classes}, path)
+        capsys.readouterr()
+        assert submit(path, tmp_path / "results", "--lint-only") == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "expected a whole number for each of the 20 images" in line
+
+
+def test_without_a_home_the_data_folder_is_asked_for(
+    distilled: Distilled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def nobody(uid: int) -> None:
+        raise KeyError(uid)
+
+    path = save_dc(distilled, tmp_path)
+    for name in ("HARNESS_DATA", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    assert submit(path, tmp_path / "results") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "this user has no home folder" in line
+    assert "pass --data, or set HARNESS_DATA" in line

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from harness.core.data.catalog import default_data_dir
 from harness.core.errors import UnknownNameError, UserError
 from harness.core.text import plural, table
+from harness.engine.options import Options
 from harness.engine.record_files import collect
 from harness.report.frames import print_problems
 from harness.report.plots import accuracy, cost, heat, images, style
@@ -87,7 +87,7 @@ def command(
     chosen = selection.of(records)
     if not chosen:
         raise UserError("no record fits all of --dataset, --methods, --scale and --ipc; leave some out")
-    scenes = scenes_of(chosen, results, data_dir or default_data_dir())
+    scenes = scenes_of(chosen, results, Options(data=data_dir).data_dir)
     undrawn: list[UndrawnFigure] = []
     written = list(draw(scenes, selection.kinds or tuple(KINDS), output or results / DEFAULT_FOLDER, undrawn))
     print_undrawn(undrawn)

@@ -10,8 +10,9 @@ A file of DC holds one pair for each repetition of the distillation, and the acc
 networks of all repetitions in a row. DM, IDM and BACON take one more step between the evaluation and the
 file, so that these accuracies are those of the set one step before.
 
-What this harness exports has its normalisation, class names, augmentation and rate beside the set, under the
-names that they have in its own files; other readers pass over them.
+What this harness exports has its normalisation, class names, augmentation, rate and, where soft labels do not
+tell them, classes beside the set, under the names that they have in its own files; other readers pass over
+them.
 """
 
 from __future__ import annotations
@@ -126,10 +127,12 @@ def _the_one(aliases: Sequence[str], names: Mapping[str, Any], path: Path) -> An
 def _named(content: Mapping[Any, Any], image: Any, label: Any, path: Path, importer: str) -> Imported:
     names = {str(name).lower(): name for name in content}
     rate = next((content[names[name]] for name in RATE_NAMES if name in names), None)
+    images = as_tensor(content[image], "images", path)
     return Imported(
         importer,
-        as_tensor(content[image], "images", path),
+        images,
         as_tensor(content[label], "labels", path),
+        classes=_classes(content, content.get("classes"), len(images), path),
         learned_lr=rate_of(rate, path),
         claims=_claims(content.get(ACCURACIES), 0, 1),
         **_stated(content, path),
@@ -146,22 +149,25 @@ def _from_list(
         return [_steps(content, path)]
     if not all(isinstance(item, (list, tuple)) and _is_set_in_a_row(item) for item in content):
         raise UserError(f"{path}: {EXPECTED}; found {kind_of(content)}")
-    rates = around.get("learned_lr")
-    rates = (
-        rates if isinstance(rates, (list, tuple)) and len(rates) == len(content) else [rates] * len(content)
-    )
+    rates, classes = (_of_each(around.get(name), len(content)) for name in ("learned_lr", "classes"))
     return [
         Imported(
             importer,
             as_tensor(item[0], "images", path),
             as_tensor(item[1], "labels", path),
             k,
+            classes=_classes(around, classes[k], len(item[0]), path),
             claims=_claims(around.get(ACCURACIES), k, len(content)),
             learned_lr=rate_of(item[2] if len(item) > 2 else rates[k], path),
             **_stated(around, path),
         )
         for k, item in enumerate(content)
     ]
+
+
+def _of_each(value: Any, count: int) -> Sequence[Any]:
+    """What is said of each set: one item of a list of so many, else the same."""
+    return value if isinstance(value, (list, tuple)) and len(value) == count else [value] * count
 
 
 def _is_set_in_a_row(content: Sequence[Any]) -> bool:
@@ -255,6 +261,22 @@ def _stated(content: Mapping[Any, Any], path: Path) -> dict[str, Any]:
     if (factor := content.get("factor")) is not None:
         found["factor"] = int(factor)
     return found
+
+
+def _classes(content: Mapping[Any, Any], classes: Any, count: int, path: Path) -> Tensor | None:
+    """The class of each of so many images, as an export of this harness says it.
+
+    In a file of others, which has no transform, the name may stand for anything.
+    """
+    if classes is None or f"{TRANSFORM}mean" not in content:
+        return None
+    found = as_tensor(classes, "classes", path)
+    if found.shape != (count,) or found.is_floating_point():
+        raise UserError(
+            f"{path}: classes of shape {tuple(found.shape)} and type {found.dtype}; expected a whole number "
+            f"for each of the {count} images"
+        )
+    return found.long()
 
 
 def _transform(content: Mapping[Any, Any], path: Path) -> Transform | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -37,4 +38,8 @@ def _own(path: Path) -> Imported:
         factor=distilled.factor,
         augmentation=distilled.augmentation,
         steps=distilled.steps,
+        notes=tuple(
+            f"only networks are measured, which leaves out {loss}"
+            for loss in replace(distilled, steps=None).beyond_pairs()
+        ),
     )
