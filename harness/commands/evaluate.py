@@ -63,7 +63,7 @@ def handle(arguments: argparse.Namespace) -> int:
 
 
 def command(options: Options, wanted: SetFilter, files: Sequence[Path], again: str) -> int:
-    """Evaluate the wanted sets; returns 0 only if all that was asked is answered.
+    """Evaluate the wanted sets that are here and were made here; returns 0 if all is answered.
 
     UserError if there is no such set or none that can be asked, or a file is no set of a record under the
     results folder.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import methods
 from harness.core.data.catalog import FOLDER_PREFIX, parse
-from harness.core.errors import UnknownNameError, UserError
+from harness.core.errors import UserError
 from harness.engine.options import Options
 from harness.engine.plan import (
     DatasetFacts,
@@ -23,7 +23,7 @@ from harness.engine.plan import (
 )
 from harness.engine.records import Distillation, Trial
 from harness.launch.launchers import launcher_of
-from harness.report.filters import NOUNS
+from harness.report.filters import refuse_unknown
 
 # What is said of a set by these options of `run`.
 FILTERS = ("methods", "dataset", "ipc", "scale", "arch")
@@ -43,11 +43,8 @@ class SetFilter:
     def check(self, there: Iterable[Distillation]) -> None:
         """UnknownNameError for a value that none of the sets has that are there, if there are any."""
         facts = [_facts(made) for made in there]
-        for name, values in self.values.items():
-            known = {one[name] for one in facts}
-            for wanted in map(_dataset_name, values):
-                if known and wanted not in known:
-                    raise UnknownNameError(f"{NOUNS.get(name, name)} among the records", wanted, known)
+        for name, values in self.values.items() if facts else ():
+            refuse_unknown(name, map(_dataset_name, values), {one[name] for one in facts})
 
     @property
     def folders(self) -> dict[str, str]:

@@ -50,6 +50,7 @@ from harness.engine.records import (
     Trial,
 )
 from harness.engine.settings import RunSettings
+from harness.engine.surroundings import with_threads
 
 if TYPE_CHECKING:
     from harness.core.context import Context
@@ -162,22 +163,24 @@ class _Run:
 
 def _attempt(run: _Run) -> Record:
     start = _fresh_start(run)
-    try:
-        _set_up(run.settings.device, run.settings.threads)
-        return _measured(run)
-    except BusyError:
-        raise  # another process is making the set
-    except Exception as error:  # noqa: BLE001 - whatever a method raises costs this trial only
-        _log_traceback(run, error)
-        status, reason, resumable = failure(error)
-        return Record(
-            id=run.trial.id,
-            status=status,
-            reason=reason,
-            resumable=resumable,
-            trial=run.trial,
-            provenance=_provenance(run, start, resumed=0),
-        )
+    # What this process runs next does not have the threads of a run that goes on with its own.
+    with with_threads(run.settings.threads):
+        try:
+            _set_up(run.settings.device, run.settings.threads)
+            return _measured(run)
+        except BusyError:
+            raise  # another process is making the set
+        except Exception as error:  # noqa: BLE001 - whatever a method raises costs this trial only
+            _log_traceback(run, error)
+            status, reason, resumable = failure(error)
+            return Record(
+                id=run.trial.id,
+                status=status,
+                reason=reason,
+                resumable=resumable,
+                trial=run.trial,
+                provenance=_provenance(run, start, resumed=0),
+            )
 
 
 def _measured(run: _Run) -> Record:

@@ -280,9 +280,10 @@ class SlurmRunner:
 def _not_waiting(trial: Trial, state: str, results: Path) -> AbstractContextManager[None]:
     """BusyError if all that a job may have done is wait for another process that makes the trial's set.
 
-    A job that failed did so by itself, and would again each time it was submitted until the set is made.
+    A job that failed, or took too much memory, did so by itself, and would again each time it was submitted.
     """
-    return contextlib.nullcontext() if state == "FAILED" else claimed(trial.distillation, results)
+    by_itself = state in ("FAILED", "OUT_OF_MEMORY")
+    return contextlib.nullcontext() if by_itself else claimed(trial.distillation, results)
 
 
 def places_of(results: Path, trials: Iterable[Trial]) -> dict[str, LastSubmission]:

@@ -66,20 +66,25 @@ def command(
         from harness.perf.gate import check
 
         return check(ROOT, against, cases)
+    if keep and profiled:
+        raise UserError("--keep keeps what steps take, --profile shows where it goes; type one of them")
     methods, precisions = methods or STEP_METHODS, precisions or steps.PRECISIONS
     _check_names(methods, precisions)
     chosen = devices.choose(device).name
     if profiled:
-        if keep:
-            raise UserError("--keep keeps what steps take, --profile shows where it goes; type one of them")
         asked = itertools.product(methods, precisions)
         print(profile.as_text([_profile_step(method, precision, chosen) for method, precision in asked]))
-        return 0
-    sheet = steps.measure_steps(methods, chosen, _measure_step, precisions)
+    else:
+        _measure_steps(methods, precisions, chosen, keep=keep)
+    return 0
+
+
+def _measure_steps(methods: Sequence[str], precisions: Sequence[str], device: str, *, keep: bool) -> None:
+    """Print what steps take, and keep it among the sheets that come along."""
+    sheet = steps.measure_steps(methods, device, _measure_step, precisions)
     print(steps.as_text(sheet))
     if keep:
         print(f"kept in {steps.keep(sheet, steps.SHEETS)}")
-    return 0
 
 
 def _refuse_options(given: Mapping[str, Mapping[str, object]], what: str) -> None:

@@ -125,8 +125,12 @@ def _findings(shown: Sequence[Scored], reported: ReportedFigures) -> str:
 
 
 def _over_everything(shown: Sequence[Scored]) -> str:
-    """The first places of each scale, and where the others are; empty if nothing can be ranked."""
-    found = [summary for summary in summaries(shown) if summary.ranks.standings]
+    """The first places of each scale, and where the others are; empty if nothing can be ranked.
+
+    Not of a budget with one cell: its own table says as much.
+    """
+    ranked = (summary for summary in summaries(shown) if summary.ranks.standings)
+    found = [one for one in ranked if one.budget_flops is None or len(one.ranks.cells) > 1]
     if not found:
         return ""
     cut = any(len(summary.ranks.standings) > FIRST_PLACES for summary in found)

@@ -33,7 +33,7 @@ LEGEND = (
 def beyond_blocks(found: Scored) -> list[Block]:
     """The table of a track and what its columns mean; nothing where no random images were measured."""
     regime = protocol_regime(found)
-    rows = [_row(key, found, regime) for key in found.rankings]
+    rows = [_row(key, found, regime) for key, cell in found.grid.items() if cell.groups]
     shown = [k for k, _ in enumerate(HEADERS) if k < 2 or any(row[k] != MISSING for row in rows)]
     if len(shown) == 2:
         return []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from operator import attrgetter
 from typing import Any
@@ -32,10 +32,7 @@ class Filters:
         """The wanted records; UserError for a value that no record has, and where nothing is left."""
         records = list(records)
         for name, fact in FACTS.items():
-            known = {str(fact(record)) for record in records}
-            for wanted in getattr(self, name):
-                if wanted not in known:
-                    raise UnknownNameError(f"{NOUNS.get(name, name)} among the records", wanted, known)
+            refuse_unknown(name, getattr(self, name), {str(fact(record)) for record in records})
         chosen = [record for record in records if self._wants(record)]
         if not any(record.trial.method in self.methods or not self.methods for record in chosen):
             raise UserError("no record fits all of the filters together; leave one of them out")
@@ -47,6 +44,13 @@ class Filters:
             name in whatever or not getattr(self, name) or str(fact(record)) in getattr(self, name)
             for name, fact in FACTS.items()
         )
+
+
+def refuse_unknown(name: str, wanted: Iterable[str], known: Collection[str]) -> None:
+    """UnknownNameError for the first value of a filter that no record has."""
+    for value in wanted:
+        if value not in known:
+            raise UnknownNameError(f"{NOUNS.get(name, name)} among the records", value, known)
 
 
 FACTS: Mapping[str, Callable[[Record], Any]] = {

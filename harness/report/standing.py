@@ -29,9 +29,9 @@ OVERSPENT = 1.01  # times the budget: a step more or less is no matter
 class Ranking:
     """What is known of one cell among those of its column.
 
-    best: whether its mean, as shown, is the highest of several. behind: the best one's accuracy less this
-    one's; None for the best one itself. rank: the ranks left open among `ranked` cells. gap: the ceiling's
-    accuracy less this one's, None if the ceiling was not measured.
+    best: whether its mean, as shown, is that of the `foremost` of several. behind: the best one's accuracy
+    less this one's; None for the best one itself. rank: the ranks left open among `ranked` cells. gap: the
+    ceiling's accuracy less this one's, None if the ceiling was not measured.
     """
 
     estimate: Estimate

@@ -12,7 +12,7 @@ from typing import TypeVar
 import msgspec
 
 from harness.core.errors import UserError
-from harness.core.text import MISSING, percent, plural
+from harness.core.text import MISSING, in_flops, percent, plural
 from harness.engine.record_files import collect
 from harness.report.filters import Filters
 from harness.report.formats import Block, Heading, Items, Paragraph, Table, code, markdown, plain, strong
@@ -50,11 +50,17 @@ class BoardCell:
 
 @dataclass(frozen=True)
 class Summary:
-    """The ranks of one scale; `ambiguous` are methods with several configurations, by the cells of these."""
+    """The ranks of one scale, under one budget if there was any.
+
+    Not ranked are methods with several configurations, `ambiguous`, and those that spent more than the
+    budget, `beyond`, by the cells of these.
+    """
 
     scale: str
+    budget_flops: float | None
     ranks: Ranks[BoardCell]
     ambiguous: Mapping[str, Sequence[BoardCell]]
+    beyond: Mapping[str, Sequence[BoardCell]]
 
 
 def command(results: Path, filters: Filters, *, as_json: bool) -> int:
@@ -78,11 +84,11 @@ def command(results: Path, filters: Filters, *, as_json: bool) -> int:
 
 
 def summaries(tracks: Iterable[Scored]) -> list[Summary]:
-    """The ranks of each scale, in the order of the tracks; the ceiling has no part in them."""
-    by_scale: dict[str, list[Scored]] = defaultdict(list)
+    """The ranks of each scale and budget, in the order of the tracks; the ceiling has no part in them."""
+    together: dict[tuple[str, float | None], list[Scored]] = defaultdict(list)
     for found in tracks:
-        by_scale[found.track.scale].append(found)
-    return [_summary(scale, members) for scale, members in by_scale.items()]
+        together[found.track.scale, found.track.budget_flops].append(found)
+    return [_summary(*alike, members) for alike, members in together.items()]
 
 
 def as_blocks(found: Iterable[Summary], *, most: int | None = None, level: int = 2) -> list[Block]:
@@ -145,6 +151,8 @@ def _left_out_by_name(summary: Summary) -> list[str]:
             f"{strong('Not ranked')} in {_listed(cells)}: {plain(method)}, which ran there with several"
             " settings, none or more than one of them its own."
         )
+    for method, cells in summary.beyond.items():
+        lines.append(f"{strong('Not ranked')} in {_listed(cells)}: {plain(method)}, which spent more there.")
     ranked = len(summary.ranks.standings)
     for names, cells in _inverted(summary.ranks.left_out).items():
         lines.append(
@@ -156,10 +164,12 @@ def _left_out_by_name(summary: Summary) -> list[str]:
 
 def _left_out_by_number(summary: Summary) -> list[str]:
     """How many methods are not ranked and how many cells not counted, in one line; nothing without any."""
-    methods, cells = {*_lacking(summary), *summary.ambiguous}, summary.ranks.left_out
+    methods = {*_lacking(summary), *summary.ambiguous, *summary.beyond}
+    cells = summary.ranks.left_out
     parts = []
     if methods:
-        why = "not measured in each of these cells, beyond its budget or with several settings"
+        beyond = ", beyond the budget" if summary.beyond else ""
+        why = f"not measured in each of these cells{beyond}, or with several settings"
         parts.append(f"{plural(len(methods), 'method')} {why}")
     if cells:
         parts.append(f"{plural(len(cells), 'cell')} in which some of the ranked methods were not measured")
@@ -170,16 +180,20 @@ def _left_out_by_number(summary: Summary) -> list[str]:
 
 def _lacking(summary: Summary) -> dict[str, Sequence[BoardCell]]:
     """The cells that methods lack which are not ranked for that alone."""
-    return {name: cells for name, cells in summary.ranks.lacking.items() if name not in summary.ambiguous}
+    known = {*summary.ambiguous, *summary.beyond}
+    return {name: cells for name, cells in summary.ranks.lacking.items() if name not in known}
 
 
-def _summary(scale: str, tracks: Sequence[Scored]) -> Summary:
+def _summary(scale: str, budget: float | None, tracks: Sequence[Scored]) -> Summary:
     scores: dict[BoardCell, dict[str, Groups]] = {}
     ambiguous: dict[str, list[BoardCell]] = defaultdict(list)
+    beyond: dict[str, list[BoardCell]] = defaultdict(list)
     for found in tracks:
         rows: dict[tuple[int, str], list[tuple[Row, Cell]]] = defaultdict(list)
         for (row, ipc), cell in found.grid.items():
-            if cell.groups and not overspent(found.track.budget_flops, cell):
+            if overspent(budget, cell):
+                beyond[row.method].append(BoardCell(found.track, ipc))
+            elif cell.groups:
                 rows[ipc, row.method].append((row, cell))
         for (ipc, method), configurations in sorted(rows.items()):
             place = BoardCell(found.track, ipc)
@@ -188,7 +202,7 @@ def _summary(scale: str, tracks: Sequence[Scored]) -> Summary:
                 ambiguous[method].append(place)
             else:
                 scores[place][method] = own.groups
-    return Summary(scale, ranks(scores), dict(ambiguous))
+    return Summary(scale, budget, ranks(scores), dict(ambiguous), dict(beyond))
 
 
 def _own(configurations: Sequence[tuple[Row, Cell]]) -> Cell | None:
@@ -204,7 +218,9 @@ def _own(configurations: Sequence[tuple[Row, Cell]]) -> Cell | None:
 def _title(summary: Summary) -> str:
     found = summary.ranks
     counted = f": {plural(len(found.standings), 'method')} over {plural(len(found.cells), 'cell')}"
-    return f"{summary.scale} scale{counted if found.standings else ''}"
+    budget = summary.budget_flops
+    within = "" if budget is None else f", {in_flops(budget)} for each distillation"
+    return f"{summary.scale} scale{within}{counted if found.standings else ''}"
 
 
 def _interval(found: Interval | None) -> str:
@@ -237,6 +253,7 @@ def _facts(summary: Summary) -> dict[str, object]:
     found = summary.ranks
     return {
         "scale": summary.scale,
+        "budget_flops": summary.budget_flops,
         "standings": [
             asdict(one) | {"borda": one.borda, "win_rate": one.win_rate} for one in found.standings
         ],

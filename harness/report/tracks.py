@@ -207,20 +207,26 @@ def rows_of(records: Sequence[Record]) -> list[Row]:
     """The row of each record among these, which tells configurations of a method apart.
 
     Averaging over them would show an accuracy that no configuration has. Those with settings set by hand are
-    labelled with these, and the method's own settings with nothing. Where that leaves configurations of one
-    ipc with the same label, all are labelled with the settings that differ.
+    labelled with these, and the method's own settings with nothing, also where somebody typed them. Where
+    that leaves configurations of one ipc with the same label, all are labelled with the settings that differ.
     """
     differing = _differing_settings(records)
-    by_hand = [_row(record.trial, {*record.trial.source.overrides}) for record in records]
+    trials = [record.trial for record in records]
+    own = {_configuration(trial) for trial in trials if not trial.source.overrides}
+    changed = [{*trial.source.overrides} if _configuration(trial) not in own else set() for trial in trials]
+    by_hand = [_row(trial, names) for trial, names in zip(trials, changed, strict=True)]
     unclear = _put_together(
         (row, record) for row, record in zip(by_hand, records, strict=True) if row.method in differing
     )
     return [
-        _row(record.trial, differing[row.method] | {*record.trial.source.overrides})
-        if row.method in unclear
-        else row
-        for row, record in zip(by_hand, records, strict=True)
+        _row(trial, differing[row.method] | names) if row.method in unclear else row
+        for row, trial, names in zip(by_hand, trials, changed, strict=True)
     ]
+
+
+def _configuration(trial: Trial) -> tuple[str, int, str]:
+    """A method as it ran at an ipc."""
+    return trial.method, trial.ipc, repr(trial.config)
 
 
 def _differing_settings(records: Iterable[Record]) -> Mapping[str, set[str]]:

@@ -39,13 +39,11 @@ class Case:
 def prepare(request: SubmitRequest) -> Iterator[Case]:
     """The sets of the file, converted and looked over, all of it without any look at the test split."""
     from harness.core.data import load, sealed
+    from harness.engine.trial import compute_as_trials_do
     from harness.submit import importers
 
     assert request.file is not None
-    if request.threads is not None:
-        import torch
-
-        torch.set_num_threads(request.threads)
+    compute_as_trials_do(request.device, request.threads)
     spec = request.spec
     source = importers.find(request.file, request.format)
     data = load(spec, request.data_dir)

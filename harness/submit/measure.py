@@ -168,9 +168,8 @@ def _measured(case: Case, trial: Trial, found: FoundSet | None, request: SubmitR
     from harness.core.distilled import Distilled
     from harness.engine.outcomes import done_record
     from harness.engine.provenance import code_digest, provenance
-    from harness.engine.trial import ask, compute_as_trials_do
+    from harness.engine.trial import ask
 
-    compute_as_trials_do(request.device, request.threads)
     started_at = clock.now()
     spec = request.spec
     data = load(spec, request.data_dir, download=False, device=request.device)

@@ -309,6 +309,7 @@ def test_a_run_that_goes_on_computes_with_as_many_threads(
     with with_threads(1):
         stopped(trial, one, answers, "of distill" if answers < 4 else "of network 1")
         record = run_trial(trial, two)
+        assert torch.get_num_threads() == 1, "what is run next has its own"
     assert facts(record) == facts(undisturbed)
     for run in (record.distilled_in, record.provenance):
         assert run is not None

@@ -251,18 +251,19 @@ def test_a_trial_that_is_cancelled_while_its_set_is_made_is_not_submitted_again(
     assert fake.arrays == [1]
 
 
+@pytest.mark.parametrize(("state", "status"), [("FAILED", "failed"), ("OUT_OF_MEMORY", "oom")])
 def test_jobs_that_fail_by_themselves_are_given_up_whoever_makes_the_set(
-    tmp_path: Path, fake: FakeSlurm
+    state: str, status: str, tmp_path: Path, fake: FakeSlurm
 ) -> None:
     def end(slurm: FakeSlurm) -> Mapping[tuple[str, int], QueuedJob]:
         finish(tmp_path, TRIALS[0])
-        return slurm.all_in("FAILED")
+        return slurm.all_in(state)
 
-    fake.looks = [*[lambda slurm: slurm.all_in("FAILED")] * 9, end]
+    fake.looks = [*[lambda slurm: slurm.all_in(state)] * 9, end]
     with claimed(TRIALS[0].distillation, tmp_path):
         launcher(tmp_path, TRIALS[:1], retries="1").run(TRIALS[:1], Notes())
     assert fake.arrays == [1, 1]
-    assert recorded(TRIALS[0], tmp_path).status == "failed"
+    assert recorded(TRIALS[0], tmp_path).status == status
 
 
 def test_in_a_pack_only_the_trial_that_was_under_way_is_held_to_have_died(

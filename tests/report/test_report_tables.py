@@ -250,6 +250,11 @@ def test_settings_set_by_hand_are_named_without_the_methods_own_beside_them(make
     assert row(sections([record], {}), "dm (lr_img=1.0)")[1] == "81.0 ± 1.0 (1×3)"
 
 
+def test_a_setting_that_was_typed_as_it_is_changes_no_row(make_record: Any) -> None:
+    typed = make_record("dm", 1, 0, settings_source=f"{BY_HAND}lr_img")
+    assert row(sections([typed, make_record("dm", 1, 1)], {}), "dm")[1] == "81.0 ± 0.9 (2×3)"
+
+
 def test_settings_that_differ_between_ipcs_are_one_method(make_record: Any) -> None:
     text = sections([make_record("dm", 1), make_record("dm", 10, config={"lr_img": 10.0})], {})
     assert row(text, "dm")[1:] == ["81.0 ± 1.0 (1×3)", "81.0 ± 1.0 (1×3)"]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from trials import cost_of
 
 from harness.commands.cli import main
 from harness.core.errors import UserError
@@ -186,8 +187,8 @@ def test_the_page_says_how_many_are_left_out(make_record: Any) -> None:
     assert "**Left out**" not in page(scored(whole), {}, load_fidelity())
     late = [*whole, *seeds(make_record, "late", 0.9)]
     assert (
-        "- **Left out**: 1 method not measured in each of these cells, beyond its budget or with several"
-        f" settings. `{COMMAND}` names them."
+        "- **Left out**: 1 method not measured in each of these cells, or with several settings."
+        f" `{COMMAND}` names them."
     ) in page(scored(late), {}, load_fidelity())
     alone = [*late, make_record("bacon", dataset="svhn", dataset_source="folder", accuracies=[0.5])]
     text = page(scored(alone), {}, load_fidelity())
@@ -200,12 +201,33 @@ def test_a_page_without_two_methods_has_no_such_section(make_record: Any) -> Non
     assert "Over everything" not in page(scored([make_record()]), {}, load_fidelity())
 
 
+def test_a_budget_has_ranks_of_its_own_without_those_beyond_it(
+    make_record: Any, write_records: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tight = full(make_record, budget_flops=2e12, distill=cost_of(2e12))
+    rich = seeds(make_record, "rded", 0.9, budget_flops=2e12, distill=cost_of(2.4e12))
+    free = full(make_record)
+    text = printed(write_records(*free, *tight, *rich), capsys)
+    assert "## cpu scale: 4 methods over 4 cells" in text
+    assert "## cpu scale, 2.00 TFLOPs for each distillation: 4 methods over 4 cells" in text
+    (line,) = (line for line in text.splitlines() if "Not ranked" in line)
+    assert "mnist ipc 1" in line
+    assert line.endswith(": rded, which spent more there.")
+    shown = page(scored([*free, *tight, *rich]), {}, load_fidelity())
+    assert (
+        "1 method not measured in each of these cells, beyond the budget, or with several settings" in shown
+    )
+    alone = [record for record in tight if record.trial.ipc == 1 and record.trial.dataset == "mnist"]
+    assert "### cpu scale, 2.00" not in page(scored([*free, *alone]), {}, load_fidelity())
+
+
 def test_the_committed_records_can_be_ranked() -> None:
     from harness.engine.record_files import read_records
 
     results = Path(__file__).parents[2] / "results"
-    (cpu,) = [found for found in summaries(scored(read_records(results))) if found.scale == "cpu"]
+    known = {(found.scale, found.budget_flops): found for found in summaries(scored(read_records(results)))}
+    cpu = known["cpu", None]
     ranked = [one.method for one in cpu.ranks.standings]
-    assert {"random", "dm", "idm", "bacon"} <= set(ranked)
+    assert {"random", "herding", "dm", "idm", "bacon"} <= set(ranked)
     assert "whole" not in ranked
     assert len(cpu.ranks.cells) >= 4
