@@ -145,7 +145,7 @@ def beyond_budget(view: Preview) -> list[str]:
     told = ", ".join(f"{method} ({in_flops(flops)})" for method, flops in spent.items())
     return [
         f"note: beyond --budget, which does not cut what has to be there before the first step (a teacher, "
-        f"say): {told}; tables will name them and leave them out of the findings"
+        f"say): {told}; tables will name them and not rank them"
     ]
 
 

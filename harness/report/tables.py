@@ -397,11 +397,15 @@ def _below_floor(found: Scored) -> str:
             below[plain(row.label)].append(ipc)
     if not below:
         return ""
-    named = "; ".join(f"{label} (ipc {', '.join(map(str, sorted(ipcs)))})" for label, ipcs in below.items())
     return (
         f"Clearly below {code(FLOOR)} at the same ipc (where a reason is known, the file under"
-        f" {code('methods/')} gives it): {named}."
+        f" {code('methods/')} gives it): {_with_ipcs(below)}."
     )
+
+
+def _with_ipcs(found: Mapping[str, Iterable[int]]) -> str:
+    """`forgetting (ipc 1, 10); kcenter (ipc 10)`."""
+    return "; ".join(f"{label} (ipc {', '.join(map(str, sorted(ipcs)))})" for label, ipcs in found.items())
 
 
 def _beyond_budget(found: Scored) -> str:
@@ -431,8 +435,7 @@ def _same_sets(found: Scored) -> str:
             twins[" and ".join(sorted(labels))].append(ipc)
     if not twins:
         return ""
-    named = "; ".join(f"{labels} (ipc {', '.join(map(str, sorted(ipcs)))})" for labels, ipcs in twins.items())
-    return f"The same sets, byte for byte, and so the same figures: {named}."
+    return f"The same sets, byte for byte, and so the same figures: {_with_ipcs(twins)}."
 
 
 def _cost_table(found: Scored, *, brief: bool) -> Table:

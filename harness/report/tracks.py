@@ -210,13 +210,16 @@ def rows_of(records: Sequence[Record]) -> list[Row]:
     labelled with these, and the method's own settings with nothing, also where somebody typed them. Where
     that leaves configurations of one ipc with the same label, all are labelled with the settings that differ.
     """
-    differing = _differing_settings(records)
     trials = [record.trial for record in records]
-    own = {_configuration(trial) for trial in trials if not trial.source.overrides}
-    changed = [{*trial.source.overrides} if _configuration(trial) not in own else set() for trial in trials]
+    ran = [Configuration(trial.method, trial.ipc, repr(trial.config)) for trial in trials]
+    own = {one for one, trial in zip(ran, trials, strict=True) if not trial.source.overrides}
+    differing = _differing_settings(dict(zip(ran, trials, strict=True)))
+    changed = [
+        {*trial.source.overrides} if one not in own else set() for one, trial in zip(ran, trials, strict=True)
+    ]
     by_hand = [_row(trial, names) for trial, names in zip(trials, changed, strict=True)]
     unclear = _put_together(
-        (row, record) for row, record in zip(by_hand, records, strict=True) if row.method in differing
+        (row, one) for row, one in zip(by_hand, ran, strict=True) if row.method in differing
     )
     return [
         _row(trial, differing[row.method] | names) if row.method in unclear else row
@@ -224,32 +227,35 @@ def rows_of(records: Sequence[Record]) -> list[Row]:
     ]
 
 
-def _configuration(trial: Trial) -> tuple[str, int, str]:
-    """A method as it ran at an ipc."""
-    return trial.method, trial.ipc, repr(trial.config)
+class Configuration(NamedTuple):
+    """A method as it ran at an ipc; `config` holds its settings in words."""
+
+    method: str
+    ipc: int
+    config: str
 
 
-def _differing_settings(records: Iterable[Record]) -> Mapping[str, set[str]]:
-    """For each method, settings that take several values at one ipc."""
-    configs: dict[tuple[str, int], dict[str, Mapping[str, Any]]] = defaultdict(dict)
-    for trial in (record.trial for record in records):
-        configs[trial.method, trial.ipc][repr(trial.config)] = trial.config
+def _differing_settings(ran: Mapping[Configuration, Trial]) -> Mapping[str, set[str]]:
+    """For each method, settings that take several values at one ipc, from a trial of each configuration."""
+    configs: dict[tuple[str, int], list[Mapping[str, Any]]] = defaultdict(list)
+    for one, trial in ran.items():
+        configs[one.method, one.ipc].append(trial.config)
     differing: dict[str, set[str]] = defaultdict(set)
     for (method, _), found in configs.items():
         if len(found) > 1:
             # One that is left out, since it came later and has its default, is a value like another.
-            for name in set().union(*found.values()):
-                values = {repr(config[name]) if name in config else None for config in found.values()}
+            for name in set().union(*found):
+                values = {repr(config[name]) if name in config else None for config in found}
                 if len(values) > 1:
                     differing[method].add(name)
     return differing
 
 
-def _put_together(placed: Iterable[tuple[Row, Record]]) -> set[str]:
+def _put_together(placed: Iterable[tuple[Row, Configuration]]) -> set[str]:
     """Methods of which a row holds several configurations of one ipc."""
-    configs: dict[tuple[Row, int], set[str]] = defaultdict(set)
-    for row, record in placed:
-        configs[row, record.trial.ipc].add(repr(record.trial.config))
+    configs: dict[tuple[Row, int], set[Configuration]] = defaultdict(set)
+    for row, one in placed:
+        configs[row, one.ipc].add(one)
     return {row.method for (row, _), found in configs.items() if len(found) > 1}
 
 

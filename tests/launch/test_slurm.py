@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 from support import recorded
@@ -27,11 +27,14 @@ here = slurm.Code.here
 TRIALS = [digits_trial(seed=seed) for seed in range(3)]
 
 
+Look: TypeAlias = "Callable[[FakeSlurm], Mapping[tuple[str, int], QueuedJob]]"
+
+
 @dataclass
 class FakeSlurm:
     """Takes arrays, and makes of the queue at each look what a test says."""
 
-    looks: list[Callable[[FakeSlurm], Mapping[tuple[str, int], QueuedJob]]] = field(default_factory=list)
+    looks: list[Look] = field(default_factory=list)
     arrays: list[int] = field(default_factory=list)
 
     def all_in(self, state: str, reason: str = "") -> Mapping[tuple[str, int], QueuedJob]:
@@ -118,6 +121,16 @@ def finish(folder: Path, *trials: Trial) -> None:
         put_record(Record(id=trial.id, status="done", trial=trial, accuracies=[0.5]), folder)
 
 
+def looks_at(state: str, folder: Path) -> list[Look]:
+    """Nine looks at jobs in a state, and one after which the record of the first trial is there."""
+
+    def end(slurm: FakeSlurm) -> Mapping[tuple[str, int], QueuedJob]:
+        finish(folder, TRIALS[0])
+        return slurm.all_in(state)
+
+    return [*[lambda slurm: slurm.all_in(state)] * 9, end]
+
+
 @pytest.mark.slow
 def test_a_sweep_ends_when_each_trial_has_its_record(tmp_path: Path, fake: FakeSlurm) -> None:
     def work(slurm: FakeSlurm) -> Mapping[tuple[str, int], QueuedJob]:
@@ -202,11 +215,7 @@ def test_a_job_that_met_a_full_disk_is_left_to_the_same_command(tmp_path: Path, 
 
 
 def test_making_room_is_no_failure_however_often_it_happens(tmp_path: Path, fake: FakeSlurm) -> None:
-    def end(slurm: FakeSlurm) -> Mapping[tuple[str, int], QueuedJob]:
-        finish(tmp_path, TRIALS[0])
-        return slurm.all_in("PREEMPTED")
-
-    fake.looks = [*[lambda slurm: slurm.all_in("PREEMPTED")] * 9, end]
+    fake.looks = looks_at("PREEMPTED", tmp_path)
     launcher(tmp_path, TRIALS[:1], retries="0").run(TRIALS[:1], Notes())
     assert len(fake.arrays) > 2
     assert recorded(TRIALS[0], tmp_path).status == "done"
@@ -224,11 +233,7 @@ def test_a_cancelled_trial_is_left_to_the_same_command(tmp_path: Path, fake: Fak
 def test_a_trial_whose_set_another_process_makes_has_not_died(
     tmp_path: Path, fake: FakeSlurm, state: str
 ) -> None:
-    def end(slurm: FakeSlurm) -> Mapping[tuple[str, int], QueuedJob]:
-        finish(tmp_path, TRIALS[0])
-        return slurm.all_in(state)
-
-    fake.looks = [*[lambda slurm: slurm.all_in(state)] * 9, end]
+    fake.looks = looks_at(state, tmp_path)
     with claimed(TRIALS[0].distillation, tmp_path):
         launcher(tmp_path, TRIALS[:1], retries="0").run(TRIALS[:1], Notes())
     assert len(fake.arrays) > 2
@@ -239,11 +244,7 @@ def test_a_trial_whose_set_another_process_makes_has_not_died(
 def test_a_trial_that_is_cancelled_while_its_set_is_made_is_not_submitted_again(
     tmp_path: Path, fake: FakeSlurm
 ) -> None:
-    def end(slurm: FakeSlurm) -> Mapping[tuple[str, int], QueuedJob]:
-        finish(tmp_path, TRIALS[0])
-        return slurm.all_in("CANCELLED")
-
-    fake.looks = [lambda slurm: {}, *[lambda slurm: slurm.all_in("CANCELLED")] * 9, end]
+    fake.looks = [lambda slurm: {}, *looks_at("CANCELLED", tmp_path)]
     notes = Notes()
     with claimed(TRIALS[0].distillation, tmp_path):
         launcher(tmp_path, TRIALS[:1]).run(TRIALS[:1], notes)
@@ -255,11 +256,7 @@ def test_a_trial_that_is_cancelled_while_its_set_is_made_is_not_submitted_again(
 def test_jobs_that_fail_by_themselves_are_given_up_whoever_makes_the_set(
     state: str, status: str, tmp_path: Path, fake: FakeSlurm
 ) -> None:
-    def end(slurm: FakeSlurm) -> Mapping[tuple[str, int], QueuedJob]:
-        finish(tmp_path, TRIALS[0])
-        return slurm.all_in(state)
-
-    fake.looks = [*[lambda slurm: slurm.all_in(state)] * 9, end]
+    fake.looks = looks_at(state, tmp_path)
     with claimed(TRIALS[0].distillation, tmp_path):
         launcher(tmp_path, TRIALS[:1], retries="1").run(TRIALS[:1], Notes())
     assert fake.arrays == [1, 1]
