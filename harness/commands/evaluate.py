@@ -16,7 +16,14 @@ from harness.commands.run import carry_out, deadline_in, finish
 from harness.core.errors import UserError
 from harness.core.text import plural
 from harness.engine.options import Options, parse_options
-from harness.engine.plan import asked_of, protocols_of, refuse_hard_labels, refuse_missing_steps
+from harness.engine.plan import (
+    RATE_OF_RATE,
+    asked_of,
+    protocols_of,
+    refuse_hard_labels,
+    refuse_missing_steps,
+    refuse_other_rates,
+)
 from harness.engine.provenance import SUBMITTED
 from harness.engine.record_files import collect, found_sets
 from harness.engine.records import Distillation, LabelKind, trial_of
@@ -75,6 +82,8 @@ def command(options: Options, wanted: SetFilter, files: Sequence[Path], again: s
     for made, kind in chosen:
         refuse_hard_labels(f"the set of {made.label} has", kind, _protocols(made, options))
         refuse_missing_steps(made.method, _learned(made), _protocols(made, options))
+        if RATE_OF_RATE in made.config:
+            refuse_other_rates(f"the set of {made.label} keeps", _protocols(made, options))
     trials = [trial_of(made, **asked) for made, _ in chosen for asked in _asked(made, options)]
     print(f"{plural(len(chosen), 'set')} to ask", file=sys.stderr)
     plan = plan_of(trials, options, wanted.folders, repeated=False)

@@ -23,11 +23,13 @@ from harness.core.nets.names import canonical, convnet_spec
 from harness.core.regime import Regime
 from harness.core.settings import lengths, values_of
 from harness.engine.options import Options, Setting
+from harness.engine.parts import SGD
 from harness.engine.protocol import protocol_named
 from harness.engine.record_files import existing_record
 from harness.engine.records import CEILING, FLOOR, SOFT_FLOOR, Distillation, Record, Trial, trial_of
 from harness.engine.scales import Scale, scale_named
 
+RATE_OF_RATE = "lr_lr"  # the setting of each method that learns the rate of SGD along
 # What every method is compared with, by the regimes in which it is run along.
 COMPANIONS: Mapping[str, tuple[Regime, ...]] = {
     FLOOR: ("hard", "teacher"),
@@ -352,6 +354,8 @@ def _trials(
     seeds = range(scale.seeds) if options.seeds is None else options.seeds
     refuse_hard_labels(f"{method} makes", steps.labels, options.protocol)
     refuse_missing_steps(method, steps.learned, options.protocol)
+    if RATE_OF_RATE in config:
+        refuse_other_rates(f"sets of {method} keep", options.protocol)
     _refuse_taught_curve(options)
     _refuse_uneven_steps(method, ipc, steps.multiple)
     made = Distillation(
@@ -436,6 +440,22 @@ def refuse_missing_steps(method: str, learned: int, protocols: Iterable[str]) ->
             "none; choose another protocol (`python -m harness list protocols`), or a method that learns "
             "steps, such as dd"
         )
+
+
+def refuse_other_rates(whose: str, protocols: Iterable[str]) -> None:
+    """UserError if sets that keep a learned rate are to be asked under a protocol that cannot go by it.
+
+    Such a rate is of plain training by SGD: it says nothing of Adam's steps, nor of losses to a teacher.
+    `whose` stands in the sentence: "sets of mtt keep".
+    """
+    for protocol in map(protocol_named, protocols):
+        if protocol.regime == "teacher" or not isinstance(protocol.recipe.optimiser, SGD):
+            trains = "by what a teacher says" if protocol.regime == "teacher" else "by another optimiser"
+            raise UserError(
+                f"protocol {protocol.name} trains {trains}, and {whose} the rate of SGD that was learned for "
+                "their own labels; choose one of SGD, such as the method's own (leave --protocol off, or see "
+                "`python -m harness list protocols`)"
+            )
 
 
 def _refuse_uneven_steps(method: str, ipc: int, multiple: int) -> None:

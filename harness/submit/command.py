@@ -30,7 +30,8 @@ def command(request: SubmitRequest) -> int:
         if request.json:
             print(_as_json(cases, []))
         return int(stopped)
-    records = [evaluate_case(case, trial, request) for case in cases for trial in trials_of(case, request)]
+    asked = [(case, trial) for case in cases for trial in trials_of(case, request)]
+    records = [evaluate_case(case, trial, request) for case, trial in asked]
     late = [finding for record in records for finding in _late(record)]
     from harness.report.claims import claims_markdown
 

@@ -16,6 +16,7 @@ from harness.core.data.catalog import KNOWN, DatasetSpec
 from harness.core.data.files import folder_splits
 from harness.core.errors import UserError
 from harness.core.seeds import seed_for
+from harness.engine.plan import refuse_other_rates
 from harness.engine.protocol import protocol_named
 from harness.engine.record_files import (
     FoundSet,
@@ -69,6 +70,8 @@ def trials_of(case: Case, request: SubmitRequest) -> list[Trial]:
         settings_from=SettingsSource(kind="submitted", file=case.source.path.name),
     )
     protocols = [protocol_named(name) for name in request.protocol or (scale.protocol,)]
+    if case.distilled.learned_lr is not None:
+        refuse_other_rates(f"{case.source.path.name} keeps", [protocol.name for protocol in protocols])
     return [
         trial_of(
             made,

@@ -632,6 +632,26 @@ def test_steps_that_a_method_does_not_learn_are_refused_at_once() -> None:
     assert planned == {("dd", "dc-smoke"), ("dd", "dd")} | along, "others keep no steps"
 
 
+@pytest.mark.parametrize(
+    ("method", "protocol", "words"),
+    [
+        ("mtt", "ncfm-2000", "trains by another optimiser"),
+        ("tesla@soft", "frepo-cpu", "trains by another optimiser"),
+        ("datm", "kd-cpu", "trains by what a teacher says"),
+    ],
+)
+def test_a_rate_that_was_learned_for_sgd_is_not_taken_for_another(
+    method: str, protocol: str, words: str
+) -> None:
+    asked = Options(scale="smoke", methods=(method,), ipc=(1,), protocol=("dc-smoke", protocol))
+    with pytest.raises(UserError, match=f"protocol {protocol} {words}, and sets of {method} keep the rate"):
+        expand(asked, [SMALL])
+    own = expand(dataclasses.replace(asked, protocol=("dc-smoke", "dc-steps-smoke")), [SMALL])
+    assert {trial.method for trial in own.trials} == {method}
+    without = expand(dataclasses.replace(asked, methods=("random@soft",)), [SMALL])
+    assert {trial.protocol for trial in without.trials} == {"dc-smoke", protocol}
+
+
 def test_images_that_cannot_be_shared_out_to_steps_are_refused_at_once() -> None:
     asked = Options(scale="smoke", methods=("dd",), ipc=(1, 6), set=(Setting("dd", "steps", "4"),))
     with pytest.raises(UserError, match="to 4 steps, and 1 are no multiple of that; choose --ipc 4"):

@@ -283,6 +283,15 @@ def test_soft_labels_and_factor_reach_the_evaluation(distilled: Distilled, tmp_p
     assert record.decoded_images == 4 * len(kept.images)
 
 
+def test_a_rate_of_sgd_is_refused_before_the_first_of_several_evaluations(
+    distilled: Distilled, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, results = save_dc(distilled, tmp_path), tmp_path / "results"
+    assert submit(path, results, "--lr", "0.02", "--protocol", "dc-smoke,ncfm-2000", "--force") == 2
+    assert "protocol ncfm-2000 trains by another optimiser" in capsys.readouterr().err
+    assert not list(results.rglob("*.json"))
+
+
 @pytest.mark.slow
 def test_classes_of_soft_labels_come_along_and_each_tile_keeps_its_own(tmp_path: Path) -> None:
     tiles = random.distill("digits", 2 * IPC, context=Context(seed=4))
