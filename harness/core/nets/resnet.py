@@ -11,8 +11,6 @@ from harness.core.nets.base import Features, ImageTooSmallError, Network, Proble
 from harness.core.nets.pooling import HalvingPool
 from harness.core.nets.stack import norm_layer
 
-_FINAL_POOL = 4
-
 
 @dataclass(frozen=True)
 class Style:
@@ -50,9 +48,9 @@ class BasicBlock(nn.Module):
 def resnet18(problem: Problem, *, style: Style, width: int = 64) -> Network:
     """A 3x3 stem with stride 1, four stages of two basic blocks, then one linear layer.
 
-    The strided form ends in 4x4 average pooling; the pooled one hands the whole last map to the
-    classifier. Images larger than 32 pixels leave more than one position after the pooling: the classifier
-    grows with them. `width`: channels of the first stage, doubled in each that follows. Raises
+    The strided form averages over the whole last map; of images of 32 pixels that is the window of 4x4 in the
+    authors' code, which takes hardly any others. The pooled one hands that map to the classifier, which grows
+    with the images. `width`: channels of the first stage, doubled in each that follows. Raises
     ImageTooSmallError.
     """
     conv1 = nn.Conv2d(problem.channels, width, 3, padding=1, bias=False)
@@ -63,10 +61,11 @@ def resnet18(problem: Problem, *, style: Style, width: int = 64) -> Network:
         "layer3": _stage(2 * width, 4 * width, shrink=True, style=style),
         "layer4": _stage(4 * width, 8 * width, shrink=True, style=style),
     }
-    last_pool = [] if style.pooled else [nn.AvgPool2d(_FINAL_POOL)]
-    features = Features(borrowed=(conv1, bn1, nn.ReLU(inplace=True), *stages.values(), *last_pool))
     rows, columns = (_final_side(side, style) for side in problem.image_size)
-    classifier = nn.Linear(8 * width * rows * columns, problem.classes)
+    last_pool = [] if style.pooled else [nn.AvgPool2d((rows, columns))]
+    features = Features(borrowed=(conv1, bn1, nn.ReLU(inplace=True), *stages.values(), *last_pool))
+    positions = rows * columns if style.pooled else 1
+    classifier = nn.Linear(8 * width * positions, problem.classes)
     return Network(features, {"conv1": conv1, "bn1": bn1, **stages, "classifier": classifier})
 
 
@@ -82,8 +81,8 @@ def _norm(style: Style, channels: int) -> nn.Module:
 
 
 def _final_side(side: int, style: Style) -> int:
-    """Side of the map that reaches the classifier: pooling rounds down, a strided convolution up."""
-    final = side // 8 if style.pooled else -(-side // 8) // _FINAL_POOL
+    """Side of the last map: pooling rounds down, a strided convolution up."""
+    final = side // 8 if style.pooled else -(-side // 8)
     if final < 1:
         raise ImageTooSmallError
     return final

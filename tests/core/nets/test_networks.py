@@ -34,7 +34,7 @@ SMALLEST = [
     ("AlexNetBN", 1, 4),
     ("VGG11", 3, 32),
     ("VGG11", 1, 28),
-    ("ResNet18", 3, 25),
+    ("ResNet18W4", 3, 1),
     ("ResNet18BN_AP", 3, 8),
 ]
 
@@ -81,6 +81,8 @@ def test_shapes_agree_for_every_size(arch: str, channels: int, size: tuple[int, 
         ("ConvNet", 3, 64, 8192),
         ("ConvNetD4", 3, 64, 2048),
         ("ConvNetW32NP", 3, 8, 2048),
+        ("ResNet18W4", 3, 64, 32),
+        ("ResNet18BN_APW4", 3, 64, 2048),
     ],
 )
 def test_feature_dimension(arch: str, channels: int, side: int, expected: int) -> None:
