@@ -123,7 +123,7 @@ def golden_network(arrays: Mapping[str, np.ndarray], prefix: str, names: str, ar
     width, channels = arrays[f"{prefix}00"].shape[:2]
     classes, features = list(state.values())[-2].shape
     depth = sum(value.ndim == 4 for value in state.values())
-    side = round((features / width) ** 0.5) * 2**depth
+    side = round((features / width) ** 0.5) * 2**depth - (4 if channels == 1 else 0)
     net = build(
         f"{arch}W{width}D{depth}",
         channels=channels,

@@ -22,71 +22,71 @@ SINGLE = {
     "scale": dsa.scale,
     "rotate": dsa.rotate,
 }
-CASES = [(name, mode, "") for name in SINGLE for mode in ("indep", "siam")]
-CASES += [(name, mode, "odd") for name in ("crop", "cutout") for mode in ("indep", "siam")]
 
 
-def values_of(arrays: dict, prefix: str, rows: int, siamese: bool) -> torch.Tensor:
-    draws = [arrays[f"{prefix}_draw{k}"] for k in range(3) if f"{prefix}_draw{k}" in arrays]
+def cases_of(item: str, ending: str) -> list[str]:
+    """The cases of a golden file that have an array of that ending."""
+    return sorted(key.removesuffix(ending) for key in golden(item) if key.endswith(ending))
+
+
+def values_of(arrays: dict, case: str, rows: int, first: int = 0, count: int | None = None) -> torch.Tensor:
+    """Values (rows, 3) of `count` draws of a case, or of all; Siamese ones are those of the first image."""
+    count = sum(key.startswith(f"{case}_draw") for key in arrays) if count is None else count
     values = torch.zeros(rows, 3)
-    for k, draw in enumerate(draws):
-        values[:, k] = float(draw[0]) if siamese else tensor(draw).float()
+    for k in range(count):
+        draw = tensor(arrays[f"{case}_draw{first + k}"]).float()
+        values[:, k] = draw[0] if case.endswith("siam") else draw
     return values
 
 
 @pytest.mark.golden("aug_dsa_ops")
-@pytest.mark.parametrize(("name", "mode", "odd"), CASES)
-def test_operation_matches_authors(name: str, mode: str, odd: str) -> None:
-    arrays = golden("aug_dsa_ops")
-    images = tensor(arrays["x_odd" if odd else "x"]).requires_grad_()
-    cotangent = tensor(arrays["cot_odd" if odd else "cot"])
-    prefix = f"{name}{odd}_{mode}"
-    out = SINGLE[name](images, values_of(arrays, prefix, len(images), mode == "siam"))
-    assert_close(out, arrays[f"{prefix}_out"])
-    (gradient,) = torch.autograd.grad((out * cotangent).sum(), images)
-    assert_close(gradient, arrays[f"{prefix}_grad"])
+@pytest.mark.parametrize("case", cases_of("aug_dsa_ops", "_out"))
+def test_operation_matches_authors(case: str) -> None:
+    arrays, name = golden("aug_dsa_ops"), case.rpartition("_")[0]
+    size = "_odd" if name.endswith("odd") else ""
+    images = tensor(arrays[f"x{size}"]).requires_grad_()
+    out = SINGLE[name.removesuffix("odd")](images, values_of(arrays, case, len(images)))
+    assert_close(out, arrays[f"{case}_out"])
+    (gradient,) = torch.autograd.grad((out * tensor(arrays[f"cot{size}"])).sum(), images)
+    assert_close(gradient, arrays[f"{case}_grad"])
 
 
 @pytest.mark.golden("aug_dsa_full")
-@pytest.mark.parametrize("case", range(6))
-def test_siamese_call_matches_authors(case: int) -> None:
+@pytest.mark.parametrize("case", cases_of("aug_dsa_full", "_choice"))
+def test_siamese_call_matches_authors(case: str) -> None:
     arrays = golden("aug_dsa_full")
     values = torch.zeros(1, 3)
-    drawn = tensor(arrays[f"S{case}_draws"]).float()
+    drawn = tensor(arrays[f"{case}_draws"]).float()
     values[0, : len(drawn)] = drawn
-    draws = Draws(torch.tensor([int(arrays[f"S{case}_choice"])]), values)
+    draws = Draws(torch.tensor([int(arrays[f"{case}_choice"])]), values)
     for side in ("real", "syn"):
         images = tensor(arrays[f"x_{side}"])
         rows = torch.zeros(len(images), dtype=torch.int64)
         out = augment(images, dsa.FULL_STRATEGY, draws.rows(rows))
-        assert_close(out, arrays[f"S{case}_{side}"])
+        assert_close(out, arrays[f"{case}_{side}"])
 
 
 @pytest.mark.golden("aug_dsa_full")
-@pytest.mark.parametrize("mode", ["siam", "indep"])
-def test_all_operations_in_order_match_authors(mode: str) -> None:
+@pytest.mark.parametrize("case", cases_of("aug_dsa_full", "_out"))
+def test_all_operations_in_order_match_authors(case: str) -> None:
     arrays = golden("aug_dsa_full")
     out = tensor(arrays["x_real"])
     first = 0
     for name, count in (("color", 3), ("crop", 2), ("cutout", 2), ("flip", 1), ("scale", 2), ("rotate", 1)):
-        values = torch.zeros(len(out), 3)
-        for k in range(count):
-            draw = arrays[f"M_{mode}_draw{first + k}"]
-            values[:, k] = float(draw[0]) if mode == "siam" else tensor(draw).float()
-        out = dsa.OPERATIONS[name](out, values)
+        out = dsa.OPERATIONS[name](out, values_of(arrays, case, len(out), first, count))
         first += count
-    assert_close(out, arrays[f"M_{mode}_out"])
+    assert_close(out, arrays[f"{case}_out"])
 
 
 @pytest.mark.golden("aug_mtt_affine", "mtt", "tesla")
-@pytest.mark.parametrize("name", ["scale", "rotate"])
-@pytest.mark.parametrize("mode", ["siam", "indep"])
-def test_affine_with_aligned_corners_matches_mtt(name: str, mode: str) -> None:
+@pytest.mark.parametrize("case", cases_of("aug_mtt_affine", "_out"))
+def test_affine_with_aligned_corners_matches_mtt(case: str) -> None:
     arrays = golden("aug_mtt_affine")
     images = tensor(arrays["x"])
-    values = values_of(arrays, f"{name}_{mode}", len(images), mode == "siam")
-    out = getattr(dsa, name)(images, values, align_corners=True)
-    assert_close(out, arrays[f"{name}_{mode}_out"])
+    operation = dsa.RESAMPLING[case.rpartition("_")[0]]
+    assert_close(
+        operation(images, values_of(arrays, case, len(images)), align_corners=True), arrays[f"{case}_out"]
+    )
 
 
 def test_one_call_for_all_classes_equals_a_call_per_class() -> None:

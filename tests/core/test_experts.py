@@ -533,7 +533,9 @@ def test_training_with_cutmix_is_that_of_idcs_line(
     )
     settings = expert_settings(pretraining)
     shapes = {"images": arrays["x"], "labels": arrays["y"], "init_idx": np.zeros((1, 1)), "real_idx": []}
-    train_experts(Context(), ScriptedData(shapes), settings)  # type: ignore[arg-type]
+    data: Any = ScriptedData(shapes)
+    data.num_classes = trained.net.classifier.out_features
+    train_experts(Context(), data, settings)
     assert not orders
     assert_close(torch.stack(losses).reshape(arrays["batch_loss"].shape), arrays["batch_loss"])
     rates = [

@@ -7,6 +7,7 @@ noise (the bias of a convolution in front of a norm, and the running mean behind
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,11 +20,12 @@ import torch.nn.functional as F
 from support import GoldenConvNet, assert_close, golden, golden_convnet, tensor
 from torch import Tensor, nn
 
+from harness.core import sgd
 from harness.core.augment import cutmix_window
 from harness.core.context import Context
 from harness.core.loop import StoppedEarly
 from harness.core.nets.base import Features, Network
-from harness.engine import schedules, training
+from harness.engine import optimisers, schedules, training
 from harness.engine.mixing import Mix
 from harness.engine.parts import (
     KL,
@@ -118,8 +120,14 @@ def check(
     assert compared >= 2
 
 
-def check_losses(seen: Lessons, authors: np.ndarray, relative: float = 2e-5) -> None:
-    """The losses of all batches, in their order."""
+def check_losses(seen: Lessons, authors: np.ndarray, relative: float = 2e-5, classes: int = 1) -> None:
+    """The losses of all batches, in their order.
+
+    classes: of divergences, which are differences of numbers near log(classes) and may miss two roundings of
+    these.
+    """
+    rounding = 2 * float(np.finfo(np.float32).eps) * math.log(classes)
+    relative = max(relative, rounding / float(authors.max()))
     assert_close(torch.tensor(seen.losses).reshape(authors.shape), authors, relative)
 
 
@@ -191,6 +199,10 @@ def test_stored_soft_labels_under_sgd_and_adamw(monkeypatch: pytest.MonkeyPatch)
         train_network(student.net, training_set, protocol, Context(), script=script(arrays, prefix, batch))
         check_losses(seen, arrays[f"{prefix}batch_loss"])
         check(student, arrays, prefix, recipe, 2e-5 if kind == "sgd" else 2e-4)
+        if int(arrays[f"{prefix}E"]) < 200:  # else the authors look earlier too, and keep the best
+            with torch.no_grad():
+                hits = student.net.eval()(tensor(arrays["x_test"])).argmax(1) == tensor(arrays["y_test"])
+            assert_close(hits.float().mean(), arrays[f"{prefix}test_acc"])
 
 
 LOSSES: dict[str, Callable[[float, float], Loss]] = {
@@ -234,8 +246,10 @@ def test_stored_logits_and_mean_teachers_of_dd_ranking(monkeypatch: pytest.Monke
             script=script(arrays, prefix, batch, kind),
         )
         adamw = named["opt"] == "adamw"
-        small = {"kl": 5e-3 if adamw else 1e-4}.get(named["loss_kind"], 2e-5)
-        check_losses(seen, arrays[f"{prefix}batch_loss"], small)
+        divergence = named["loss_kind"] == "kl"
+        small = (5e-3 if adamw else 1e-4) if divergence else 2e-5
+        classes = student.net.classifier.out_features if divergence else 1
+        check_losses(seen, arrays[f"{prefix}batch_loss"], small, classes)
         check_rates(protocol, arrays[f"{prefix}lrs"])
         check(student, arrays, prefix, recipe, 1e-3 if adamw else 2e-5)
         if f"{prefix}mixed0" in arrays:
@@ -274,19 +288,32 @@ def test_a_teacher_of_rded_labels_each_mixed_batch(monkeypatch: pytest.MonkeyPat
         )
         protocol = Protocol("golden", "", recipe, Epochs(int(arrays[f"{prefix}E"])))
         unmixed = (images[rows] for order in arrays[f"{prefix}order"] for rows in tensor(order).split(batch))
-        train_network(
-            student.net,
-            TrainingSet(images, torch.zeros(len(images), dtype=torch.int64)),
-            protocol,
-            Context(),
-            teacher=_looking_twice(golden_convnet(arrays, "t_").net, student.net, unmixed, mix),
-            script=script(arrays, prefix, batch, mix),
-        )
+        with monkeypatch.context() as patched:
+            if kind == "sgd":
+                patched.setattr(optimisers, "built", _sparing_vectors)
+            train_network(
+                student.net,
+                TrainingSet(images, torch.zeros(len(images), dtype=torch.int64)),
+                protocol,
+                Context(),
+                teacher=_looking_twice(golden_convnet(arrays, "t_").net, student.net, unmixed, mix),
+                script=script(arrays, prefix, batch, mix),
+            )
         small = 1e-3 if kind == "adamw" else 2e-5
-        check_losses(seen, arrays[f"{prefix}batch_loss"], small)
+        check_losses(seen, arrays[f"{prefix}batch_loss"], small, student.net.classifier.out_features)
         check_rates(protocol, arrays[f"{prefix}lrs"])
         assert_close(seen.images[0], arrays[f"{prefix}mixed0"])
         check(student, arrays, prefix, recipe, small)
+
+
+def _sparing_vectors(optimiser: SGD, net: nn.Module, lr: float) -> sgd.SGD:
+    """SGD that decays what has two dimensions or more, as RDED's; our protocols have such an AdamW alone."""
+    decayed, spared = ([p for p in net.parameters() if (p.ndim >= 2) is large] for large in (True, False))
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": optimiser.weight_decay},
+        {"params": spared},
+    ]
+    return sgd.SGD(groups, lr=lr, momentum=optimiser.momentum)
 
 
 def _looking_twice(teacher: nn.Module, student: nn.Module, unmixed: Iterator[Tensor], mix: str) -> Teacher:
@@ -317,6 +344,8 @@ def test_students_of_sre2l_learn_from_mixed_up_batches(lessons: Lessons) -> None
         statistics="batch",
     )
     protocol = Protocol("golden", "", recipe, Epochs(int(arrays["E"])))
+    answers: list[Tensor] = []
+    teacher.net.register_forward_hook(lambda net, images, logits: answers.append(logits))
     train_network(
         student.net,
         TrainingSet(images, torch.zeros(len(images), dtype=torch.int64)),
@@ -325,7 +354,8 @@ def test_students_of_sre2l_learn_from_mixed_up_batches(lessons: Lessons) -> None
         teacher=teacher.net,
         script=script(arrays, "", batch, "mixup"),
     )
-    check_losses(lessons, arrays["batch_loss"], 2e-3)
+    assert_close(answers[0], arrays["teacher0"])
+    check_losses(lessons, arrays["batch_loss"], 2e-3, student.net.classifier.out_features)
     check_rates(protocol, arrays["lrs"])
     check(student, arrays, "", recipe, 1e-3)
     for k, value in enumerate(teacher.buffers):
@@ -374,8 +404,7 @@ def test_students_of_cv_dd_learn_from_labels_of_half_batches(lessons: Lessons) -
     draws = script(arrays, "", batch, kind)
     train_network(student.net, training_set, protocol, Context(), teacher=committee, script=draws)
     assert not committee.wanted, "every batch was labelled"
-    # Differences of some 4e-4 between numbers near 2.3, of which one rounding in float32 is 2.4e-7.
-    check_losses(lessons, arrays["small_loss"], 1e-3)
+    check_losses(lessons, arrays["small_loss"], 3e-3, student.net.classifier.out_features)
     check_rates(protocol, arrays["lrs"])
     assert any(f"bf{k:02d}" in arrays for k in range(1, len(student.buffers), 2))
     check(student, arrays, "", recipe, 2e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from itertools import pairwise
 from typing import Any
@@ -49,7 +50,8 @@ def replay(arrays: dict[str, Any], **settings: Any) -> Tensor:
     of_the_loss_and_the_query = np.stack([arrays["real_idx"]] * 2)
     data = ScriptedData(arrays | {"real_idx": of_the_loss_and_the_query})
     context = ScriptedContext([golden_network(arrays, "w", "wnames", "ConvNet")])
-    return cafe.distill(data, 2, config=config, context=context).images  # type: ignore[arg-type]
+    ipc = arrays["init_idx"].shape[1]
+    return cafe.distill(data, ipc, config=config, context=context).images  # type: ignore[arg-type]
 
 
 @pytest.mark.golden("trace_cafe", "cafe")
@@ -89,9 +91,13 @@ def test_the_terms_of_the_authors(monkeypatch: pytest.MonkeyPatch) -> None:
 
     net = golden_network(arrays, "w", "wnames", "ConvNet")
     with torch.no_grad():
-        maps = [out.unflatten(0, (10, 2)) for out in Layers(net)(net, tensor(arrays["x0"]))]
-    for k, name in enumerate(["M1", "M2", "M3", "M4"]):
-        gap = gap_of_means([real.means[k]], [maps[k]], [1.0]).sum()
+        images = tensor(arrays["x0"])
+        maps = [out.unflatten(0, arrays["init_idx"].shape) for out in Layers(net)(net, images)]
+        maps.append(net.embed(images).unflatten(0, arrays["init_idx"].shape))
+    names = [*(f"M{k + 1}" for k in range(len(maps) - 1)), "Mz"]
+    assert sorted(names) == sorted(name for name in arrays if re.fullmatch(r"M\w", name))
+    for name, mean, own in zip(names, [*real.means, real.means[-1]], maps, strict=True):
+        gap = gap_of_means([mean], [own], [1.0]).sum()
         torch.testing.assert_close(float(gap), float(arrays[name]), rtol=2e-5, atol=0)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -18,9 +20,12 @@ from harness.core.errors import DataError
 from harness.core.siamese import Siamese
 from harness.core.teachers import Teacher, TeacherRecipe
 from methods import cim, resolve
+from methods.shared.recover import Adam
 
 ARCH = "ConvNetW8D2"
-STRATEGY = "flip>crop>cutout"
+# IDC's stages, and how many numbers each operation draws; one of several operations is chosen by a draw.
+STAGES = (("flip",), ("color",), ("crop", "scale", "rotate"), ("cutout",))
+NUMBERS = {"flip": 1, "color": 3, "crop": 2, "scale": 2, "rotate": 1, "cutout": 2}
 
 
 class Images(ScriptedData):
@@ -35,15 +40,40 @@ class Images(ScriptedData):
         self.index.counts = (of_each,) * classes
 
 
-def scripted_draws(arrays: dict[str, Any]) -> deque[Siamese]:
+def stages_of(strategy: str) -> list[list[str]]:
+    """The operations that a strategy of the file lists, stage by stage."""
+    listed = strategy.split("_")
+    found = [[name for name in stage if name in listed] for stage in STAGES]
+    return [names for names in found if names]
+
+
+def drawn(stages: Sequence[list[str]], numbers: Iterator[float]) -> Draws | None:
+    """Draws of one row from the numbers of all stages, as they were made."""
+    if not stages:
+        return None
+    choice = int(next(numbers)) if set(stages[0]) <= set(STAGES[2]) else 0
+    values = torch.zeros(1, 3)
+    for k in range(NUMBERS[stages[0][choice]]):
+        values[0, k] = next(numbers)
+    return Draws(torch.tensor([choice]), values, drawn(stages[1:], numbers))
+
+
+def joined(rows: Sequence[Draws | None]) -> Draws | None:
+    """Draws of several rows in one."""
+    given = [row for row in rows if row is not None]
+    if not given:
+        return None
+    operations, values = (
+        torch.cat([getattr(row, part) for row in given]) for part in ("operation", "values")
+    )
+    return Draws(operations, values, joined([row.then for row in given]))
+
+
+def scripted_draws(arrays: dict[str, Any], strategy: str) -> deque[Siamese]:
     """The augmentations of the updates, one row for each class."""
-    updates = []
-    for flip, _, *places in tensor(arrays["draws"]).permute(1, 2, 0):
-        values = [torch.stack(part, dim=1) for part in ([flip] * 3, [*places[:2], flip], [*places[2:], flip])]
-        first, second, third = (value.float() for value in values)
-        none = torch.zeros(len(flip), dtype=torch.int64)
-        updates.append(Siamese(STRATEGY, Draws(none, first, Draws(none, second, Draws(none, third)))))
-    return deque(updates)
+    stages = stages_of(str(arrays["strategy"]))
+    updates = ([drawn(stages, iter(row.tolist())) for row in rows] for rows in arrays["draws"].swapaxes(0, 1))
+    return deque(Siamese(strategy, joined(rows)) for rows in updates)
 
 
 def observer_of(arrays: dict[str, Any]) -> Teacher:
@@ -56,7 +86,6 @@ def observer_of(arrays: dict[str, Any]) -> Teacher:
 @pytest.mark.golden("trace_cim", "cim")
 def test_the_authors_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     arrays = golden("trace_cim")
-    assert sorted(str(arrays["strategy"]).split("_")) == sorted(STRATEGY.split(">"))
     data, observer = Images(arrays), observer_of(arrays)
     config = cim.Config(
         iterations=int(arrays["iters"]),
@@ -65,12 +94,14 @@ def test_the_authors_loop(monkeypatch: pytest.MonkeyPatch) -> None:
         factor=int(arrays["factor"]),
         mipc=int(arrays["mipc"]),
         layer=int(arrays["layer"]),
+        matching_strategy=">".join("_".join(names) for names in stages_of(str(arrays["strategy"]))),
     )
     ipc = int(arrays["ipc"])
-    draws, chosen, losses = scripted_draws(arrays), [], []
+    draws, chosen, losses = scripted_draws(arrays, config.matching_strategy), [], []
+    gradients, residuals = [], []
     monkeypatch.setattr(cim, "train_teacher", lambda *arguments: observer)
     monkeypatch.setattr(cim.Siamese, "draw", classmethod(lambda cls, *arguments: draws.popleft()))
-    choose, tiles = cim.choose_anchors, cim.tile_by_tile
+    choose, tiles, step = cim.choose_anchors, cim.tile_by_tile, Adam.step
 
     def watched(targets: Tensor) -> Any:
         loss = tiles(targets)
@@ -81,6 +112,12 @@ def test_the_authors_loop(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return of_class
 
+    def stepped(optimizer: Adam, gradient: Tensor, lr: float) -> None:
+        step(optimizer, gradient, lr)
+        gradients.append(gradient)
+        residuals.append(optimizer.images.clone())
+
+    monkeypatch.setattr(Adam, "step", stepped)
     monkeypatch.setattr(cim, "choose_anchors", lambda *a: chosen.append(choose(*a)) or chosen[-1])
     monkeypatch.setattr(cim, "tile_by_tile", watched)
     made = cim.distill(data, ipc, config=config, context=ScriptedContext([]))  # type: ignore[arg-type]
@@ -90,8 +127,12 @@ def test_the_authors_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     mosaic = cim.assemble(data, cim.in_decoding_order(chosen[0], config.factor), config.factor)  # type: ignore[arg-type]
     assert_close(mosaic, arrays["init"].reshape(mosaic.shape))
     assert_close(torch.stack(losses).T, arrays["loss"])
+    assert_close(gradients[0], arrays["grad0"].reshape(mosaic.shape))
+    for name, authors in arrays.items():
+        if match := re.fullmatch(r"delta(\d+)", name):
+            assert_close(residuals[int(match[1]) - 1], authors.reshape(mosaic.shape), relative=1e-3)
     final = data.transform.inverse(made.images)
-    assert_close(final, arrays["final"].reshape(final.shape), relative=1e-4)
+    assert_close(final, arrays["final"].reshape(final.shape), relative=1e-3)
 
 
 def test_too_few_images_are_refused_before_the_observer_is_trained() -> None:

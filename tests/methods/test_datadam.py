@@ -31,9 +31,10 @@ def test_one_update_of_the_authors(watch: list) -> None:
         strategy="",
     )
     arrays["real_idx"] = arrays["real_idx"][None]
-    context = ScriptedContext([matching_network(arrays)])
-    final = datadam.distill(ScriptedData(arrays), 2, config=config, context=context).images  # type: ignore[arg-type]
-    losses, gradient = watch[0]
+    context, ipc = ScriptedContext([matching_network(arrays)]), arrays["init_idx"].shape[1]
+    final = datadam.distill(ScriptedData(arrays), ipc, config=config, context=context).images  # type: ignore[arg-type]
+    assert_close(context.states[0]["images"], arrays["x0"])
+    ((losses, gradient),) = watch
     torch.testing.assert_close(float(losses.sum()), float(arrays["loss"]), rtol=2e-5, atol=0)
     assert_close(gradient, arrays["grad"])
     assert_close(final, arrays["x1"])

@@ -18,15 +18,16 @@ from methods.shared.gradients import GradientMatcher
 
 
 @pytest.fixture
-def watch(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor]]:
-    """Losses and image gradients of every update."""
-    seen: list[tuple[Tensor, Tensor]] = []
+def watch(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Losses and image gradients of every update, and the images before it."""
+    seen: list[tuple[Tensor, Tensor, Tensor]] = []
     descend = GradientMatcher.descend
 
     def spy(self: GradientMatcher, net: Any, parameters: Any, images: Tensor, *rest: Any) -> Tensor:
+        before = images.detach().clone()
         losses = descend(self, net, parameters, images, *rest)
         assert images.grad is not None
-        seen.append((losses, images.grad.clone()))
+        seen.append((losses, images.grad.clone(), before))
         return losses
 
     monkeypatch.setattr(GradientMatcher, "descend", spy)
@@ -35,9 +36,10 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor]]:
 
 @pytest.mark.slow
 @pytest.mark.golden("trace_dc", "dc")
-def test_three_updates_of_the_authors(watch: list, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_updates_of_the_authors(watch: list, monkeypatch: pytest.MonkeyPatch) -> None:
     arrays = golden("trace_dc")
-    orders = [tensor(order) for order in arrays["shuffle"].reshape(-1, 6)]
+    updates, ipc = len(arrays["real_idx"]), arrays["init_idx"].shape[1]
+    orders = list(tensor(arrays["shuffle"]).flatten(0, 1))
     train_losses: list[Tensor] = []
     train_step = students.train_step
 
@@ -49,8 +51,8 @@ def test_three_updates_of_the_authors(watch: list, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(students, "train_step", spy)
     config = dc.Config(
         iterations=1,
-        outer=3,
-        inner=2,
+        outer=updates,
+        inner=arrays["shuffle"].shape[1],
         init="real",
         lr_img=float(arrays["lr_img"]),
         lr_net=float(arrays["lr_net"]),
@@ -59,11 +61,13 @@ def test_three_updates_of_the_authors(watch: list, monkeypatch: pytest.MonkeyPat
     net = golden_network(arrays, "w", "wnames", "ConvNet")
     context = ScriptedContext([net], {"train": orders})
     with ScriptedDraws():
-        final = dc.distill(ScriptedData(arrays), 2, config=config, context=context).images  # type: ignore[arg-type]
-    for update, (losses, gradient) in enumerate(watch):
+        final = dc.distill(ScriptedData(arrays), ipc, config=config, context=context).images  # type: ignore[arg-type]
+    assert len(watch) == updates
+    for update, (losses, gradient, before) in enumerate(watch):
         torch.testing.assert_close(float(losses.sum()), float(arrays["loss"][update]), rtol=2e-5, atol=0)
         assert_close(gradient, arrays[f"grad{update}"])
-    assert_close(final, arrays["x3"])
+        assert_close(before, arrays[f"x{update}"])
+    assert_close(final, arrays[f"x{updates}"])
     assert_close(torch.stack(train_losses), arrays["train_loss"].flatten())
     for k, weight in enumerate(net.parameters()):
         assert_close(weight, arrays[f"wf{k:02d}"])
@@ -74,11 +78,13 @@ def test_three_updates_of_the_authors(watch: list, monkeypatch: pytest.MonkeyPat
 def test_an_update_with_and_without_the_signal(kind: str, warmup: int, watch: list) -> None:
     arrays = golden("trace_dcc")
     arrays["real_idx"] = arrays[f"{kind}_real_idx"][None]
+    classes, ipc = arrays["init_idx"].shape
     config = dcc.Config(iterations=1, outer=1, lr_img=float(arrays["lr_img"]), outer_warmup=warmup)
     context = ScriptedContext([golden_network(arrays, "w", "wnames", "ConvNet")])
-    final = dcc.distill(ScriptedData(arrays), 2, config=config, context=context).images  # type: ignore[arg-type]
-    losses, gradient = watch[0]
-    assert len(losses) == {"contrast": 1, "plain": 3}[kind]
+    final = dcc.distill(ScriptedData(arrays), ipc, config=config, context=context).images  # type: ignore[arg-type]
+    ((losses, gradient, before),) = watch
+    assert len(losses) == {"contrast": 1, "plain": classes}[kind]
+    assert_close(before, arrays["x0"])
     torch.testing.assert_close(float(losses.sum()), float(arrays[f"{kind}_loss"]), rtol=2e-5, atol=0)
     assert_close(gradient, arrays[f"{kind}_grad"])
     assert_close(final, arrays[f"{kind}_x1"])
@@ -90,7 +96,7 @@ def test_the_signal_sets_in_after_the_warm_up(watch: list) -> None:
         iterations=3, outer=3, inner=0, batch_real=4, outer_warmup=2, inner_warmup=2, strategy=""
     )
     dcc.distill(toy(num_classes=3, shape=(3, 8, 8)), 1, config=config, context=Context(arch="ConvNetW8D2"))
-    assert [len(losses) for losses, _ in watch] == [3, 3, 1, 3, 3, 1, 1, 1, 1]
+    assert [len(losses) for losses, *_ in watch] == [3, 3, 1, 3, 3, 1, 1, 1, 1]
 
 
 @pytest.mark.parametrize(

@@ -98,16 +98,15 @@ class TraceContext(ScriptedContext):
 def trace_data(arrays: Arrays) -> tuple[ScriptedData, list[Tensor]]:
     """The golden images as a dataset, and which of them each real batch has."""
     first, real = arrays["x0"], arrays["real"]
-    classes = arrays["y0"].shape[1]
-    own = np.repeat(np.arange(classes), len(first) // classes)
     data = ScriptedData(
         {
             "images": np.concatenate([first, real.reshape(-1, *first.shape[1:])]),
-            "labels": np.concatenate([own, arrays["real_y"].flatten()]),
-            "init_idx": np.arange(len(first)).reshape(classes, -1),
+            "labels": np.concatenate([arrays["y0"].argmax(1), arrays["real_y"].flatten()]),
+            "init_idx": np.arange(len(first))[None],
             "real_idx": np.empty((0, 0)),
         }
     )
+    data.num_classes = arrays["y0"].shape[1]
     rows = len(first) + torch.arange(real.shape[0] * real.shape[1]).view(real.shape[:2])
     return data, list(rows)
 
@@ -143,6 +142,8 @@ def test_updates_are_the_authors(monkeypatch: pytest.MonkeyPatch) -> None:
         batch_real=arrays["real"].shape[1],
         networks=1,
     )
+    classes = tensor(arrays["y0"]).argmax(1)
+    monkeypatch.setattr(frepo, "class_labels", lambda *_: classes)
     start = frepo.initial_labels(data.num_classes, len(arrays["x0"]) // data.num_classes, data.device)
     assert_close(start, arrays["y0"])
     with ScriptedDraws():
@@ -152,6 +153,7 @@ def test_updates_are_the_authors(monkeypatch: pytest.MonkeyPatch) -> None:
             config=config,
             context=TraceContext(net, updates, {"real": rows}),
         )
+    assert len(seen) == 4 * updates
     for k in range(updates):
         (by_images, lr), (images, _), (by_labels, _), (labels, _) = seen[4 * k : 4 * k + 4]
         assert lr == pytest.approx(float(arrays["lrs"][k]), rel=1e-5)

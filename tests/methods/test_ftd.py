@@ -73,6 +73,9 @@ def test_the_authors_iterations(monkeypatch: pytest.MonkeyPatch) -> None:
             return ftd.distill(data, len(images) // classes, config=config, context=context), context.states
 
     made, states = run(config)
+    target = config.match_epochs
+    assert experts.asked == [(0, int(start) + shift) for start in arrays["start"] for shift in (0, target)]
+    assert len(matches) == iterations
     assert made.labels.tolist() == arrays["y_syn"].tolist()
     assert_close(made.images, arrays[f"ema{iterations}"])
     assert_close(torch.tensor(made.learned_lr), arrays["alpha"][-1])

@@ -74,9 +74,10 @@ def test_loop(watch: list[tuple[Tensor, Tensor]]) -> None:
         context = ScriptedContext([golden_convnet(arrays, "w0_").net], redrawn=fresh)
         final = hdd.distill(data, arrays["init_idx"].shape[1], config=config, context=context).images
         assert_close(final, arrays[f"x{steps}"])
+    assert_close(context.states[0]["images"], arrays["x0"])
     assert_close(watch[0][1], arrays["grad0"])
-    for k, (losses, _) in enumerate(watch):
-        assert_close(losses / weights["distance_weight"], arrays["dist_c"][k])
+    for (losses, _), distances in zip(watch, arrays["dist_c"], strict=True):
+        assert_close(losses / weights["distance_weight"], distances)
 
 
 @pytest.mark.slow

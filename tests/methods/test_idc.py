@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted import ScriptedData
-from support import assert_close, golden, tensor
+from support import assert_close, golden, golden_convnet, tensor
 from torch import Tensor, nn
 
 from harness.core.augment import augment
@@ -19,7 +19,7 @@ from harness.core.data import ClassBatch
 from harness.core.data.toy import toy
 from harness.core.errors import UserError
 from harness.core.formation import decode
-from harness.core.nets import Network, build
+from harness.core.nets import Network
 from harness.core.siamese import Siamese
 from methods import dream, idc, resolve
 from methods.shared.classwise_sgd import ClasswiseSGD
@@ -33,8 +33,8 @@ QUICK = {"outer": 2, "inner": 3, "batch_real": 8, "n_data": 40, "train_batch": 1
 def golden_problem() -> tuple[dict[str, Any], Network, ScriptedData, Tensor, ClassBatch]:
     """The golden class amid others whose images are noise: network, data, tiles and real batch."""
     arrays = golden("match_idc")
-    noise = torch.Generator().manual_seed(0)
-    label, classes = int(arrays["label"]), len(arrays["w13"])
+    net, noise = golden_convnet(arrays).net, torch.Generator().manual_seed(0)
+    label, classes = int(arrays["label"]), len(net.classifier.bias)
     real = torch.randn(classes, *arrays["x_real"].shape, generator=noise)
     own = torch.randn(classes, *arrays["x_syn"].shape, generator=noise)
     real[label], own[label] = tensor(arrays["x_real"]), tensor(arrays["x_syn"])
@@ -48,27 +48,7 @@ def golden_problem() -> tuple[dict[str, Any], Network, ScriptedData, Tensor, Cla
     }
     data = ScriptedData({name: array.numpy() for name, array in scripted.items()})
     batch = ClassBatch(rows, (real.shape[1],) * classes)
-    return arrays, golden_network(arrays), data, own.flatten(0, 1).requires_grad_(), batch
-
-
-def golden_network(arrays: dict[str, Any]) -> Network:
-    """The golden network; in IDC's files all convolutions come first, then all norms, then the classifier."""
-    net = build(
-        "ConvNetW8",
-        channels=3,
-        image_size=(16, 16),
-        classes=len(arrays["w13"]),
-        generator=torch.Generator(),
-        device="cpu",
-    )
-    kinds = (nn.Conv2d, nn.GroupNorm, nn.Linear)
-    layers = [module for kind in kinds for module in net.modules() if isinstance(module, kind)]
-    values = [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
-    assert len(values) == len(arrays["wnames"])
-    with torch.no_grad():
-        for k, value in enumerate(values):
-            value.copy_(tensor(arrays[f"w{k:02d}"]))
-    return net
+    return arrays, net, data, own.flatten(0, 1).requires_grad_(), batch
 
 
 def assert_golden(losses: Tensor, own: Tensor, arrays: dict[str, Any], name: str) -> None:
@@ -109,8 +89,9 @@ def test_feature_matching_matches_authors(first: int, last: int, name: str) -> N
 
 
 def test_blocks_that_a_network_lacks_are_refused() -> None:
+    net = Context(arch="ConvNetW8").network(toy(shape=(3, 16, 16)))
     with pytest.raises(UserError, match="blocks 3 to -1 are none of the network's 3"):
-        idc.Blocks(golden_network(golden("match_idc")), 3, -1)
+        idc.Blocks(net, 3, -1)
 
 
 @settings(max_examples=30)
@@ -293,10 +274,22 @@ def test_a_restarted_network_has_no_past() -> None:
 def test_selections_match_authors() -> None:
     arrays = golden("select_dream")
     features, centres = tensor(arrays["emb"]), tensor(arrays["cent"])
-    assert dream.nearest_to_each(features, centres, 1).tolist() == arrays["query"].tolist()
-    assert dream.nearest_samples(features, centres).tolist() == arrays["query"].tolist()
-    assert dream.nearest_to_each(features, centres[:3], 4).tolist() == arrays["query_match"].tolist()
-    assert dream.nearest_to_any(features, centres, 6).tolist() == arrays["query_tiny"].tolist()
+    query, query_match, query_tiny = (
+        arrays[name].tolist() for name in ("query", "query_match", "query_tiny")
+    )
+    assert dream.nearest_to_each(features, centres[: len(query)], 1).tolist() == query
+    assert dream.nearest_samples(features, centres[: len(query)]).tolist() == query
+    samples = samples_of_each(features, centres[0], query_match)
+    several = centres[: len(query_match) // samples]
+    assert dream.nearest_to_each(features, several, samples).tolist() == query_match
+    assert dream.nearest_to_any(features, centres, len(query_tiny)).tolist() == query_tiny
+
+
+def samples_of_each(features: Tensor, first: Tensor, chosen: list[int]) -> int:
+    """How many samples were chosen for each centre: as many as are, in order, those nearest to the first."""
+    order = (features - first).norm(dim=1).argsort().tolist()
+    counts = (count for count in range(1, len(chosen) + 1) if len(chosen) % count == 0)
+    return max(count for count in counts if chosen[:count] == order[:count])
 
 
 @pytest.mark.parametrize("changes", [{}, {"per_cluster": 2}, {"choice": "any"}, {"cluster_pool": 10}])

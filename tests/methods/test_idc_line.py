@@ -5,6 +5,7 @@ Networks and every draw are scripted from the golden files; all else is what use
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,6 +63,7 @@ def turns(monkeypatch: pytest.MonkeyPatch) -> Turns:
 def check_trace(turns: Turns, arrays: dict[str, Any], rounds: int) -> None:
     """Images of all iterations, and gradient and step of the first class in the first round."""
     ipc = int(arrays["ipc"])
+    assert len(turns.losses) == rounds * int(arrays["iters"])
     assert_close(turns.before[0], arrays["x0"])
     for k in range(int(arrays["iters"])):
         assert_close(turns.after[(k + 1) * rounds - 1], arrays[f"x{k + 1}"])
@@ -103,7 +105,7 @@ def test_dance(turns: Turns, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blends, "train_experts", lambda context, data, settings: GivenExperts(given))
     choices = deque((int(k), float(share)) for k, share in zip(arrays["pick"], arrays["l"], strict=True))
     monkeypatch.setattr(blends.NetworkPair, "_choice", lambda self: choices.popleft())
-    vessels = [network(arrays, "a0_") for _ in range(2)]
+    vessels = [network(arrays, f"a{min(given)[0]}_") for _ in range(2)]
     rate = float(arrays["lr"]) / ipc
     run(dance, arrays, vessels, lr_img=rate, calibrations=rounds - 1, train_epochs=epochs)
     check_trace(turns, arrays, rounds)
@@ -122,13 +124,9 @@ def test_dance(turns: Turns, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_tgdd(turns: Turns, watch: list[tuple[Tensor, Tensor]], monkeypatch: pytest.MonkeyPatch) -> None:
     arrays = golden("trace_tgdd")
     epochs, alpha = int(arrays["epochs"]), float(arrays["alpha"])
-    networks = sorted({int(name[1:].partition("e")[0]) for name in arrays if name.endswith("_w00")})
-    given = {
-        (k, epoch): network(arrays, f"n{k}e{epoch}_")
-        for k in networks
-        for epoch in range(epochs + 1)
-        if f"n{k}e{epoch}_w00" in arrays
-    }
+    names = (re.fullmatch(r"n(\d+)e(\d+)_w00", name) for name in arrays)
+    stored = sorted((int(name[1]), int(name[2])) for name in names if name)
+    given = {(k, epoch): network(arrays, f"n{k}e{epoch}_") for k, epoch in stored}
     monkeypatch.setattr(tgdd, "train_experts", lambda context, data, settings: GivenExperts(given))
     picks, ranges = deque(arrays["pick"].flatten().tolist()), []
 
@@ -137,7 +135,7 @@ def test_tgdd(turns: Turns, watch: list[tuple[Tensor, Tensor]], monkeypatch: pyt
         return int(picks.popleft())
 
     monkeypatch.setattr(tgdd.TwoStates, "_uniform", scripted)
-    vessels = [network(arrays, "n0e0_") for _ in range(2)]
+    vessels = [network(arrays, "n{}e{}_".format(*stored[0])) for _ in range(2)]
     rate = float(arrays["lr"]) / int(arrays["ipc"])
     settings = {"alpha": alpha, "interval": int(arrays["interval"]), "train_epochs": epochs}
     run(tgdd, arrays, vessels, lr_img=rate, **settings)
@@ -184,7 +182,7 @@ def test_dsdm(turns: Turns, monkeypatch: pytest.MonkeyPatch) -> None:
         "prototype_after": int(arrays["smooth"]),
         "train_epochs": epochs,
     }
-    context = run(dsdm, arrays, [network(arrays, "p0_")], **settings)
+    context = run(dsdm, arrays, [network(arrays, f"p{min(given)[0]}_")], **settings)
     check_trace(turns, arrays, 1)
     for k in range(int(arrays["iters"])):
         assert_close(turns.losses[k], arrays["loss_c"][k])

@@ -1,12 +1,15 @@
-"""LD against three iterations of the authors' own loops, and what is ours: the choice of labels, refusals."""
+"""LD against the iterations of the authors' own loops, and what is ours: the choice of labels, refusals."""
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from scripted import ScriptedContext, ScriptedDraws
 from support import assert_close, golden, load_hashed, tensor
 from torch import Tensor
@@ -61,14 +64,15 @@ def hashed_lenet(arrays: dict[str, Any], *left_out: str) -> Network:
 
 
 class Watched:
-    """What a learner of the loop told of each update."""
+    """What a learner of the loop told of each update; entropies: its two losses, as they were computed."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, kind: Any) -> None:
         self.losses: list[float] = []
         self.errors: list[float] = []
         self.gradients: list[Tensor] = []
+        self.entropies: list[Tensor] = []
         self.learner: Any = None
-        teach, step = kind.teach, ld.Labels.step
+        teach, step, entropy = kind.teach, ld.Labels.step, F.cross_entropy
 
         def spy(learner: Any, *arguments: Any) -> Any:
             self.learner = learner
@@ -77,12 +81,21 @@ class Watched:
             self.errors.append(float(error))
             return loss, error
 
+        def spy_entropy(*arguments: Any) -> Tensor:
+            self.entropies.append(entropy(*arguments))
+            return self.entropies[-1]
+
         def spy_step(labels: Any, loss: Tensor) -> None:
             step(labels, loss)
             self.gradients.append(labels.rows.grad.clone())
 
         monkeypatch.setattr(kind, "teach", spy)
         monkeypatch.setattr(ld.Labels, "step", spy_step)
+        monkeypatch.setattr(ld, "F", SimpleNamespace(**vars(F) | {"cross_entropy": spy_entropy}))
+
+    def inner_losses(self, place: int) -> Tensor:
+        """Those on images of the set, which of the two losses of an update has that place."""
+        return torch.stack(self.entropies[place::2]).detach()
 
 
 def trace(arrays: dict[str, Any], net: Network, iterations: int, **settings: Any) -> Tensor:
@@ -93,13 +106,26 @@ def trace(arrays: dict[str, Any], net: Network, iterations: int, **settings: Any
         "real": [base + size * k + torch.arange(size) for k in range(iterations)],
         "inner": [tensor(given) for given in arrays["idx"][:iterations]],
     }
-    config = Config(
-        iterations=iterations, batch_real=size, batch_inner=inner, validate_every=0, gap=50, **settings
-    )
+    config = Config(iterations=iterations, batch_real=size, batch_inner=inner, validate_every=0, **settings)
     data: Any = FixedImages(arrays)
     ipc = base // int(arrays["classes"])
     with ScriptedDraws():
         return ld.distill(data, ipc, config=config, context=ScriptedContext([net], rows)).labels
+
+
+def local_weights(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """The weights that each ridge regression finds, before they are mixed with the earlier ones."""
+    found: list[Tensor] = []
+    moved = ld.RidgeLearner._moved
+
+    def spy(learner: Any, hidden: Tensor, labels: Tensor) -> Tensor:
+        alone = copy.copy(learner)
+        alone.config = dataclasses.replace(learner.config, memory=0.0)
+        found.append(moved(alone, hidden.detach(), labels.detach()))
+        return moved(learner, hidden, labels)
+
+    monkeypatch.setattr(ld.RidgeLearner, "_moved", spy)
+    return found
 
 
 def weight_sums(weights: list[Tensor]) -> Tensor:
@@ -109,7 +135,9 @@ def weight_sums(weights: list[Tensor]) -> Tensor:
 
 @pytest.fixture
 def begun_at(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Lets the labels begin at those of a golden file."""
+    """Lets the labels begin at those of a golden file, for any number of images."""
+    kept = SimpleNamespace(of=lambda data, images, labels, **rest: SimpleNamespace(labels=labels.detach()))
+    monkeypatch.setattr(ld, "Distilled", kept)
 
     def begin(arrays: dict[str, Any]) -> None:
         monkeypatch.setattr(ld, "initial_labels", lambda *_: tensor(arrays["y0"]).clone())
@@ -118,7 +146,7 @@ def begun_at(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.golden("trace_ld_or2", "ld")
-def test_three_iterations_of_the_second_order_version(begun_at: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_iterations_of_the_second_order_version(begun_at: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     arrays = golden("trace_ld_or2")
     begun_at(arrays)
     count = len(arrays["outer_loss"])
@@ -133,13 +161,12 @@ def test_three_iterations_of_the_second_order_version(begun_at: Any, monkeypatch
         assert_close(next(net.parameters()), arrays[f"conv1_{k}"])
         assert_close(weight_sums(list(net.parameters())), arrays["wsum"][k - 1])
     assert_close(torch.tensor(watched.losses), arrays["outer_loss"])
+    assert_close(watched.inner_losses(0), arrays["inner_loss"])
     assert watched.errors == pytest.approx(arrays["error"].tolist())
 
 
 @pytest.mark.golden("trace_ld_rr", "ld@rr")
-def test_three_iterations_of_the_ridge_regression_version(
-    begun_at: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_iterations_of_the_ridge_regression_version(begun_at: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     arrays = golden("trace_ld_rr")
     begun_at(arrays)
     start = ld.RidgeLearner.__init__
@@ -150,24 +177,28 @@ def test_three_iterations_of_the_ridge_regression_version(
         self.scale.data.fill_(float(arrays["scale0"]))
 
     monkeypatch.setattr(ld.RidgeLearner, "__init__", begin)
-    last = [str(name).replace("fc", "fc_") for name in golden("trace_ld_or2")["names"][-2:]]
+    last = [name for name, _ in hashed_lenet(arrays).named_parameters()][len(arrays["names"]) :]
     count, tolerance = len(arrays["outer_loss"]), 6e-5
     for k in range(1, count + 1):
         with monkeypatch.context() as patch:
             watched = Watched(patch, ld.RidgeLearner)
             net = hashed_lenet(arrays, *last)
+            local = local_weights(patch)
             labels = trace(arrays, net, k, algorithm="ridge")
         learner = watched.learner
         assert_close(labels, arrays[f"y{k}"], tolerance)
         assert_close(watched.gradients[-1], arrays[f"grad_y{k - 1}"], tolerance)
         assert_close(next(net.parameters()), arrays[f"conv1_{k}"], tolerance)
-        assert_close(weight_sums(list(net.parameters())[:-2]), arrays["wsum"][k - 1], tolerance)
+        assert_close(weight_sums(list(net.parameters())[: -len(last)]), arrays["wsum"][k - 1], tolerance)
+        assert_close(local[-1], arrays[f"local{k - 1}"], tolerance)
         assert_close(learner.ridge, arrays[f"W{k}"], tolerance)
         assert learner.scale.item() == pytest.approx(float(arrays["scale"][k - 1]), rel=tolerance)
-        if k == 1:
-            assert_close(net.fc_2.weight.grad, arrays["fc2_grad0"], tolerance)
-            assert_close(learner.scale.grad, arrays["scale_grad0"], tolerance)
+        if f"fc2_grad{k - 1}" in arrays:
+            assert_close(net.fc_2.weight.grad, arrays[f"fc2_grad{k - 1}"], tolerance)
+        if f"scale_grad{k - 1}" in arrays:
+            assert_close(learner.scale.grad, arrays[f"scale_grad{k - 1}"], tolerance)
     assert_close(torch.tensor(watched.losses), arrays["outer_loss"], tolerance)
+    assert_close(watched.inner_losses(1), arrays["feat_loss"], tolerance)
     assert watched.errors == pytest.approx(arrays["error"].tolist())
 
 
@@ -181,12 +212,13 @@ def test_networks_are_replaced_when_the_authors_replace_theirs() -> None:
 
 
 def test_the_rule_goes_on_from_what_was_saved() -> None:
-    errors = golden("ld_restart")["error"].tolist()
-    whole, first, second = RestartRule(50), RestartRule(50), RestartRule(50)
+    arrays = golden("ld_restart")
+    errors, half = arrays["error"].tolist(), len(arrays["error"]) // 2
+    whole, first, second = (RestartRule(int(arrays["gap"])) for _ in range(3))
     ends = [whole.ends(error) for error in errors]
-    begun = [first.ends(error) for error in errors[:200]]
+    begun = [first.ends(error) for error in errors[:half]]
     second.load_state_dict(first.state_dict())
-    assert begun + [second.ends(error) for error in errors[200:]] == ends
+    assert begun + [second.ends(error) for error in errors[half:]] == ends
     assert (second.lengths, second.length) == (whole.lengths, whole.length)
 
 
@@ -196,10 +228,8 @@ SMALL = Config(iterations=12, batch_real=16, batch_inner=6, gap=3, validate_ever
 @pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["second_order", "ridge"])
 def test_labels_are_probabilities_of_fixed_real_images(algorithm: Any) -> None:
-    from dataclasses import replace
-
     data = toy(3, (3, 8, 8), 20, test_per_class=1)
-    config = replace(SMALL, algorithm=algorithm, lr_label=0.05)
+    config = dataclasses.replace(SMALL, algorithm=algorithm, lr_label=0.05)
     made = ld.distill(data, 2, config=config, context=Context(arch="ConvNetW8D2"))
     torch.testing.assert_close(made.labels.sum(dim=1), torch.ones(6))
     assert (made.labels >= 0).all()

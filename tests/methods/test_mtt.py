@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from golden_trajectories import GoldenTrajectories
 from scripted import ScriptedContext, ScriptedData, ScriptedDraws
 from support import assert_close, golden, golden_network, tensor
 from torch import Tensor
@@ -45,77 +46,58 @@ SMALL: dict[str, Any] = {
 }
 
 
-class GoldenExperts:
-    """The golden file's trajectory; notes which snapshots are asked for."""
-
-    def __init__(self, arrays: dict[str, Any]) -> None:
-        self.asked: list[int] = []
-        self._snapshots = [
-            [tensor(arrays[f"t{epoch}_{k:02d}"]) for k in range(len(arrays["names"]))] for epoch in range(4)
-        ]
-
-    def __len__(self) -> int:
-        return 1
-
-    def parameters(self, expert: int, epoch: int) -> list[Tensor]:
-        self.asked.append(epoch)
-        return [value.clone() for value in self._snapshots[epoch]]
-
-
-def replay(
-    method: Any, arrays: dict[str, Any], iterations: int, monkeypatch: pytest.MonkeyPatch
-) -> tuple[Distilled, list[Match]]:
-    """Some iterations of `distill` with the golden trajectory, starts and permutations."""
-    permutations = [tensor(rows) for rows in arrays["perm"].reshape(-1, arrays["perm"].shape[-1])]
-    starts = [torch.tensor(value) for start in arrays["start"] for value in (0, int(start))]
-    experts = GoldenExperts(arrays)
-    monkeypatch.setattr(trajectories, "train_experts", lambda context, data, settings: experts)
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("item", "method", "way"),
+    [
+        pytest.param("trace_mtt", mtt, "unrolled", marks=pytest.mark.golden("trace_mtt", "mtt")),
+        pytest.param("trace_tesla", tesla, "step_by_step", marks=pytest.mark.golden("trace_tesla", "tesla")),
+    ],
+)
+def test_the_authors_iterations(item: str, method: Any, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    arrays = golden(item)
+    experts = GoldenTrajectories(arrays)
+    monkeypatch.setattr(trajectories, "train_experts", lambda *arguments: experts)
     matches: list[Match] = []
-    original = mtt.unrolled if method is mtt else tesla.step_by_step
+    batches: list[list[list[int]]] = []
+    original = getattr(method, way)
 
     def spy(*arguments: Any, **named: Any) -> Match:
         matches.append(original(*arguments, **named))
+        batches.append([step.rows.tolist() for step in arguments[-1]])
         return matches[-1]
 
-    monkeypatch.setattr(method, original.__name__, spy)
+    monkeypatch.setattr(method, way, spy)
+    iterations, target = len(arrays["loss"]), int(arrays["expert_epochs"])
     config = method.Config(
         iterations=iterations,
-        lr_img=float(arrays["lr_img"]),
-        lr_lr=float(arrays["lr_lr"]),
-        alpha0=float(arrays["alpha0"]),
+        **{name: float(arrays[name]) for name in ("lr_img", "lr_lr", "alpha0")},
         student_steps=int(arrays["syn_steps"]),
-        match_epochs=int(arrays["expert_epochs"]),
+        match_epochs=target,
+        max_start=int(arrays["start"].max()) + 1,
         batch_syn=int(arrays["batch_syn"]),
         strategy="",
     )
-    student = golden_network(arrays, "t0_", "names", "ConvNet")
-    context = ScriptedContext([student], {"segment": starts, "order": permutations})
+    draws = {
+        "segment": [torch.tensor(int(value)) for start in arrays["start"] for value in (0, start)],
+        "order": [tensor(rows) for rows in arrays["perm"].reshape(-1, arrays["perm"].shape[-1])],
+    }
+    context = ScriptedContext([golden_network(arrays, "t0_", "names", "ConvNet")], draws)
+    data: Any = ScriptedData(arrays | {"real_idx": []})
     with ScriptedDraws():
-        distilled = method.distill(ScriptedData(arrays | {"real_idx": []}), 2, config=config, context=context)
-    monkeypatch.setattr(method, original.__name__, original)
-    target = int(arrays["expert_epochs"])
-    assert experts.asked == [e for start in arrays["start"][:iterations] for e in (start, start + target)]
-    return distilled, matches
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("item", "method"),
-    [
-        pytest.param("trace_mtt", mtt, marks=pytest.mark.golden("trace_mtt", "mtt")),
-        pytest.param("trace_tesla", tesla, marks=pytest.mark.golden("trace_tesla", "tesla")),
-    ],
-)
-def test_the_authors_iterations(item: str, method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    arrays = golden(item)
-    for iterations in (1, 2):
-        distilled, matches = replay(method, arrays, iterations, monkeypatch)
-        assert_close(distilled.images, arrays[f"x{iterations}"])
-        assert_close(torch.tensor(distilled.learned_lr), arrays["alpha"][iterations - 1])
+        made = method.distill(data, arrays["init_idx"].shape[1], config=config, context=context)
+    assert experts.asked == [(0, int(start) + shift) for start in arrays["start"] for shift in (0, target)]
+    assert batches == [[row[row >= 0].tolist() for row in steps] for steps in arrays["batches"]]
+    assert made.labels.tolist() == arrays["y_syn"].tolist()
     for k, match in enumerate(matches):
         assert_close(match.loss, arrays["loss"][k])
         assert_close(match.by_images, arrays[f"grad{k}"])
         assert_close(match.by_alpha, arrays["alpha_grad"][k])
+    for k, state in enumerate(context.states):
+        assert_close(state["images"], arrays[f"x{k}"])
+        assert_close(state["alpha"], arrays["alpha"][k - 1] if k else arrays["alpha0"])
+    assert_close(made.images, arrays[f"x{iterations}"])
+    assert_close(torch.tensor(made.learned_lr), arrays["alpha"][-1])
 
 
 @pytest.fixture(scope="module")

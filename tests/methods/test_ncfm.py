@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from support import assert_close, golden, golden_network, tensor
+from support import assert_close, golden, golden_convnet, tensor
 from torch import Tensor
 
 from harness.core.augment import augment
@@ -17,7 +17,6 @@ from harness.core.context import Context
 from harness.core.data.toy import toy
 from harness.core.experts import ExpertSettings
 from harness.core.formation import decode
-from harness.core.nets import Network
 from harness.core.siamese import Siamese
 from methods import ncfm, resolve
 from methods.shared.blends import NetworkPair
@@ -52,7 +51,9 @@ class Given:
 
 
 @pytest.mark.golden("match_ncfm", "ncfm")
-@pytest.mark.parametrize("weights", ["half", "ab"])
+@pytest.mark.parametrize(
+    "weights", [name.removesuffix("_alpha") for name in golden("match_ncfm") if name.endswith("_alpha")]
+)
 def test_gap_of_features(weights: str) -> None:
     arrays = golden("match_ncfm")
     alpha, beta = (float(arrays[f"{weights}_{name}"]) for name in ("alpha", "beta"))
@@ -65,13 +66,14 @@ def test_gap_of_features(weights: str) -> None:
 @pytest.mark.golden("match_ncfm", "ncfm")
 def test_matching_through_a_network() -> None:
     arrays = golden("match_ncfm")
-    net = golden_net(arrays)
-    data = toy(num_classes=1, shape=(3, 16, 16))
+    net = golden_convnet(arrays).net.requires_grad_(False)
+    data = toy(num_classes=1, shape=arrays["x_real"].shape[1:])
     siamese = Siamese("", None)
     matcher = ClassMatcher(Context(), data, net, view=ncfm.unit_embedding, real_view=ncfm.unit_embedding)
     real = ncfm.unit_embedding(net, tensor(arrays["x_real"])).embeddings
     frequencies: Any = Given(tensor(arrays["t_img"]))
-    loss = ncfm.matching_loss([real.detach()], frequencies, ncfm.characteristic_gap, ncfm.Config())
+    half = ncfm.Config(alpha=0.5, beta=0.5)
+    loss = ncfm.matching_loss([real.detach()], frequencies, ncfm.characteristic_gap, half)
     images = tensor(arrays["x_syn"]).requires_grad_()
     losses = matcher.descend(net, images, siamese, loss)
     torch.testing.assert_close(float(losses[0]), float(arrays["match"]), rtol=2e-5, atol=0)
@@ -82,27 +84,19 @@ def test_matching_through_a_network() -> None:
 @pytest.mark.golden("match_ncfm", "ncfm")
 def test_calibration_through_a_network() -> None:
     arrays = golden("match_ncfm")
-    net = golden_net(arrays)
+    net = golden_convnet(arrays).net.requires_grad_(False)
     images = tensor(arrays["x_syn"]).requires_grad_()
-    seen = embedding_and_logits(net, images).each(lambda part: part[:, None])
-    classes = slice(int(arrays["y"][0]), int(arrays["y"][-1]) + 1)
-    losses = ncfm.calibration_loss(1.0)(seen._replace(classes=classes))
-    torch.testing.assert_close(float(losses.detach().mean()), float(arrays["calib"]), rtol=2e-5, atol=0)
-    assert_close(*torch.autograd.grad(losses.mean(), images), arrays["calib_grad"])
-    torch.testing.assert_close(ncfm.calibration_loss(2.5)(seen._replace(classes=classes)), 2.5 * losses)
+    seen = embedding_and_logits(net, images)
 
+    def losses(weight: float) -> Tensor:
+        """Of each image as the only one of its class."""
+        loss, each = ncfm.calibration_loss(weight), seen.each(lambda part: part[:, None, None])
+        images = zip(each.embeddings, each.logits, arrays["y"].tolist(), strict=True)
+        return torch.cat([loss(Seen(*of, classes=slice(label, label + 1))) for *of, label in images])
 
-def golden_net(arrays: dict[str, np.ndarray]) -> Network:
-    """The golden network, whose parameters come in another order: convolutions, then norms."""
-    order = [0, 1, 6, 7, 2, 3, 8, 9, 4, 5, 10, 11, 12, 13]
-    kinds = [str(name).split(".")[1:2] for name in arrays["wnames"]]
-    assert [kinds[k][0] for k in order[:4]] == ["conv", "conv", "norm", "norm"]
-    state = {f"w{new:02d}": arrays[f"w{old:02d}"] for new, old in enumerate(order)}
-    names = np.array(
-        [f"features.{4 * d + k}.{part}" for d in range(3) for k in (0, 1) for part in ("weight", "bias")]
-        + ["classifier.weight", "classifier.bias"]
-    )
-    return golden_network(state | {"names": names}, "w", "names", "ConvNet").requires_grad_(False)
+    torch.testing.assert_close(float(losses(1.0).detach().mean()), float(arrays["calib"]), rtol=2e-5, atol=0)
+    assert_close(*torch.autograd.grad(losses(1.0).mean(), images, retain_graph=True), arrays["calib_grad"])
+    torch.testing.assert_close(losses(2.5), 2.5 * losses(1.0))
 
 
 def test_the_gap_is_that_of_complex_numbers() -> None:

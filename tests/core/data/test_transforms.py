@@ -2,64 +2,55 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from support import assert_close, golden, tensor
 
 from harness.core.data import ZCA, Normalization, RegularisedZCA, transform_from_state
 from harness.core.data import transforms as transforms_module
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "zca.npz"
 
-
-@pytest.fixture
-def golden() -> dict[str, torch.Tensor]:
-    with np.load(GOLDEN) as arrays:
-        return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-
-
-def _assert_close(got: torch.Tensor, expected: torch.Tensor) -> None:
+def _assert_close(got: torch.Tensor, expected: np.ndarray) -> None:
     assert got.dtype == torch.float32
-    assert float((got - expected).abs().max()) <= 2e-5 * float(expected.abs().max())
+    assert_close(got, expected)
 
 
 @pytest.mark.golden("zca", "mtt", "tesla")
 @pytest.mark.parametrize("chunk", [7, 4096])
-def test_zca_as_the_authors_compute_it(golden, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_zca_as_the_authors_compute_it(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transforms_module, "_CHUNK", chunk)
-    zca = ZCA.fit(golden["x"], eps=0.1)
-    _assert_close(zca.mean, golden["mean"][0])
-    _assert_close(zca.whiten, golden["T"])
-    _assert_close(zca.unwhiten, golden["T_inv"])
-    _assert_close(zca(golden["x"]), golden["out"])
-    _assert_close(zca(golden["xt"]), golden["out_t"])
-    _assert_close(zca.inverse(golden["out"]), golden["back"])
+    arrays = golden("zca")
+    zca = ZCA.fit(tensor(arrays["x"]), eps=0.1)
+    _assert_close(zca.mean, arrays["mean"][0])
+    _assert_close(zca.whiten, arrays["T"])
+    _assert_close(zca.unwhiten, arrays["T_inv"])
+    _assert_close(zca(tensor(arrays["x"])), arrays["out"])
+    _assert_close(zca(tensor(arrays["xt"])), arrays["out_t"])
+    _assert_close(zca.inverse(tensor(arrays["out"])), arrays["back"])
 
 
 @pytest.mark.golden("zca", "mtt", "tesla")
-def test_zca_with_fewer_images_than_pixels(golden) -> None:
-    _assert_close(ZCA.fit(golden["xt"])(golden["xt"]), golden["refit"])
+def test_zca_with_fewer_images_than_pixels() -> None:
+    arrays = golden("zca")
+    images = tensor(arrays["xt"])
+    _assert_close(ZCA.fit(images)(images), arrays["refit"])
 
 
 @pytest.mark.golden("zca_reg", "frepo", "kip")
 @pytest.mark.parametrize("chunk", [7, 4096])
 def test_whitening_of_frepo_and_kip(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transforms_module, "_CHUNK", chunk)
-    with np.load(GOLDEN.parent / "zca_reg.npz") as arrays:
-        golden = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-    reg = float(golden["reg"])
-    frepo = RegularisedZCA.fit(
-        golden["x"], Normalization(golden["mean"].float(), golden["std"].float()), reg, unit_norm=False
-    )
-    _assert_close(frepo(golden["x"]), golden["frepo_x"])
-    _assert_close(frepo(golden["xt"]), golden["frepo_xt"])
-    _assert_close(frepo.inverse(golden["frepo_xt"]), golden["frepo_back"])
-    std, mean = torch.std_mean(golden["x"], dim=(0, 2, 3), correction=0)
-    kip = RegularisedZCA.fit(golden["x"], Normalization(mean, std), reg, unit_norm=True)
-    _assert_close(kip(golden["x"]), golden["kip_x"])
-    _assert_close(kip(golden["xt"]), golden["kip_xt"])
+    arrays = golden("zca_reg")
+    images, others, reg = tensor(arrays["x"]), tensor(arrays["xt"]), float(arrays["reg"])
+    frepo = RegularisedZCA.fit(images, Normalization.of(arrays["mean"], arrays["std"]), reg, unit_norm=False)
+    _assert_close(frepo(images), arrays["frepo_x"])
+    _assert_close(frepo(others), arrays["frepo_xt"])
+    _assert_close(frepo.inverse(tensor(arrays["frepo_xt"])), arrays["frepo_back"])
+    std, mean = torch.std_mean(images, dim=(0, 2, 3), correction=0)
+    kip = RegularisedZCA.fit(images, Normalization(mean, std), reg, unit_norm=True)
+    _assert_close(kip(images), arrays["kip_x"])
+    _assert_close(kip(others), arrays["kip_xt"])
 
 
 def test_regularised_whitening_from_its_state_and_back_to_pixels() -> None:

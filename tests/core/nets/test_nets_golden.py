@@ -6,30 +6,37 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from support import assert_close, golden, golden_convnet, hashed, load_hashed, tensor, uniforms
+from support import (
+    GoldenConvNet,
+    assert_close,
+    golden,
+    golden_convnet,
+    hashed,
+    load_hashed,
+    tensor,
+    uniforms,
+)
 from torch import nn
 
 from harness.core.nets import Network, build
 from methods.shared.statistics import BatchNormStatistics, first_weighted
 
-CONV_BIASES = ("features.0.bias", "features.4.bias", "features.8.bias")
-VARIANTS = {
-    "base": "ConvNetW8",
-    "sigmoid": "ConvNetW8AS",
-    "leakyrelu": "ConvNetW8AL",
-    "swish": "ConvNetW8ASwish",
-    "nonorm": "ConvNetW8NN",
-    "bn": "ConvNetW8BN",
-    "ln": "ConvNetW8D2LN",
-    "gn": "ConvNetW8GN",
-    "maxpool": "ConvNetW8MP",
-    "nopool": "ConvNetW8D2NP",
-    "d1": "ConvNetW8D1",
-    "d2": "ConvNetW8D2",
-    "d4": "ConvNetW8D4",
-    "c1": "ConvNetW8",
-}
+OPTIONS = {
+    "sigmoid": "AS",
+    "leakyrelu": "AL",
+    "swish": "ASwish",
+    "nonorm": "NN",
+    "bn": "BN",
+    "ln": "LN",
+    "gn": "GN",
+    "maxpool": "MP",
+    "nopool": "NP",
+}  # other variants differ in depth or channels
+VARIANTS = sorted(
+    key.removesuffix("_depth") for key in golden("net_convnet_variants") if key.endswith("_depth")
+)
 ZOO = sorted(key.removesuffix("_count") for key in golden("net_zoo") if key.endswith("_count"))
+DD = sorted(key.removesuffix("_logits") for key in golden("net_dd") if key.endswith("_logits"))
 
 
 def network(arch: str, images: torch.Tensor, classes: int) -> Network:
@@ -52,6 +59,16 @@ def load(net: Network, arrays: dict[str, np.ndarray], prefix: str = "") -> None:
     assert not rest.unexpected_keys
 
 
+def assert_gradients(found: GoldenConvNet, arrays: dict[str, np.ndarray]) -> None:
+    """Gradients of all parameters; those of biases of convolutions, which norms cancel, are all but 0."""
+    for k, (parameter, is_conv_bias) in enumerate(zip(found.parameters, found.conv_biases, strict=True)):
+        reference = arrays[f"gw{k:02d}"]
+        if is_conv_bias:
+            assert float((parameter.grad - tensor(reference)).abs().max()) <= 1e-6
+        else:
+            assert_close(parameter.grad, reference)
+
+
 @pytest.mark.parametrize(
     "item",
     [pytest.param(item, marks=pytest.mark.golden(item)) for item in ("net_convnet_c3", "net_convnet_c1")],
@@ -59,10 +76,10 @@ def load(net: Network, arrays: dict[str, np.ndarray], prefix: str = "") -> None:
 def test_features_logits_loss_and_gradients_equal_the_authors(item: str) -> None:
     arrays = golden(item)
     images = tensor(arrays["x"]).requires_grad_()
-    net = network("ConvNetW16", images, 10)
-    load(net, arrays)
+    found = golden_convnet(arrays)
+    assert [name for name, _ in found.net.named_parameters()] == list(arrays["wnames"])
 
-    embeddings, logits = net.embed_and_logits(images)
+    embeddings, logits = found.net.embed_and_logits(images)
     loss = F.cross_entropy(logits, tensor(arrays["y"]))
     loss.backward()
 
@@ -70,11 +87,7 @@ def test_features_logits_loss_and_gradients_equal_the_authors(item: str) -> None
     assert_close(logits, arrays["logits"])
     assert_close(loss, arrays["ce"])
     assert_close(images.grad, arrays["grad_x"])
-    for k, (name, parameter) in enumerate(net.named_parameters()):
-        if name in CONV_BIASES:  # the instance norm behind them cancels them exactly
-            assert float(parameter.grad.abs().max()) <= 1e-6
-        else:
-            assert_close(parameter.grad, arrays[f"gw{k:02d}"])
+    assert_gradients(found, arrays)
 
 
 @pytest.mark.golden("net_convbn")
@@ -93,11 +106,7 @@ def test_a_convnet_with_batch_norm_in_both_modes_equals_the_authors() -> None:
         assert_close(images.grad, arrays[f"grad_x_{mode}"])
         if mode == "eval":
             assert_close(embeddings, arrays["features_eval"])
-    for k, (parameter, is_conv_bias) in enumerate(zip(found.parameters, found.conv_biases, strict=True)):
-        if is_conv_bias:  # the norm behind it takes off what it adds
-            assert float(parameter.grad.abs().max()) <= 1e-6
-        else:
-            assert_close(parameter.grad, arrays[f"gw{k:02d}"])
+    assert_gradients(found, arrays)
     assert len(found.buffers) == len(arrays["bnames"])
     for k, buffer in enumerate(found.buffers):
         assert_close(buffer, arrays[f"nb{k:02d}"])
@@ -105,30 +114,25 @@ def test_a_convnet_with_batch_norm_in_both_modes_equals_the_authors() -> None:
 
 @pytest.mark.slow
 @pytest.mark.golden("net_convnet_variants")
-@pytest.mark.parametrize("variant", sorted(VARIANTS))
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_every_option_of_the_convnet_equals_the_authors(variant: str) -> None:
     arrays = golden("net_convnet_variants")
-    images = tensor(arrays[f"{variant}_x"])
-    net = network(VARIANTS[variant], images, 5)
+    images, depth = tensor(arrays[f"{variant}_x"]), int(arrays[f"{variant}_depth"])
+    width, classes = len(arrays[f"{variant}_w00"]), arrays[f"{variant}_logits"].shape[1]
+    net = network(f"ConvNetW{width}D{depth}{OPTIONS.get(variant, '')}", images, classes)
     load(net, arrays, f"{variant}_")
 
     assert_close(net(images), arrays[f"{variant}_logits"])
-    if variant == "bn":
+    if f"{variant}_logits_eval" in arrays:
         buffers = dict(net.named_buffers())
-        golden_buffers = [key for key in arrays if key.startswith("bn_buf_")]
-        assert len(golden_buffers) == 6
+        golden_buffers = [key for key in arrays if key.startswith(f"{variant}_buf_")]
+        assert len(golden_buffers) == 2 * depth
         for key in golden_buffers:
-            _, _, layer, index, statistic = key.split("_", 4)
+            layer, index, statistic = key.removeprefix(f"{variant}_buf_").split("_", 2)
             assert_close(buffers[f"{layer}.{index}.{statistic}"], arrays[key])
         net.eval()
-        assert_close(net(images), arrays["bn_logits_eval"])
+        assert_close(net(images), arrays[f"{variant}_logits_eval"])
     assert_close(net.embed(images), arrays[f"{variant}_embed"])
-
-
-def test_all_golden_variants_are_tested() -> None:
-    assert sorted(VARIANTS) == sorted(
-        key.removesuffix("_depth") for key in golden("net_convnet_variants") if key.endswith("_depth")
-    )
 
 
 @pytest.mark.slow
@@ -138,9 +142,10 @@ def test_zoo_has_the_authors_parameters_and_logits(model: str) -> None:
     arrays = golden("net_zoo")
     salt = int(arrays["salt"])
     arch, channels = model[:-3], int(model[-1])
-    shape = (2, 3, 32, 32) if channels == 3 else (2, 1, 28, 28)
+    count, classes = arrays[f"{model}_logits_train"].shape
+    shape = (count, 3, 32, 32) if channels == 3 else (count, 1, 28, 28)
     images = (4 * uniforms(int(np.prod(shape)), 1000 + channels, salt) - 2).astype(np.float32).reshape(shape)
-    net = network(arch, torch.from_numpy(images), 10)
+    net = network(arch, torch.from_numpy(images), classes)
 
     shapes = [",".join(map(str, parameter.shape)) for parameter in net.parameters()]
     assert [name for name, _ in net.named_parameters()] == list(arrays[f"{model}_names"])
@@ -189,7 +194,7 @@ def _in_golden_order(net: Network, arrays: dict[str, np.ndarray]) -> list[tuple[
 
 
 @pytest.mark.golden("net_dd", "dd", "ld", "ld@rr")
-@pytest.mark.parametrize("model", ["lenet28", "lenet32", "alex"])
+@pytest.mark.parametrize("model", DD)
 def test_networks_of_dd_and_ld(model: str) -> None:
     arrays = golden("net_dd")
     salt, channels = int(arrays["salt"]), 1 if model == "lenet28" else 3

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from support import assert_close, golden, golden_convnet, tensor
+from torch import Tensor
 
 from harness.core.context import Context
 from harness.core.data.toy import toy
@@ -30,8 +31,11 @@ def test_scores_choice_and_assembly(case: str) -> None:
     size, ipc, factor = (int(own["size"]),) * 2, int(own["ipc"]), int(own["factor"])
     net = golden_convnet({**arrays, "x": own["padded0"]}).net.eval()
     patches = tensor(own["crops"])
-    assert_close(crops.padded(patches[:2, 0], size), own["padded0"])
+    assert_close(crops.padded(patches[: len(own["padded0"]), 0], size), own["padded0"])
+    answers: list[Tensor] = []
+    net.register_forward_hook(lambda net, images, logits: answers.append(logits))
     scores = crops.crop_scores(net, patches, int(own["label"]), size)
+    assert_close(torch.cat(answers).unflatten(0, patches.shape[:2]).swapaxes(0, 1), own["logits"])
     assert_close(scores.T, own["scores"])
     assert scores.argmin(dim=1).tolist() == own["best"].tolist()
     chosen = crops.easiest(patches, scores, ipc * factor**2)

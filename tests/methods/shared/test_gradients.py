@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from methods.shared.gradients import (
     matched_parameters,
     mean_gradients,
 )
+from methods.shared.matching import MeanDistance, Seen
 
 METHODS = ("dc", "dsa", "dcc")
 NOT_AUGMENTED = Siamese("", None)
@@ -34,8 +36,9 @@ NOT_AUGMENTED = Siamese("", None)
 @pytest.mark.parametrize("metric", ["ours", "mse", "cos"])
 def test_distances_of_the_authors(metric: str) -> None:
     arrays = golden("match_distance_raw")
-    real = [tensor(arrays[f"r{k}"]) for k in range(6)]
-    synthetic = [tensor(arrays[f"s{k}"]).requires_grad_() for k in range(6)]
+    count = sum(re.fullmatch(r"r\d+", name) is not None for name in arrays)
+    real = [tensor(arrays[f"r{k}"]) for k in range(count)]
+    synthetic = [tensor(arrays[f"s{k}"]).requires_grad_() for k in range(count)]
     distance = gradient_distance(real, synthetic, metric)
     assert_close(distance, arrays[metric])
     gradients = torch.autograd.grad(distance, synthetic, allow_unused=True)
@@ -54,9 +57,16 @@ def only_class(arrays: dict[str, Any]) -> tuple[ScriptedData, Network]:
     rows = torch.arange(count).view(1, 1, -1).numpy()
     data = ScriptedData({"images": arrays["x_real"], "labels": first, "init_idx": rows[0], "real_idx": rows})
     net = golden_network(arrays, "w", "wnames", "ConvNet")
-    for parameter in list(net.parameters())[-2:]:
-        parameter.data[[0, label]] = parameter.data[[label, 0]]
+    for parameter in net.classifier.parameters():
+        parameter.data = exchanged(parameter.data, label)
     return data, net
+
+
+def exchanged(rows: Tensor, label: int) -> Tensor:
+    """Rows of all classes with that of the label and the first one in each other's place."""
+    order = torch.arange(len(rows))
+    order[[0, label]] = order[[label, 0]]
+    return rows[order]
 
 
 @pytest.mark.golden("match_gradient", *METHODS)
@@ -66,14 +76,28 @@ def test_gradients_of_the_authors_network(metric: str) -> None:
     data, net = only_class(arrays)
     matcher = GradientMatcher(ScriptedContext([]), data, net)  # type: ignore[arg-type]
     parameters = list(net.parameters())
-    real = matcher.real_gradients(net, parameters, data.index.draw(8, None), NOT_AUGMENTED)
-    for k in (0, 4, 8):
-        assert_close(real[0][k], arrays[f"g_real{k:02d}"])
+    batch = data.index.draw(len(data), None)
+    real = matcher.real_gradients(net, parameters, batch, NOT_AUGMENTED)
+    of_classifier = {id(parameter) for parameter in net.classifier.parameters()}
+    for k, (parameter, gradient) in enumerate(zip(parameters, real[0], strict=True)):
+        if f"g_real{k:02d}" in arrays:
+            of_all = exchanged(gradient, int(arrays["label"])) if id(parameter) in of_classifier else gradient
+            assert_close(of_all, arrays[f"g_real{k:02d}"])
     images = tensor(arrays["x_syn"]).requires_grad_()
     losses = matcher.descend(net, parameters, images, NOT_AUGMENTED, real, metric)
     assert_close(losses, arrays[metric][None])
     assert images.grad is not None
     assert_close(images.grad, arrays[f"grad_{metric}"])
+
+
+@pytest.mark.golden("match_gradient", "dm")
+def test_distance_of_means_in_the_authors_network() -> None:
+    arrays = golden("match_gradient")
+    net = golden_network(arrays, "w", "wnames", "ConvNet")
+    images, real = tensor(arrays["x_syn"]).requires_grad_(), net.embed(tensor(arrays["x_real"])).detach()
+    distance = MeanDistance.to(real, (len(real),))(Seen(net.embed(images)[None], classes=slice(0, 1)))
+    assert_close(distance[0], arrays["dm"])
+    assert_close(*torch.autograd.grad(distance.sum(), images), arrays["grad_dm"])
 
 
 def plain_descent(

@@ -40,18 +40,20 @@ def test_one_update_of_the_authors(watch: list, monkeypatch: pytest.MonkeyPatch)
     arrays = golden("trace_iid")
     experts = GoldenExperts(golden_network(arrays, "v", "vnames", "ConvNet"))
     monkeypatch.setattr(iid, "train_experts", lambda context, data, settings: experts)
-    networks = [Context(arch="ConvNetW8").network(toy(shape=(3, 16, 16)))]
-    networks.append(golden_network(arrays, "w", "wnames", "ConvNet"))
+    networks = [golden_network(arrays, name, f"{name}names", "ConvNet") for name in ("v", "w")]
 
     class ScriptedNetworks(ScriptedContext):
         def network(self, data: object, role: str = "net", *, arch: str | None = None) -> Any:
             return super().network(data, role)
 
     context = ScriptedNetworks(networks)
-    context.arch = "ConvNetW8"
+    convolutions = [weight for weight in networks[-1].parameters() if weight.ndim == 4]
+    context.arch = f"ConvNetW{len(convolutions[-1])}D{len(convolutions)}"
     config = iid_dm.Config(iterations=1, lr_img=float(arrays["lr_img"]), strategy="")
     data = ScriptedData(arrays | {"real_idx": arrays["real_idx"][None]})
-    final = iid_dm.distill(data, 3, config=config, context=context).images  # type: ignore[arg-type]
+    ipc = arrays["init_idx"].shape[1]
+    final = iid_dm.distill(data, ipc, config=config, context=context).images  # type: ignore[arg-type]
+    assert_close(context.states[0]["images"], arrays["x0"])
     ((losses, gradient),) = watch
     torch.testing.assert_close(float(losses.sum()), float(arrays["loss"]), rtol=2e-5, atol=0)
     assert_close(gradient, arrays["grad"])
@@ -67,20 +69,23 @@ def test_the_terms_of_the_authors() -> None:
     net = golden_network(arrays, "w", "wnames", "ConvNet")
     trained = golden_network(arrays, "v", "vnames", "ConvNet")
     images, own = tensor(arrays["images"]), tensor(arrays["x0"])
+    classes, ipc = arrays["init_idx"].shape
+    sizes = (arrays["real_idx"].shape[1],) * classes
     with torch.no_grad():
+        channels = net.features(images[:1]).shape[1]
         real = net.embed(images[tensor(arrays["real_idx"]).flatten()])
-        synthetic = net.embed(own).unflatten(0, (3, 3))
-        seen_by_trained = trained.embed(own).unflatten(0, (3, 3))
+        synthetic = net.embed(own).unflatten(0, (classes, ipc))
+        seen_by_trained = trained.embed(own).unflatten(0, (classes, ipc))
     for covariance, centralisation, wanted in (
         (0.0, 0.0, arrays["dm"]),
         (0.01, 0.0, arrays["dm"] + arrays["cov"]),
         (0.0, 0.05, arrays["dm"] + arrays["cent"]),
     ):
         weights = iid.Constraints(covariance, centralisation)
-        distance = iid.ConstrainedDistance.to(weights, 8, real, (6, 6, 6))
-        got = float(distance(Seen(synthetic, extra=(seen_by_trained,), classes=slice(0, 3))).sum())
+        distance = iid.ConstrainedDistance.to(weights, channels, real, sizes)
+        got = float(distance(Seen(synthetic, extra=(seen_by_trained,), classes=slice(0, classes))).sum())
         torch.testing.assert_close(got, float(wanted), rtol=2e-5, atol=0)
-    gap = iid.class_covariances(real, (6, 6, 6), 8) - iid.covariances(synthetic, 8)
+    gap = iid.class_covariances(real, sizes, channels) - iid.covariances(synthetic, channels)
     torch.testing.assert_close(float(0.01 * gap.square().sum()), float(arrays["cov"]), rtol=2e-5, atol=0)
 
 

@@ -6,18 +6,20 @@ import math
 
 import pytest
 import torch
-from support import assert_close, golden, golden_network, tensor
+from support import assert_close, golden, golden_convnet, tensor
+from torch import Tensor
 
 from harness.core.formation import decode
 from methods import bacon
 from methods.shared import kernels
-from methods.shared.matching import MeanDistance, Seen, distance_and_entropy
+from methods.shared.matching import MeanDistance, Seen, class_entropy, distance_and_entropy
 
 ONLY_CLASS = slice(0, 1)
+TERMS = sorted(key.removesuffix("_fs") for key in golden("bacon_terms") if key.endswith("_fs"))
 
 
 @pytest.mark.golden("bacon_terms", "bacon")
-@pytest.mark.parametrize("case", ["a", "b", "c"])
+@pytest.mark.parametrize("case", TERMS)
 @pytest.mark.parametrize("precision", [32, 64])
 def test_bacon_terms_match_authors(case: str, precision: int) -> None:
     arrays = golden("bacon_terms")
@@ -25,55 +27,73 @@ def test_bacon_terms_match_authors(case: str, precision: int) -> None:
     suffix = "64" if precision == 64 else ""
     real = tensor(arrays[f"{case}_fr"]).to(dtype)
     synthetic = tensor(arrays[f"{case}_fs"]).to(dtype).requires_grad_()
-    mean, std = kernels.class_moments(real, (len(real),))
-    terms = {
-        "nll": kernels.gaussian_nll(mean, std, synthetic.mean(0, keepdim=True)),
-        "tv": kernels.half_total_variation(mean, synthetic.mean(0, keepdim=True)),
-        "clip2d": kernels.clip_prior(real[None], synthetic[None]),
-    }
+    posterior = bacon.Posterior.of(bacon.Weights(), real, (len(real),))
+    terms = likelihood_and_variation(posterior, synthetic)
+    terms["clip2d"] = kernels.clip_prior(real[None], synthetic[None])
     for name, value in terms.items():
         assert_close(value[0], arrays[f"{case}_{name}{suffix}"])
         (gradient,) = torch.autograd.grad(value.sum(), synthetic, retain_graph=True)
-        key = f"{case}_{name}_grad{suffix}"
-        assert_close(gradient, arrays[key])
-    distance = bacon.distance_to(bacon.Weights())(real, (len(real),))
-    total = distance(Seen(synthetic[None], classes=ONLY_CLASS))
+        assert_close(gradient, arrays[f"{case}_{name}_grad{suffix}"])
+    seen = Seen(synthetic[None], classes=ONLY_CLASS)
+    assert abs(posterior.clip(seen) - arrays[f"{case}_clip{suffix}"]) <= 1e-6
+    total = posterior(seen)
     assert_close(total[0], arrays[f"{case}_total{suffix}"])
+    (gradient,) = torch.autograd.grad(total.sum(), synthetic)
+    assert_close(gradient, arrays[f"{case}_total_grad"])  # which is there in one precision alone
+
+
+def likelihood_and_variation(posterior: bacon.Posterior, synthetic: Tensor) -> dict[str, Tensor]:
+    """The terms of BACON's distance for synthetic embeddings (n, D) of its only class."""
+    mean = synthetic.mean(0, keepdim=True)
+    return {
+        "nll": kernels.gaussian_nll(posterior.means, posterior.stds, mean),
+        "tv": kernels.half_total_variation(posterior.means, mean),
+    }
 
 
 @pytest.mark.golden("bacon_class_loss", "bacon")
-def test_bacon_gradient_through_network_matches_authors() -> None:
+@pytest.mark.parametrize("suffix", ["", "_lastm1"])
+def test_bacon_gradient_through_network_matches_authors(suffix: str) -> None:
     arrays = golden("bacon_class_loss")
-    net = golden_network(arrays, "w", "wnames", "ConvNet")
+    features = golden_convnet(arrays).net.features
+    if suffix:
+        features = features[:-1]  # the scripts' default leaves out the last pooling, their commands do not
     images = tensor(arrays["x_syn"]).requires_grad_()
-    real = net.embed(tensor(arrays["x_real"])).detach()
-    assert_close(real, arrays["feat_real"])
-    distance = bacon.distance_to(bacon.Weights())(real, (len(real),))
-    loss = distance(Seen(net.embed(images)[None], classes=ONLY_CLASS))
-    assert_close(loss[0], arrays["total"])
-    (gradient,) = torch.autograd.grad(loss.sum(), images)
-    assert_close(gradient, arrays["grad"])
+    real = features(tensor(arrays["x_real"])).flatten(1).detach()
+    synthetic = features(images).flatten(1)
+    posterior = bacon.Posterior.of(bacon.Weights(), real, (len(real),))
+    terms = likelihood_and_variation(posterior, synthetic)
+    seen = Seen(synthetic[None], classes=ONLY_CLASS)
+    assert abs(posterior.clip(seen) - arrays[f"clip{suffix}"]) <= 1e-6
+    for name, value in {**terms, "total": posterior(seen)}.items():
+        assert_close(value[0], arrays[f"{name}{suffix}"])
+    (gradient,) = torch.autograd.grad(posterior(seen).sum(), images, retain_graph=True)
+    assert_close(gradient, arrays[f"grad{suffix}"])
+    if not suffix:
+        assert_close(real, arrays["feat_real"])
+        assert_close(synthetic, arrays["feat_syn"])
+        (gradient,) = torch.autograd.grad(terms["nll"].sum(), images)
+        assert_close(gradient, arrays["grad_nll"])
 
 
 @pytest.mark.golden("idm_class_loss", "idm")
 @pytest.mark.parametrize("suffix", ["", "_multi"])
 def test_idm_gradient_through_network_matches_authors(suffix: str) -> None:
     arrays = golden("idm_class_loss")
-    net = golden_network(arrays, "w", "wnames", "ConvNet")
+    net = golden_convnet(arrays).net
     images = tensor(arrays["x_syn"]).requires_grad_()
-    seen = decode(images, 2) if suffix else images
-    features, logits = net.embed_and_logits(seen)
+    features, logits = net.embed_and_logits(decode(images, 2) if suffix else images)
     label, real = int(arrays["label"]), net.embed(tensor(arrays["x_real"])).detach()
     # The label's place among the classes is the class's: those before it have an image each, of no account.
     sizes = (1,) * label + (len(real),)
     distance = MeanDistance.to(torch.cat([torch.zeros(label, real.shape[1]), real]), sizes)
     own, weight = slice(label, label + 1), float(arrays["ce_weight"]) * float(arrays["acc_percent"])
-    seen_by_net = Seen(features[None], logits[None], classes=own)
-    assert_close(distance(seen_by_net)[0], arrays[f"match{suffix}"])
-    loss = distance_and_entropy(distance, weight, seen_by_net)
-    assert_close(loss[0], arrays[f"total{suffix}"])
-    (gradient,) = torch.autograd.grad(loss.sum(), images)
-    assert_close(gradient, arrays[f"grad_total{suffix}"])
+    seen = Seen(features[None], logits[None], classes=own)
+    assert_close(class_entropy(seen)[0], arrays[f"ce{suffix}"])
+    for name, value in (("match", distance(seen)), ("total", distance_and_entropy(distance, weight, seen))):
+        assert_close(value[0], arrays[f"{name}{suffix}"])
+        (gradient,) = torch.autograd.grad(value.sum(), images, retain_graph=True)
+        assert_close(gradient, arrays[f"grad_{name}{suffix}"])
 
 
 def test_likelihood_is_finite_at_a_gap_of_100_sigma() -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scripted import GivenExperts, ScriptedContext, ScriptedData
 from support import assert_close, golden, golden_convnet, tensor
-from torch import Tensor
 
 import methods
 from harness.core.context import Context
@@ -18,6 +18,7 @@ from harness.core.data.catalog import parse
 from harness.core.data.toy import toy
 from harness.core.distilled import Distilled
 from harness.core.errors import UserError
+from harness.core.nets import Network
 from harness.engine.evaluate import evaluate
 from harness.engine.options import parse_options
 from harness.engine.plan import DatasetFacts, expand
@@ -28,30 +29,51 @@ from methods.shared import soft_labels
 ARCH = "ConvNetW8D2"
 
 
-def expert_logits() -> tuple[dict[str, np.ndarray], list[Tensor]]:
-    """The golden arrays, and what each of their experts says of the chosen images."""
-    arrays = golden("label_expert")
+class Chosen(ScriptedData):
+    """The golden images as a dataset that the authors' draw is made from, and learned as a whole."""
+
+    def __init__(self, arrays: dict[str, np.ndarray]) -> None:
+        super().__init__({**arrays, "init_idx": arrays["chosen"], "real_idx": []})
+
+    def hold_out(self) -> tuple[Chosen, Chosen]:
+        return self, self
+
+
+def golden_experts(arrays: dict[str, np.ndarray]) -> list[Network]:
     experts = sorted({name.partition("_")[0] for name in arrays if re.fullmatch(r"e\d+_w\d+", name)})
     shared = {f"{expert}_wnames": arrays["wnames"] for expert in experts}
-    nets = [golden_convnet({**arrays, **shared}, f"{expert}_").net for expert in experts]
-    images = tensor(arrays["images"])[torch.from_numpy(arrays["chosen"]).long().flatten()]
-    assert torch.equal(images, tensor(arrays["x"]))
-    return arrays, [soft_labels._logits(net, images, Context()) for net in nets]
+    return [golden_convnet({**arrays, **shared}, f"{expert}_").net for expert in experts]
+
+
+def labelled(monkeypatch: pytest.MonkeyPatch, arrays: dict[str, np.ndarray], **settings: int) -> Distilled:
+    """Random images with labels, by the golden experts at their epoch."""
+    nets, epoch = golden_experts(arrays), int(arrays["epoch"])
+    given = GivenExperts({(k, epoch): net for k, net in enumerate(nets)})
+    monkeypatch.setattr(soft_labels, "train_experts", lambda *rest: given)
+    monkeypatch.setattr(soft_labels, "stopping_epoch", lambda *rest: epoch)
+    method, data = methods.load("random@soft"), Chosen(arrays)
+    config = method.Config(label_temp=float(arrays["temp"]), **settings)
+    context = ScriptedContext(golden_experts(arrays))
+    return method.distill(data, int(arrays["ipc"]), config=config, context=context)  # type: ignore[arg-type]
 
 
 @pytest.mark.golden("label_expert", "random@soft", "herding@soft")
-def test_labels_of_one_expert_and_of_several() -> None:
-    arrays, logits = expert_logits()
-    temp = float(arrays["temp"])
-    assert_close(soft_labels.soft_labels(logits[:1], temp), arrays["label"])
-    assert_close(soft_labels.soft_labels(logits, temp), arrays["label_ensemble"])
+def test_labels_of_one_expert_and_of_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    arrays = golden("label_expert")
+    for count, labels in ((1, "label"), (len(golden_experts(arrays)), "label_ensemble")):
+        found = labelled(monkeypatch, arrays, label_networks=count)
+        assert torch.equal(found.images, tensor(arrays["x"]))
+        classes = torch.arange(found.labels.shape[1]).repeat_interleave(int(arrays["ipc"]))
+        assert torch.equal(found.hard_labels(), classes)
+        assert_close(found.labels, arrays[labels])
 
 
 @pytest.mark.golden("label_expert", "random@soft", "herding@soft")
-def test_swapped_labels() -> None:
+def test_swapped_labels(monkeypatch: pytest.MonkeyPatch) -> None:
     arrays = golden("label_expert")
     for rank, expected in enumerate(arrays["label_swap"], 1):
         assert_close(soft_labels.swapped(tensor(arrays["label"]), rank), expected)
+        assert_close(labelled(monkeypatch, arrays, label_swap=rank).labels, expected)
     assert torch.equal(soft_labels.swapped(tensor(arrays["label"]), 0), tensor(arrays["label"]))
 
 
