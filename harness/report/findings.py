@@ -3,7 +3,8 @@
 Of each question the boards of a leaderboard scale are asked in turn, those with most methods first, until one
 answers. What the intervals over seeds do not support is not written: a lead is named only where its interval
 leaves out 0, a count counts such leads alone, and of BACON and the method whose loop it shares the interval
-itself is the answer. Intervals are of one comparison each, not of all of them together.
+itself is the answer. How two methods stand is told of every dataset that has a full board, for or against.
+Intervals are of one comparison each, not of all of them together.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import itertools
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import TypeAlias
 
@@ -48,10 +49,14 @@ LEGEND = (
 
 @dataclass(frozen=True)
 class Finding:
-    """A sentence in Markdown, and the command that makes its records anew."""
+    """A sentence in Markdown, and the command that makes its records anew.
+
+    compared: the method that it compares with and the one that it is about, if it is a comparison of two.
+    """
 
     words: str
     command: str
+    compared: tuple[str, str] | None = None
 
     @property
     def item(self) -> str:
@@ -77,14 +82,28 @@ def findings(shown: Sequence[Scored], reported: ReportedFigures) -> Iterator[Fin
     # One field of each dataset, the one with most methods; its other ipc would say much the same.
     fields = {board.track.dataset: board for board in reversed(free) if len(_field(board)) >= FEWEST}
     yield from filter(None, map(leader, reversed(fields.values())))
-    first = [_answer(leader, tight), *(_answer(question, free) for question in QUESTIONS)]
-    rest = (_answer(question, free) for question in FURTHER_QUESTIONS)
+    first = [_answer(leader, tight), *(_answer(question, free, fields.values()) for question in QUESTIONS)]
+    rest = (_answer(question, free, fields.values()) for question in FURTHER_QUESTIONS)
     yield from filter(None, itertools.chain(first, [agreement(shown, reported)], rest))
 
 
-def _answer(question: Question, asked: Iterable[Board]) -> Finding | None:
-    """What the first board says that has an answer."""
-    return next(filter(None, map(question, asked)), None)
+def _answer(question: Question, asked: Iterable[Board], fields: Iterable[Board] = ()) -> Finding | None:
+    """What the first board says that has an answer; a comparison is told of the other fields as well."""
+    for board in asked:
+        if found := question(board):
+            others = [other for other in fields if other.track.dataset != board.track.dataset]
+            return replace(found, words=found.words + "".join(_also(found, others)))
+    return None
+
+
+def _also(found: Finding, others: Iterable[Board]) -> Iterator[str]:
+    """How the two methods of a comparison stand on other boards, whichever it is."""
+    theirs, ours = found.compared or ("", "")
+    for board in others:
+        if {theirs, ours} <= _field(board).keys():
+            gap = board.gap(hard_protocol(board), board.home, theirs, ours)
+            if gap.found.low is not None:
+                yield f" On {_place(board)} it is {gap.figures}."
 
 
 def leader(board: Board) -> Finding | None:
@@ -123,6 +142,7 @@ def packing(board: Board) -> Finding | None:
         f" points over random images on {_place(board)} ({percent_text(gap.ours)} and"
         f" {percent_text(gap.theirs)} %).",
         repeated(board, [FLOOR, PACKED], [protocol]),
+        (FLOOR, PACKED),
     )
 
 
@@ -168,6 +188,7 @@ def _side_by_side(board: Board, ours: str, theirs: str, claim: str, aside: str) 
         f"{strong(claim.format(_beside(gap)))}{aside} on {_place(board)}: {gap.figures}"
         f" over {plural(gap.found.seeds, 'seed')}{_cost_of(cells[0], cells[1])}.",
         repeated(board, [theirs, ours], [protocol]),
+        (theirs, ours),
     )
 
 

@@ -307,6 +307,21 @@ def test_commands_can_be_typed_and_there_are_ten_at_most(make_record: Any) -> No
     assert head.count("\n- ") == MOST
 
 
+def test_a_comparison_is_told_of_other_datasets_too_whichever_it_is(make_record: Any) -> None:
+    records: list[Record] = []
+    for dataset, gains in (("cifar10", CLEAR), ("mnist", [-gain for gain in CLEAR])):
+        records += field(make_record, [0.3] * 3, dataset=dataset)
+        records += in_seeds(make_record, "random", [0.0] * 3, dataset=dataset)
+        records += in_seeds(make_record, "random_packed", gains, dataset=dataset)
+    records += in_seeds(make_record, "random", [0.0] * 3, dataset="svhn")
+    records += in_seeds(make_record, "random_packed", CLEAR, dataset="svhn")
+    (told,) = (one.words for one in findings(scored(records), {}) if "Packing alone" in one.words)
+    assert "is worth +10.1 [9.9, 10.3] points over random images on cifar10, ipc 10" in told
+    assert told.endswith("%). On mnist, ipc 10 it is -10.1 [-10.3, -9.9]."), "svhn has no full board"
+    leads = [one.words for one in findings(scored(records), {}) if "leads on" in one.words]
+    assert not any(" it is " in words for words in leads)
+
+
 def test_the_command_names_a_network_that_is_not_the_scales_own(make_record: Any) -> None:
     found = leader(asked(field(make_record, [0.3] * 3, arch="ResNet18W16")))
     assert found is not None
