@@ -49,7 +49,7 @@ perf: $(VENV)/installed
 
 # The records of the cpu scale behind BENCHMARKS.md; needs the datasets, see README. Goes on where it stopped, and
 # begins with what tells most. Sets are asked as their methods call for, and the floors as those methods are; those
-# that a teacher labels also without it, beside the others.
+# that call for a teacher or a training of their own also without it, beside the others.
 HARD := random,random_packed,herding,kcenter,kmeans,forgetting,bacon,idm,dm,dm+bacon,m3d,iid_idm,iid_dm,dream,idc,ncfm
 HARD := $(HARD),ncfm@sampler,datadam,datadam@paper,dc,dsa,dcc,dcc@dsa,cafe,cafe@dsa,mtt,tesla,ftd,dsdm,dance,tgdd,hdd
 HARD := $(HARD),idm+hdd,dd
@@ -62,7 +62,7 @@ benchmarks: $(VENV)/installed
 	set -e; for ipc in 10 1; do for data in folder:cifar10-jpeg fashionmnist; do \
 	    on="--ipc $$ipc --dataset $$data"; \
 	    $(RUN) $$on --methods $(HARD); \
-	    $(RUN) $$on --methods $(TAUGHT) --protocol dc-cpu; \
+	    $(RUN) $$on --methods $(TAUGHT),dd,frepo,kip@vec --protocol dc-cpu; \
 	    $(RUN) $$on --methods $(TAUGHT); \
 	    $(RUN) $$on --methods random --protocol kd-cpu,kd-bssl-cpu,kd-mse-cpu,kd-mse-gt-cpu; \
 	    $(RUN) $$on --methods $(STORED); \
