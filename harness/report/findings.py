@@ -91,19 +91,25 @@ def _answer(question: Question, asked: Iterable[Board], fields: Iterable[Board] 
     """What the first board says that has an answer; a comparison is told of the other fields as well."""
     for board in asked:
         if found := question(board):
-            others = [other for other in fields if other.track.dataset != board.track.dataset]
-            return replace(found, words=found.words + "".join(_also(found, others)))
+            others = [
+                one for one in fields if one.track.dataset != board.track.dataset and one.ipc == board.ipc
+            ]
+            return _told_of_others(found, others)
     return None
 
 
-def _also(found: Finding, others: Iterable[Board]) -> Iterator[str]:
-    """How the two methods of a comparison stand on other boards, whichever it is."""
+def _told_of_others(found: Finding, others: Iterable[Board]) -> Finding:
+    """A comparison of two methods with how they stand on other boards of that ipc, whichever it is."""
     theirs, ours = found.compared or ("", "")
-    for board in others:
-        if {theirs, ours} <= _field(board).keys():
-            gap = board.gap(hard_protocol(board), board.home, theirs, ours)
-            if gap.found.low is not None:
-                yield f" On {_place(board)} it is {gap.figures}."
+    both = [board for board in others if {theirs, ours} <= _field(board).keys()]
+    gaps = [(board, board.gap(hard_protocol(board), board.home, theirs, ours)) for board in both]
+    known = [(board, gap) for board, gap in gaps if gap.found.low is not None]
+    words = [found.words, *(f"On {_place(board)} it is {gap.figures}." for board, gap in known)]
+    typed = shlex.split(found.command)
+    if known:
+        at = typed.index("--dataset") + 1
+        typed[at] = ",".join([typed[at], *(typed_dataset(board.track) for board, _ in known)])
+    return replace(found, words=" ".join(words), command=shlex.join(typed))
 
 
 def leader(board: Board) -> Finding | None:

@@ -315,7 +315,9 @@ def test_a_comparison_is_told_of_other_datasets_too_whichever_it_is(make_record:
         records += in_seeds(make_record, "random_packed", gains, dataset=dataset)
     records += in_seeds(make_record, "random", [0.0] * 3, dataset="svhn")
     records += in_seeds(make_record, "random_packed", CLEAR, dataset="svhn")
-    (told,) = (one.words for one in findings(scored(records), {}) if "Packing alone" in one.words)
+    (found,) = (one for one in findings(scored(records), {}) if "Packing alone" in one.words)
+    assert "--dataset cifar10,mnist --methods random,random_packed --ipc 10" in found.command
+    told = found.words
     assert "is worth +10.1 [9.9, 10.3] points over random images on cifar10, ipc 10" in told
     assert told.endswith("%). On mnist, ipc 10 it is -10.1 [-10.3, -9.9]."), "svhn has no full board"
     leads = [one.words for one in findings(scored(records), {}) if "leads on" in one.words]
