@@ -80,10 +80,11 @@ def command(options: Options, wanted: SetFilter, files: Sequence[Path], again: s
         raise UserError(f"no results folder {results}; --results names another")
     chosen = list(_chosen(options, wanted, files))
     for made, kind in chosen:
-        refuse_hard_labels(f"the set of {made.label} has", kind, _protocols(made, options))
-        refuse_missing_steps(made.method, _learned(made), _protocols(made, options))
+        protocols = _protocols(made, options)
+        refuse_hard_labels(f"the set of {made.label} has", kind, protocols)
+        refuse_missing_steps(made.method, _learned(made), protocols)
         if RATE_OF_RATE in made.config:
-            refuse_other_rates(f"the set of {made.label} keeps", _protocols(made, options))
+            refuse_other_rates(f"the set of {made.label} keeps", protocols)
     trials = [trial_of(made, **asked) for made, _ in chosen for asked in _asked(made, options)]
     print(f"{plural(len(chosen), 'set')} to ask", file=sys.stderr)
     plan = plan_of(trials, options, wanted.folders, repeated=False)

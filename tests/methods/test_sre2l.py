@@ -30,9 +30,8 @@ from methods.shared.statistics import BatchNormStatistics
 
 ARCH = "ConvNetW8D2"
 FAMILY = [sre2l, cda, sre2l_pp, fadrm]
-# Advised tolerances of images: Adam makes a whole step of the sign of a gradient that is hardly any, and a
-# stage of FADRM goes on from what the one before left.
-PIXELS, STAGES = 2e-4, 2e-3
+# The images' advised tolerance: Adam makes a whole step of the sign of a gradient that is hardly any.
+PIXELS = 2e-4
 
 
 class Watch:
@@ -220,13 +219,13 @@ def test_whole_stages_of_fadrm(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [nets.index(net) for net in watch.nets] == arrays["who"].tolist()
     assert_close(watch.gradients[0], arrays["grad0"])
     if len(budget) > 1:
-        assert_close(watch.gradients[budget[0]], arrays["grad_next"], STAGES)
+        assert_close(watch.gradients[budget[0]], arrays["grad_next"], 2e-4)
     assert len(ends) == len(budget) - 1
     for stage in (int(name[5:]) for name in arrays if re.fullmatch(r"stage\d+", name)):
-        assert_close(ends[stage], arrays[f"stage{stage}"], STAGES)
+        assert_close(ends[stage], arrays[f"stage{stage}"], 5e-4)
     # What is stored has the dataset's size, whatever that of the last stage is.
     theirs = fadrm.resized(tensor(arrays["final"]), (final.shape[2], final.shape[3]))
-    assert_close(final, theirs.numpy(), STAGES)
+    assert_close(final, theirs.numpy(), 5e-4)
 
 
 def any_size_network(arrays: dict[str, np.ndarray], prefix: str) -> Network:
