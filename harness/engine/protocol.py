@@ -173,6 +173,11 @@ PLAIN = dataclasses.replace(
     "as dc-1000 makes with augmentation",
     augmentation="none",
 )
+DC_DIGITS = dataclasses.replace(
+    DC,
+    source="VICO-UoE/DatasetCondensation `utils.get_daparam`: how networks for MNIST are trained",
+    augmentation="dc:crop_scale_rotate",
+)
 MATCHED = dataclasses.replace(
     DC,
     source="this benchmark: dc-1000 with as many steps for every set as for undecoded images",
@@ -324,6 +329,7 @@ PROTOCOLS = {
         Protocol("dc-plain", "dc-1000 without augmentation, and as long", PLAIN, Epochs(1000)),
         Protocol("dc-plain-cpu", "dc-plain cut to 151 epochs for the cpu scale", PLAIN, Epochs(150)),
         Protocol("dc-plain-smoke", "dc-plain cut to 21 epochs for smoke runs", PLAIN, Epochs(20)),
+        Protocol("dc-digits", "dc-1000 under DC's own augmentation of digits", DC_DIGITS, Epochs(1000)),
         Protocol(
             "dc-steps", "dc-1000 at equal steps, whatever a set decodes to", MATCHED, MatchedSteps(1000)
         ),

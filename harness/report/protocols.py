@@ -188,6 +188,11 @@ def _augmentation(recipe: Recipe) -> str:
             "Training images get the augmentation that the distilled set calls for: DSA's, one operation a"
             " batch, drawn for each image, or DC's own, where each image has an operation of its own."
         )
+    if recipe.augmentation.startswith("dc:"):
+        return (
+            f"Training images get DC's own augmentation, `{recipe.augmentation}`, whatever the set calls for:"
+            " each image has an operation of its own."
+        )
     mixed = ""
     if recipe.mixing is not None:
         name = "CutMix" if isinstance(recipe.mixing, CutMix) else "Mixup"

@@ -10,6 +10,7 @@ import re
 import pytest
 
 from harness.commands.cli import main
+from harness.core import dc_augment
 from harness.core.augment import operations
 from harness.core.data.catalog import DatasetSpec
 from harness.core.errors import UnknownNameError
@@ -54,6 +55,15 @@ def test_without_augmentation_all_else_is_equal(name: str) -> None:
     assert (recipe, plain.grid) == (usual.recipe, usual.grid)
     assert plain.course(SetSize.of(10, 10, augmented=False)) == usual.course(SetSize.of(10, 10))
     assert "are not augmented" in in_words(plain)
+
+
+def test_dc_digits_is_dc_1000_under_dcs_own_augmentation() -> None:
+    usual, own = PROTOCOLS["dc-1000"], PROTOCOLS["dc-digits"]
+    assert dc_augment.operations(str(own.recipe.augmentation)) == ("crop", "scale", "rotate")
+    recipe = dataclasses.replace(own.recipe, augmentation=None, source=usual.recipe.source)
+    assert recipe == usual.recipe
+    assert course("dc-digits", augmented=False) == course("dc-1000")
+    assert "each image has an operation of its own" in in_words(own)
 
 
 def test_what_has_no_form_without_augmentation() -> None:
