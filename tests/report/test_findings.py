@@ -280,10 +280,16 @@ def test_papers_are_agreed_with_at_their_own_scale_alone(make_record: Any) -> No
         {"precision": "bf16"},
         {"settings_source": "published: mnist ipc 1; set by hand: seed"},
     ]
+    under_another = [
+        make_record("random", 1, 0, accuracies=[figure.mean], **{**PAPER, "protocol": "dc-digits"})
+    ]
+    explained = read(agreement(scored([*ours(-5, "paper"), *under_another]), figures))
+    assert explained.endswith("; the others: random on mnist ipc 1 (-5.0; +0.0 under `dc-digits`).")
     for facts in strange:
         others = [make_record("random", 1, 0, accuracies=[0.1], **{**PAPER, **facts})]
         assert agreement(scored(others), figures) is None
         assert read(agreement(scored([*ours(1, "paper"), *others]), figures)) == read(near)
+        assert read(agreement(scored([*ours(-5, "paper"), *others]), figures)) == read(far)
 
 
 def test_commands_can_be_typed_and_there_are_ten_at_most(make_record: Any) -> None:
