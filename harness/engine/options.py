@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness.core.data.catalog import default_data_dir
+from harness.core.data.catalog import FOLDER_PREFIX, default_data_dir
 from harness.core.errors import UnknownNameError, UserError
 from harness.core.packaged import packaged
 from harness.engine.protocol import TUNED, protocol_named
@@ -69,6 +69,14 @@ def _names(value: Any) -> tuple[str, ...]:
     if not names or not all(isinstance(name, str) for name in names):
         raise ValueError
     return tuple(dict.fromkeys(names))
+
+
+def _datasets(value: Any) -> tuple[str, ...]:
+    names = _names(value)
+    for name in names:
+        if name.lower().startswith(FOLDER_PREFIX):
+            Path(name[len(FOLDER_PREFIX) :]).expanduser()  # a home that there is not is said to be none
+    return names
 
 
 def _protocols(value: Any) -> tuple[str, ...]:
@@ -250,7 +258,7 @@ class Options:
     dataset: tuple[str, ...] = field(
         default=("cifar10",),
         metadata=_info(
-            _names,
+            _datasets,
             "names or folder:PATH, e.g. digits,mnist",
             "see `list datasets` (cifar10)",
             repeatable=True,

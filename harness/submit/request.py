@@ -13,7 +13,7 @@ from harness.core.data.catalog import KNOWN, DatasetSpec, parse
 from harness.core.errors import UnknownNameError, UserError
 from harness.core.nets.names import canonical
 from harness.core.text import comma_separated
-from harness.engine.options import Options
+from harness.engine.options import Options, parse_options
 from harness.engine.protocol import protocol_named
 from harness.engine.scales import scale_named
 from harness.submit.importers import FORMATS
@@ -71,7 +71,8 @@ class SubmitRequest:
     @cached_property
     def spec(self) -> DatasetSpec:
         """The dataset that was named, whose files are listed once; UserError if there is no such one."""
-        return parse(self.dataset, self.data_dir, self.image_size, self.zca)
+        (dataset,) = parse_options({"dataset": [self.dataset]}).dataset
+        return parse(dataset, self.data_dir, self.image_size, self.zca)
 
     @property
     def network(self) -> str:

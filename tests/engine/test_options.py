@@ -181,6 +181,12 @@ def test_a_home_that_there_is_not_is_one_line(name: str, tmp_path: Path) -> None
             parse_options(typed, file)
 
 
+def test_a_folder_of_images_in_a_home_that_there_is_not_is_one_line() -> None:
+    for names in ("folder:~nosuch/x", ["digits", "folder:~nosuch/x"]):
+        with pytest.raises(UserError, match="folder:~nosuch/x: no such home folder is known"):
+            parse_options({"dataset": names})
+
+
 def test_without_a_home_the_data_folder_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     def nobody(uid: int) -> None:
         raise KeyError(uid)

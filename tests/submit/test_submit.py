@@ -349,6 +349,7 @@ def test_json_holds_findings_and_records(
         (["--arch", "ConvNetX"], "unknown suffix"),
         (["--augmentation", "flip_blur"], "unknown augmentation 'blur'"),
         (["--dataset", "digit"], "did you mean 'digits'"),
+        (["--dataset", "folder:~nosuch/x"], "folder:~nosuch/x: no such home folder is known"),
     ],
 )
 def test_mistakes_are_one_line_before_any_training(
