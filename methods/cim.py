@@ -15,8 +15,9 @@ evaluations; the scripts expect 66.4 % on CIFAR-10 at ipc 10.
 
 Departures from the authors' code (LINs-lab/CIM `condense/`): all classes pass the observer together, which
 changes nothing but rounding, since the sum falls apart into them and so does AdamW; the observer is trained
-on nine tenths of the train split. Students learn by protocol `kd-mse`, from squared errors to the observer's
-logits; theirs see a whole mosaic in one image of four.
+on nine tenths of the train split. Sides that f does not divide are extended by the mean colour, not by grey.
+Students learn by protocol `kd-mse`, from squared errors to the observer's logits; theirs see a whole mosaic
+in one image of four.
 """
 
 from __future__ import annotations
