@@ -214,7 +214,8 @@ def accuracy_table(found: Scored, figures: ReportedFigures, *, ranks: bool = Fal
             columns[f"ipc {ipc} rank"] = [*map(_rank, rankings), MISSING]
         printed = [figures.get((row.method, found.track.dataset, ipc)) for row in rows]
         if any(printed):
-            columns[f"ipc {ipc} reported"] = list(map(_printed, [*printed, whole]))
+            ours = rankings if found.track.at_paper_scale else [None] * len(rows)
+            columns[f"ipc {ipc} reported"] = [*map(_printed, printed, ours), _printed(whole)]
     return Table(list(columns), list(zip(*columns.values(), strict=True)))
 
 
@@ -242,8 +243,12 @@ def varied_table(found: Scored) -> Table | None:
     return Table(VARIED_HEADERS, rows) if rows else None
 
 
-def _printed(figure: ReportedFigure | None) -> str:
-    return figure.text if figure else MISSING
+def _printed(figure: ReportedFigure | None, ours: Ranking | None = None) -> str:
+    """`64.9 ± 3.5`, and behind it how many of these deviations ours is above it, `(z -2.2)`."""
+    if figure is None:
+        return MISSING
+    z = figure.z(ours.estimate.mean) if ours else None
+    return figure.text + ("" if z is None else f" (z {z:+.1f})")
 
 
 def _rank(ranking: Ranking | None) -> str:
@@ -358,8 +363,11 @@ def _reported_notes(found: Scored, figures: ReportedFigures, reported: ReportedF
     printed = (figures.get((row.method, track.dataset, ipc)) for row, ipc in found.grid)
     shown = [figure for figure in printed if figure]
     whole = figures.get((CEILING, track.dataset, ALL_IMAGES))
-    if shown and track.scale == "paper":
-        yield f"{REPORTED}: printed by papers and not measured here; each paper has its own settings."
+    if shown and track.at_paper_scale:
+        yield (
+            f"{REPORTED}: printed by papers and not measured here; each paper has its own settings. z: how"
+            " many of the standard deviations that are printed ours is above it."
+        )
     elif shown:
         yield (
             f"{REPORTED}: printed by papers and not measured here. They were obtained at paper scale with the"

@@ -64,6 +64,11 @@ class Track:
         return " · ".join(parts + [text for text, present in extras.items() if present])
 
     @property
+    def at_paper_scale(self) -> bool:
+        """Whether trials are as long as the papers' own."""
+        return self.scale == "paper"
+
+    @property
     def as_in_papers(self) -> bool:
         """Whether papers speak of the same: the dataset itself, at its size, with the field's network."""
         itself = self.dataset_source == self.dataset and self.image_size is None and not self.zca

@@ -355,10 +355,20 @@ def test_reported_figures_stand_only_beside_the_same_task(make_record: Any, chan
     assert "*Reported*" not in text
 
 
-def test_paper_scale_says_no_more_than_whose_settings(make_record: Any) -> None:
-    text = sections([make_record(scale="paper")], REPORTED)
+def test_paper_scale_says_whose_settings_and_how_far_ours_is_off(make_record: Any) -> None:
+    figure = load_reported()["random", "mnist", 1]
+    ours = figure.mean - 2.2 * (figure.std or 0)
+    records = {
+        scale: make_record("random", 1, scale=scale, dataset="mnist", accuracies=[ours])
+        for scale in ("paper", "cpu")
+    }
+    text = sections([records["paper"]], load_reported())
     assert "*Reported*: printed by papers and not measured here; each paper has its own settings." in text
     assert "not comparable" not in text
+    assert row(text, "random")[-1] == f"{figure.text} (z -2.2)"
+    short = sections([records["cpu"]], load_reported())
+    assert row(short, "random")[-1] == figure.text
+    assert "(z" not in short
 
 
 def test_summary_uses_the_committed_figures(make_record: Any) -> None:
