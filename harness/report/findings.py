@@ -336,13 +336,20 @@ def elsewhere(board: Board) -> Finding | None:
 class PrintedScore:
     """How many printed standard deviations ours is above a figure that a paper prints.
 
-    cell: `dm on mnist ipc 1`. own: whether the protocol is the one that our method is asked under.
+    own: whether the protocol is the one that our method is asked under.
     """
 
-    cell: str
+    method: str
+    dataset: str
+    ipc: int
     protocol: str
     own: bool
     score: float
+
+    @property
+    def cell(self) -> str:
+        """What was measured, `dm on mnist ipc 1`."""
+        return f"{plain(self.method)} on {self.dataset} ipc {self.ipc}"
 
     @property
     def near(self) -> bool:
@@ -356,21 +363,39 @@ def agreement(shown: Iterable[Scored], reported: ReportedFigures) -> Finding | N
     own = [score for score in scores if score.own]
     if not own:
         return None
-    near = sum(score.near for score in own)
-    others = [_far(score, scores) for score in own if not score.near]
-    rest = f"; the others: {', '.join(others)}" if others else ""
-    lead = f"{near} of {len(own)} figures that papers print are met at their own scale"
+    # Under which other protocols those are met that are not under their own.
+    met = {far: [one for one in scores if _stands_in(one, far)] for far in own if not far.near}
+    rest = f"; the others: {', '.join(itertools.starmap(_far_text, met.items()))}" if met else ""
+    lead = f"{len(own) - len(met)} of {len(own)} figures that papers print are met at their own scale"
     return Finding(
         f"{strong(lead)} within {WITHIN} of the standard deviations that they print{rest}.",
-        "python -m harness paper",
+        _run_of([*own, *itertools.chain(*met.values())]),
     )
 
 
-def _far(score: PrintedScore, scores: Iterable[PrintedScore]) -> str:
-    """`dm on mnist ipc 1 (-3.1; -0.2 under dc-digits)`: the latter where it agrees."""
-    same = (other for other in scores if other.cell == score.cell and other.near and not other.own)
-    under = [f"; {other.score:+.1f} under {code(other.protocol)}" for other in same]
-    return f"{score.cell} ({score.score:+.1f}{''.join(under)})"
+def _stands_in(other: PrintedScore, far: PrintedScore) -> bool:
+    return other.cell == far.cell and other.near and not other.own
+
+
+def _far_text(far: PrintedScore, met: Iterable[PrintedScore]) -> str:
+    """`dm on mnist ipc 1 (-3.1; -0.2 under dc-digits)`."""
+    under = (f"; {one.score:+.1f} under {code(one.protocol)}" for one in met)
+    return f"{far.cell} ({far.score:+.1f}{''.join(under)})"
+
+
+def _run_of(scores: Sequence[PrintedScore]) -> str:
+    """The `run` that makes the records behind them, and perhaps others of these methods."""
+    asked = {
+        "--dataset": [score.dataset for score in scores],
+        "--methods": [score.method for score in scores],
+        "--ipc": [str(score.ipc) for score in scores],
+    }
+    if not all(score.own for score in scores):
+        asked["--protocol"] = [score.protocol for score in scores]
+    words = ["python", "-m", "harness", "run", "--scale", SCALE.name]
+    for option, values in asked.items():
+        words += [option, ",".join(dict.fromkeys(values))]
+    return shlex.join(words)
 
 
 def printed_scores(shown: Iterable[Scored], reported: ReportedFigures) -> Iterator[PrintedScore]:
@@ -384,8 +409,8 @@ def printed_scores(shown: Iterable[Scored], reported: ReportedFigures) -> Iterat
             trials = [record.trial for record in found.grid[row, ipc].done]
             score = figure.z(ranking.estimate.mean) if figure else None
             if score is not None and all(map(_has_published_settings, trials)):
-                cell = f"{plain(row.method)} on {found.track.dataset} ipc {ipc}"
-                yield PrintedScore(cell, found.track.protocol, all(map(_is_asked_as_printed, trials)), score)
+                track, own = found.track, all(map(_is_asked_as_printed, trials))
+                yield PrintedScore(row.method, track.dataset, ipc, track.protocol, own, score)
 
 
 def _is_asked_as_printed(trial: Trial) -> bool:

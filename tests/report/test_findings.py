@@ -283,8 +283,10 @@ def test_papers_are_agreed_with_at_their_own_scale_alone(make_record: Any) -> No
     under_another = [
         make_record("random", 1, 0, accuracies=[figure.mean], **{**PAPER, "protocol": "dc-digits"})
     ]
-    explained = read(agreement(scored([*ours(-5, "paper"), *under_another]), figures))
-    assert explained.endswith("; the others: random on mnist ipc 1 (-5.0; +0.0 under `dc-digits`).")
+    explained = agreement(scored([*ours(-5, "paper"), *under_another]), figures)
+    assert read(explained).endswith("; the others: random on mnist ipc 1 (-5.0; +0.0 under `dc-digits`).")
+    command = "python -m harness run --scale paper --dataset mnist --methods random --ipc 1"
+    assert (near.command, explained.command) == (command, f"{command} --protocol dc-1000,dc-digits")
     for facts in strange:
         others = [make_record("random", 1, 0, accuracies=[0.1], **{**PAPER, **facts})]
         assert agreement(scored(others), figures) is None
