@@ -3,7 +3,8 @@
 Of each question the boards of a leaderboard scale are asked in turn, those with most methods first, until one
 answers. What the intervals over seeds do not support is not written: a lead is named only where its interval
 leaves out 0, a count counts such leads alone, and of BACON and the method whose loop it shares the interval
-itself is the answer. How two methods stand is told of every dataset that has a full board, for or against.
+itself is the answer. How two methods stand is told of every dataset and ipc that has a full board, for or
+against.
 Intervals are of one comparison each, not of all of them together.
 """
 
@@ -81,37 +82,44 @@ def findings(shown: Sequence[Scored], reported: ReportedFigures) -> Iterator[Fin
     ordered = sorted(usual, key=lambda board: (-len(board.measured), -board.ipc, board.track.order))
     free = [board for board in ordered if board.track.budget_flops is None]
     tight = [board for board in ordered if board.track.budget_flops is not None]
-    # One field of each dataset, the one with most methods; its other ipc would say much the same.
-    fields = {board.track.dataset: board for board in reversed(free) if len(_field(board)) >= FEWEST}
+    full = [board for board in free if len(_field(board)) >= FEWEST]
+    # One leader of each dataset, where most methods were measured.
+    fields = {board.track.dataset: board for board in reversed(full)}
     yield from filter(None, map(leader, reversed(fields.values())))
-    first = [_answer(leader, tight), *(_answer(question, free, fields.values()) for question in QUESTIONS)]
-    rest = (_answer(question, free, fields.values()) for question in FURTHER_QUESTIONS)
+    first = [_answer(leader, tight), *(_answer(question, free, full) for question in QUESTIONS)]
+    rest = (_answer(question, free, full) for question in FURTHER_QUESTIONS)
     yield from filter(None, itertools.chain(first, [agreement(shown, reported)], rest))
 
 
-def _answer(question: Question, asked: Iterable[Board], fields: Iterable[Board] = ()) -> Finding | None:
-    """What the first board says that has an answer; a comparison is told of the other fields as well."""
+def _answer(question: Question, asked: Iterable[Board], full: Sequence[Board] = ()) -> Finding | None:
+    """What the first board says that has an answer; a comparison is told of the other full boards as well."""
     for board in asked:
         if found := question(board):
-            others = [
-                one for one in fields if one.track.dataset != board.track.dataset and one.ipc == board.ipc
-            ]
-            return _told_of_others(found, others)
+            alike = [board, *(one for one in full if one.track.scale == board.track.scale)]
+            # Of each dataset and ipc the first, where most methods were measured.
+            places = {_place(one): one for one in reversed(alike)}
+            return _told_of_others(found, [one for one in places.values() if one is not board][::-1])
     return None
 
 
 def _told_of_others(found: Finding, others: Iterable[Board]) -> Finding:
-    """A comparison of two methods with how they stand on other boards of that ipc, whichever it is."""
+    """A comparison of two methods with how they stand on other boards, whichever it is."""
     theirs, ours = found.compared or ("", "")
     both = [board for board in others if {theirs, ours} <= _field(board).keys()]
     gaps = [(board, board.gap(hard_protocol(board), board.home, theirs, ours)) for board in both]
     known = [(board, gap) for board, gap in gaps if gap.found.low is not None]
-    words = [found.words, *(f"On {_place(board)} it is {gap.figures}." for board, gap in known)]
+    if not known:
+        return found
+    told = "; ".join(f"{gap.figures} on {_place(board)}" for board, gap in known)
     typed = shlex.split(found.command)
-    if known:
-        at = typed.index("--dataset") + 1
-        typed[at] = ",".join([typed[at], *(typed_dataset(board.track) for board, _ in known)])
-    return replace(found, words=" ".join(words), command=shlex.join(typed))
+    more = {
+        "--dataset": [typed_dataset(board.track) for board, _ in known],
+        "--ipc": [str(board.ipc) for board, _ in known],
+    }
+    for option, values in more.items():
+        at = typed.index(option) + 1
+        typed[at] = ",".join(dict.fromkeys([typed[at], *values]))
+    return replace(found, words=f"{found.words} Elsewhere it is {told}.", command=shlex.join(typed))
 
 
 def leader(board: Board) -> Finding | None:

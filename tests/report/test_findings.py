@@ -315,19 +315,23 @@ def test_commands_can_be_typed_and_there_are_ten_at_most(make_record: Any) -> No
     assert head.count("\n- ") == MOST
 
 
-def test_a_comparison_is_told_of_other_datasets_too_whichever_it_is(make_record: Any) -> None:
+def test_a_comparison_is_told_of_other_datasets_and_ipc_too_whichever_it_is(make_record: Any) -> None:
     records: list[Record] = []
-    for dataset, gains in (("cifar10", CLEAR), ("mnist", [-gain for gain in CLEAR])):
-        records += field(make_record, [0.3] * 3, dataset=dataset)
-        records += in_seeds(make_record, "random", [0.0] * 3, dataset=dataset)
-        records += in_seeds(make_record, "random_packed", gains, dataset=dataset)
+    less = [-gain for gain in CLEAR]
+    for dataset, ipc, gains in (("cifar10", 10, CLEAR), ("mnist", 10, less), ("cifar10", 1, [0.0] * 3)):
+        place = {"dataset": dataset, "ipc": ipc}
+        records += field(make_record, [0.3] * 3, **place)
+        records += in_seeds(make_record, "random", [0.0] * 3, **place)
+        records += in_seeds(make_record, "random_packed", gains, **place)
     records += in_seeds(make_record, "random", [0.0] * 3, dataset="svhn")
     records += in_seeds(make_record, "random_packed", CLEAR, dataset="svhn")
     (found,) = (one for one in findings(scored(records), {}) if "Packing alone" in one.words)
-    assert "--dataset cifar10,mnist --methods random,random_packed --ipc 10" in found.command
+    assert "--dataset cifar10,mnist --methods random,random_packed --ipc 10,1 " in found.command
     told = found.words
     assert "is worth +10.1 [9.9, 10.3] points over random images on cifar10, ipc 10" in told
-    assert told.endswith("%). On mnist, ipc 10 it is -10.1 [-10.3, -9.9]."), "svhn has no full board"
+    assert told.endswith(
+        "%). Elsewhere it is -10.1 [-10.3, -9.9] on mnist, ipc 10; 0.0 [0.0, 0.0] on cifar10, ipc 1."
+    ), "svhn has no full board"
     leads = [one.words for one in findings(scored(records), {}) if "leads on" in one.words]
     assert not any(" it is " in words for words in leads)
 
