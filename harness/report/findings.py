@@ -95,10 +95,11 @@ def _answer(question: Question, asked: Iterable[Board], full: Sequence[Board] = 
     """What the first board says that has an answer; a comparison is told of the other full boards as well."""
     for board in asked:
         if found := question(board):
-            alike = [board, *(one for one in full if one.track.scale == board.track.scale)]
-            # Of each dataset and ipc the first, where most methods were measured.
-            places = {_place(one): one for one in reversed(alike)}
-            return _told_of_others(found, [one for one in places.values() if one is not board][::-1])
+            others: dict[str, Board] = {}  # of each dataset and ipc the first, where most was measured
+            for one in full:
+                if one.track.scale == board.track.scale and _place(one) != _place(board):
+                    others.setdefault(_place(one), one)
+            return _told_of_others(found, others.values())
     return None
 
 
@@ -409,7 +410,7 @@ def _run_of(scores: Sequence[PrintedScore]) -> str:
 def printed_scores(shown: Iterable[Scored], reported: ReportedFigures) -> Iterator[PrintedScore]:
     """All of the paper scale with published settings, whatever the protocol, beside what is printed."""
     for found in shown:
-        if found.track.scale != SCALE.name:
+        if not found.track.at_paper_scale:
             continue
         figures = reported_for(found.track, reported)
         for (row, ipc), ranking in found.rankings.items():

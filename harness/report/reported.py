@@ -32,6 +32,11 @@ REGIME_OF: Mapping[str, Regime] = {
 CROSS_NETWORKS = {"AlexNet": "AlexNet", "VGG": "VGG11", "ResNet": "ResNet18"}
 
 
+def z_text(z: float | None) -> str:
+    """How many printed spreads ours is off, to be put behind a figure: ` (z -1.7)`; "" for None."""
+    return "" if z is None else f" (z {z:+.1f})"
+
+
 @dataclass(frozen=True)
 class ReportedFigure:
     """One figure as printed: percent, with the network it was obtained with and where it is printed.

@@ -25,7 +25,7 @@ from harness.report.formats import (
     plain,
     strong,
 )
-from harness.report.reported import ALL_IMAGES, UNTRACED, ReportedFigure, ReportedFigures, fitting
+from harness.report.reported import ALL_IMAGES, UNTRACED, ReportedFigure, ReportedFigures, fitting, z_text
 from harness.report.standing import Ranking, Scored, costs_of, overspent, own_key, settings_of
 from harness.report.stats import CONFIDENCE, FEW_SEEDS, Difference, Estimate, differences
 from harness.report.stats import estimate as estimate_of
@@ -247,8 +247,7 @@ def _printed(figure: ReportedFigure | None, ours: Ranking | None = None) -> str:
     """`64.9 ± 3.5`, and behind it how many of these deviations ours is above it, `(z -2.2)`."""
     if figure is None:
         return MISSING
-    z = figure.z(ours.estimate.mean) if ours else None
-    return figure.text + ("" if z is None else f" (z {z:+.1f})")
+    return figure.text + (z_text(figure.z(ours.estimate.mean)) if ours else "")
 
 
 def _rank(ranking: Ranking | None) -> str:

@@ -16,7 +16,7 @@ from harness.core.text import MISSING
 from harness.engine.protocol import PROTOCOLS, TUNED
 from harness.engine.records import Record, Trial
 from harness.engine.scales import SCALES, Scale
-from harness.report.reported import FiguresByNetwork, NetworkKey, ReportedFigure
+from harness.report.reported import FiguresByNetwork, NetworkKey, ReportedFigure, z_text
 from harness.report.stats import Estimate, estimate
 from harness.report.tracks import data_of
 from methods import MethodInfo
@@ -139,7 +139,7 @@ class PaperCell:
         """`-0.5`, with `(z -1.7)` behind it where the paper prints a spread."""
         if self.gap is None:
             return MISSING
-        return f"{100 * self.gap:+.1f}" + ("" if self.z is None else f" (z {self.z:+.1f})")
+        return f"{100 * self.gap:+.1f}{z_text(self.z)}"
 
     def lacking(self, wanted: Completeness) -> tuple[int, ...]:
         """Those of the wanted seeds that are not done with enough networks."""
