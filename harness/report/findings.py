@@ -394,17 +394,16 @@ def _far_text(far: PrintedScore, met: Iterable[PrintedScore]) -> str:
 
 def _run_of(scores: Sequence[PrintedScore]) -> str:
     """The `run` that makes the records behind them, and perhaps others of these methods."""
-    asked = {
-        "--dataset": [score.dataset for score in scores],
-        "--methods": [score.method for score in scores],
-        "--ipc": [str(score.ipc) for score in scores],
-    }
-    if not all(score.own for score in scores):
-        asked["--protocol"] = [score.protocol for score in scores]
-    words = ["python", "-m", "harness", "run", "--scale", SCALE.name]
-    for option, values in asked.items():
-        words += [option, ",".join(dict.fromkeys(values))]
-    return shlex.join(words)
+    special = not all(score.own for score in scores)
+    return _run(
+        SCALE.name,
+        {
+            "--dataset": [score.dataset for score in scores],
+            "--methods": [score.method for score in scores],
+            "--ipc": [str(score.ipc) for score in scores],
+            "--protocol": [score.protocol for score in scores] if special else [],
+        },
+    )
 
 
 def printed_scores(shown: Iterable[Scored], reported: ReportedFigures) -> Iterator[PrintedScore]:
@@ -459,19 +458,32 @@ def repeated(
 ) -> str:
     """The `run` that makes these records of a board anew; the scale's own protocol is not named."""
     track = board.track
-    names = list(dict.fromkeys(methods))
-    cells = [cell for asked, cell in board.measured.items() if asked.method in names]
+    cells = [cell for asked, cell in board.measured.items() if asked.method in methods]
     seeds = max((len(cell.groups) for cell in cells), default=1)
-    words = ["python", "-m", "harness", "run", "--scale", track.scale]
-    words += ["--dataset", typed_dataset(track), "--methods", ",".join(names)]
-    words += ["--ipc", str(board.ipc), "--seeds", str(seeds)]
-    if [*protocols] not in ([], [hard_protocol(board)]):
-        words += ["--protocol", ",".join(protocols)]
-    words += ["--arch", track.arch] if track.arch != SCALES[track.scale].arch else []
-    words += ["--eval-arch", ",".join(networks)] if networks else []
-    if track.budget_flops is not None:
-        # 2E+12: all digits, as few as there are.
-        words += ["--budget", Decimal(repr(track.budget_flops)).normalize().to_eng_string()]
+    special = [*protocols] not in ([], [hard_protocol(board)])
+    # 2E+12: all digits, as few as there are.
+    budget = Decimal(repr(track.budget_flops)).normalize().to_eng_string() if track.budget_flops else None
+    return _run(
+        track.scale,
+        {
+            "--dataset": [typed_dataset(track)],
+            "--methods": methods,
+            "--ipc": [str(board.ipc)],
+            "--seeds": [str(seeds)],
+            "--protocol": protocols if special else [],
+            "--arch": [track.arch] if track.arch != SCALES[track.scale].arch else [],
+            "--eval-arch": networks,
+            "--budget": [budget] if budget else [],
+        },
+    )
+
+
+def _run(scale: str, options: Mapping[str, Iterable[str]]) -> str:
+    """`python -m harness run` with these options, each value once; an option without one is left out."""
+    words = ["python", "-m", "harness", "run", "--scale", scale]
+    for option, values in options.items():
+        if distinct := list(dict.fromkeys(values)):
+            words += [option, ",".join(distinct)]
     return shlex.join(words)
 
 
