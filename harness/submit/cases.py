@@ -201,6 +201,7 @@ def _converted(images: Any, space: Space, transform: Transform, data: Dataset) -
 
 def _distilled(images: Any, labels: Any, one: Imported, data: Dataset, request: SubmitRequest) -> Distilled:
     """The set in this harness's form, class after class."""
+    from harness.core import dc_augment
     from harness.core.augment import operations, usual_strategy
     from harness.core.distilled import Distilled
     from harness.submit.inspect import hard, images_per_class
@@ -209,8 +210,7 @@ def _distilled(images: Any, labels: Any, one: Imported, data: Dataset, request: 
     order = classes.argsort(stable=True)
     asked = request.augmentation if request.augmentation is not None else one.augmentation
     augmentation = usual_strategy(data.name) if asked is None else "" if asked == "none" else asked
-    if not augmentation.startswith("dc:"):
-        operations(augmentation)
+    _ = dc_augment.operations(augmentation) or operations(augmentation)  # refuses one that does not exist
     factor = request.factor or one.factor or 1
     return Distilled(
         images=images[order],

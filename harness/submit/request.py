@@ -111,7 +111,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "scale": ("NAME", "track: paper, cpu, smoke (paper)"),
         "format": ("NAME", f"{', '.join(FORMATS)} (from the file's name)"),
         "labels": ("HOW", "stored, hard (the highest of a row) or logits (their softmax) (stored)"),
-        "augmentation": ("OPS", "DSA operations to train with, or none (from the file, else the field's)"),
+        "augmentation": ("OPS", "DSA's operations, dc: and DC's, or none (from the file, else the field's)"),
         "arch": ("NAME", "network, see `list archs` (from the scale)"),
         "device": ("NAME", "auto (a GPU if there is one, else the CPU), cpu, cuda or cuda:N (auto)"),
     }

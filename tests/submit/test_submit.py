@@ -348,6 +348,7 @@ def test_json_holds_findings_and_records(
         (["--scale", "cpuu"], "did you mean 'cpu'"),
         (["--arch", "ConvNetX"], "unknown suffix"),
         (["--augmentation", "flip_blur"], "unknown augmentation 'blur'"),
+        (["--augmentation", "dc:blur"], "unknown augmentation of DC 'blur'"),
         (["--dataset", "digit"], "did you mean 'digits'"),
         (["--dataset", "folder:~nosuch/x"], "folder:~nosuch/x: no such home folder is known"),
     ],
