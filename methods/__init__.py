@@ -54,7 +54,7 @@ class MethodInfo:
 
     loop: it has a `condense`, distance: it has a `distance_to`, from which compositions are made.
     parts: of a composition, the modules of its loop and its distance; of a set with soft labels, that of the
-    method whose it is. regime, protocol: its REGIME and PROTOCOL.
+    method whose it is. regime, protocol, uncounted: its REGIME, PROTOCOL and UNCOUNTED.
     """
 
     name: str
@@ -66,6 +66,7 @@ class MethodInfo:
     parts: tuple[str, ...] = ()
     regime: Regime = "hard"
     protocol: str = ""
+    uncounted: str = ""
 
 
 @dataclass(frozen=True)
@@ -110,9 +111,18 @@ def _infos(path: Path, version: tuple[int, int]) -> tuple[MethodInfo, ...]:
         for name, changes in contract.variants(tree).items()
     }
     regime = cast(Regime, contract.text_of(tree, "REGIME") or contract.DEFAULTS["REGIME"])
-    protocol = contract.text_of(tree, "PROTOCOL")
+    info = MethodInfo(
+        stem,
+        module,
+        summary,
+        loop=loop,
+        distance=distance,
+        regime=regime,
+        protocol=contract.text_of(tree, "PROTOCOL"),
+        uncounted=contract.text_of(tree, "UNCOUNTED"),
+    )
     return tuple(
-        MethodInfo(name, module, about, loop=loop, distance=distance, regime=regime, protocol=protocol)
+        dataclasses.replace(info, name=name, summary=about)
         for name, about in ({stem: summary} | variants).items()
     )
 
@@ -162,6 +172,7 @@ def _softened(base: MethodInfo) -> MethodInfo:
         breaches=base.breaches,
         parts=(base.module,),
         regime="stored",
+        uncounted=base.uncounted,
     )
 
 

@@ -32,6 +32,10 @@ class Method(Protocol):
 
     Upper-case names of a file are those of this class; a constant of its own begins with an underscore, so
     that none of these can be misspelt unnoticed.
+
+    UNCOUNTED is not among them, since no code asks a module for it: `MethodInfo` reads what a file says its
+    steps take that FLOPs leave out, which are those of products of matrices and of convolutions alone. Where
+    it is "kernels of pairs of images", say, FLOPs are told as unknown and no budget of them is given.
     """
 
     Config: type
@@ -92,8 +96,8 @@ DEFAULTS: Mapping[str, Any] = {
     "PROTOCOL": "",
     "steps_of": steps_by_length,
 }
-CONSTANTS = tuple(filter(str.isupper, DEFAULTS))
-TEXTS = ("REGIME", "PROTOCOL")
+CONSTANTS = (*filter(str.isupper, DEFAULTS), "UNCOUNTED")
+TEXTS = ("REGIME", "PROTOCOL", "UNCOUNTED")
 PLAIN = ("IGNORES_IPC", *TEXTS)  # those that are no tables
 
 # Scales at which no method can run as published; methods with loops say in SCALED how they are shortened.

@@ -45,6 +45,7 @@ from methods.shared.whitening import whitened
 
 REGIME = "stored"
 PROTOCOL = "frepo"
+UNCOUNTED = "kernels of pairs of images"
 
 _OFFICIAL_COUNT = 1  # their Adam counts steps from one where its library expects nought
 

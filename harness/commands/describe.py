@@ -63,6 +63,7 @@ def method_page(name: str) -> dict[str, Any]:
         "ignores_ipc": method.IGNORES_IPC,
         "regime": method.REGIME,
         "protocol": method.PROTOCOL,
+        "uncounted": info.uncounted,
     }
 
 
@@ -79,6 +80,8 @@ def as_text(page: Mapping[str, Any]) -> str:
         blocks.append(f"asked under: {REGIMES[page['regime']]}{by}")
     if page["ignores_ipc"]:
         blocks.append("ignores ipc: run once, at ipc 1")
+    if page["uncounted"]:
+        blocks.append(f"FLOPs leave out what its steps take, {page['uncounted']}: no --budget")
     if page["settings"]:
         first = page["settings"][0]
         blocks.append(f"change one: --set {name}.{first['name']}={typed(first['default'])}")

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+import methods
 from harness.commands.arguments import add_run_arguments, options_from
 from harness.commands.estimate import TimeEstimate, from_records, measure, on_this_cpu
 from harness.core import processor
@@ -276,6 +277,7 @@ def _about_times(view: Preview) -> list[str]:
 
 def _entry(view: Preview, trial: Trial) -> dict[str, Any]:
     estimate = view.estimates.get(trial.cell)
+    counted = estimate is not None and not methods.find(trial.method).uncounted
     return {
         "id": trial.id,
         "state": view.states[trial.id],
@@ -283,6 +285,6 @@ def _entry(view: Preview, trial: Trial) -> dict[str, Any]:
         "makes_set": trial.id in view.making,
         "seconds_from": None if estimate is None else estimate.source,
         "seconds_off_by": None if estimate is None else estimate.off_by,
-        "distill_flops": None if estimate is None else estimate.flops,
+        "distill_flops": estimate.flops if estimate and counted else None,
         "trial": msgspec.to_builtins(trial),
     }

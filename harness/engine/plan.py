@@ -205,6 +205,12 @@ def check_methods(options: Options) -> None:
     """Refuse methods that are unknown or broken, settings that no selected method has, and two lengths."""
     for name in options.methods:
         methods.load(name)
+        uncounted = methods.find(name).uncounted
+        if options.budget is not None and uncounted:
+            raise UserError(
+                f"--budget buys steps by their FLOPs, which leave out the {uncounted} that {name} takes; "
+                "drop one of the two"
+            )
     for name, values in settings_by_method(options.methods, options.set).items():
         typed = methods.checked(name, values)  # whether they fit the others shows where all are known
         doubled = [key for key in lengths(methods.load(name).Config) if key in values]

@@ -53,7 +53,8 @@ RULES = """\
 - **Reported.** Figures in *reported* columns are printed by papers. They come from the papers' own settings
   and code at paper scale and stand there for orientation; a cpu-scale figure is expected to differ.
 - **Cost** is measured in the same run: seconds with a synchronised clock, peak memory by phase, FLOPs
-  counted on the first step of each loop and multiplied by its steps."""
+  counted on the first step of each loop and multiplied by its steps: those of products of matrices and of
+  convolutions. A method whose steps take something else has none, and no place among equal budgets."""
 
 SPEED_INTRODUCTION = """\
 ## Speed of a step

@@ -32,6 +32,7 @@ from harness.report import by_image
 from harness.report.by_image import Paths, compare_images, images_table, kept
 from harness.report.frames import print_problems
 from harness.report.paired import Paired
+from harness.report.standing import told_cost
 from harness.report.stats import Difference, differences
 from harness.report.tracks import Track, by_track
 
@@ -414,7 +415,7 @@ def _ratio(
     a: Sequence[Record], b: Sequence[Record], name: str, gather: Callable[[Sequence[float]], float]
 ) -> float | None:
     """One cost of A over B's; None if a record does not know it or B's is nothing."""
-    sides = [[getattr(record.distill, name, None) for record in side] for side in (a, b)]
+    sides = [[told_cost(record, name) for record in side] for side in (a, b)]
     known = [[float(fact) for fact in side if fact is not None] for side in sides]
     if [len(side) for side in known] != [len(a), len(b)]:
         return None

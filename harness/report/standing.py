@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeAlias, TypeVar
 from harness.engine.protocol import protocol_named, without_augmentation
 from harness.engine.provenance import CodeState
 from harness.engine.records import CEILING, Record
+from harness.report.paper.cells import info_of
 from harness.report.stats import Difference, Estimate, Groups, differences, estimates, rank_intervals
 from harness.report.tracks import EMPTY, Cell, Grid, Row, Track, by_track, cell_of, grid_of
 
@@ -85,7 +86,7 @@ class Scored:
 class Costs(NamedTuple):
     """Cost of one trial: means over its seeds, memory the highest, unknown None.
 
-    Memory, FLOPs and images forwarded are those of distillation.
+    Memory, FLOPs and images forwarded are those of distillation; FLOPs as `told_cost` has them.
     """
 
     distill_seconds: float | None
@@ -113,11 +114,17 @@ def costs_of(records: Sequence[Record]) -> Costs:
         evaluate_seconds=_mean(evaluate, lambda cost: cost.seconds),
         peak_host_bytes=_highest(distill, lambda cost: cost.peak_host_bytes),
         peak_device_bytes=_highest(distill, lambda cost: cost.peak_device_bytes),
-        flops=_mean(distill, lambda cost: cost.flops),
+        flops=_mean(records, lambda record: told_cost(record, "flops")),
         images_forwarded=_mean(distill, lambda cost: cost.images_forwarded),
         stored_bytes=_mean(records, lambda record: record.stored_bytes),
         decoded_images=_mean(records, lambda record: record.decoded_images),
     )
+
+
+def told_cost(record: Record, name: str) -> float | None:
+    """A cost of a distillation by its name; FLOPs unknown where they leave out what its steps take."""
+    info = info_of(record.trial.method) if name == "flops" else None
+    return None if info and info.uncounted else getattr(record.distill, name, None)
 
 
 def overspent(budget: float | None, cell: Cell) -> float | None:

@@ -25,6 +25,7 @@ from harness.report.formats import (
     plain,
     strong,
 )
+from harness.report.paper.cells import info_of
 from harness.report.reported import ALL_IMAGES, UNTRACED, ReportedFigure, ReportedFigures, fitting, z_text
 from harness.report.standing import Ranking, Scored, costs_of, overspent, own_key, settings_of
 from harness.report.stats import CONFIDENCE, FEW_SEEDS, Difference, Estimate, differences
@@ -55,7 +56,8 @@ RANKING_LEGEND = (
 )
 COST_LEGEND = (
     "Cost of one trial, mean over the seeds; memory, FLOPs and images forwarded are those of distillation,"
-    " memory is the highest of any seed, and evaluation is that of all networks of a trial."
+    " memory is the highest of any seed, and evaluation is that of all networks of a trial. FLOPs are those"
+    " of products of matrices and of convolutions."
 )
 CLAIMS_LEGEND = (
     "Sets that others distilled and handed in, measured here like all others: the accuracy that they"
@@ -182,7 +184,8 @@ def _track_blocks(found: Scored, reported: ReportedFigures, *, brief: bool) -> l
     varied, ranking, beyond = _varied_blocks(found), _ranking_blocks(found), beyond_blocks(found)
     costs: list[Block] = []
     if any(record.status == "done" for record in records):
-        costs = [_cost_table(found, brief=brief), Paragraph(f"{_conditions(track, records)} {COST_LEGEND}")]
+        legend = f"{_conditions(track, records)} {COST_LEGEND}{_uncounted(found)}"
+        costs = [_cost_table(found, brief=brief), Paragraph(legend)]
     if not brief:
         return [*blocks, *varied, *ranking, *beyond, *costs]
     folded = {
@@ -427,6 +430,17 @@ def _beyond_budget(found: Scored) -> str:
         "Beyond the budget, which cuts the steps on the images and not what has to be there before them (a"
         f" teacher, say), and so not ranked: {'; '.join(named)}."
     )
+
+
+def _uncounted(found: Scored) -> str:
+    """Which methods' FLOPs are not told, and why; empty if all are."""
+    known = {row.method: info_of(row.method) for row, _ in found.cells}
+    named = (
+        f" None are told of {plain(method)}, whose steps take {info.uncounted} instead."
+        for method, info in known.items()
+        if info and info.uncounted
+    )
+    return "".join(named)
 
 
 def _same_sets(found: Scored) -> str:

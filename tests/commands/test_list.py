@@ -46,6 +46,7 @@ def test_published_rows_variants_and_scales_follow(capsys: pytest.CaptureFixture
     assert "  digits  factor=1, ce_reference=2048\n" in text
     assert "published for mtt" in printed(capsys, "tesla")
     assert "ignores ipc" in printed(capsys, "whole")
+    assert "FLOPs leave out what its steps take, kernels of pairs of images" in printed(capsys, "kip@vec")
 
 
 def test_as_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -238,6 +238,10 @@ def refused(options: Options) -> str:
         ({"set": (Setting("dm", "iterations", "-5"),)}, "--set dm.iterations=-5: a loop has no fewer than 0"),
         ({"budget": 1e9, "set": (Setting("dm", "iterations", "5"),)}, "--budget decides the number of steps"),
         (
+            {"budget": 1e9, "methods": ("dm", "kip@vec")},
+            "leave out the kernels of pairs of images that kip@vec takes; drop one of the two",
+        ),
+        (
             {"budget": 1e9, "methods": ("idc",), "set": (Setting("idc", "outer", "5"),)},
             "--budget decides the number of steps of idc, and so does --set idc.outer",
         ),

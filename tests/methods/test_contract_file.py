@@ -54,6 +54,7 @@ def test_a_file_that_keeps_it_has_no_breach(source: str, tmp_path: Path) -> None
         (METHOD + 'VARIANTS = {"a": {}}\nVARIANTS |= {"b": {}}\n', "sets VARIANTS more than once"),
         (METHOD + '_SOFT = "stored"\nREGIME = _SOFT\n', "has a REGIME that cannot be read without running"),
         (METHOD + "PROTOCOL = 3\n", 'expected PROTOCOL = "..."'),
+        (METHOD + "UNCOUNTED = True\n", 'expected UNCOUNTED = "..."'),
         (METHOD + 'VARIENTS = {"a": {}}\n', "sets VARIENTS, which nothing reads; did you mean VARIANTS?"),
         (METHOD + 'SCALLED = {"cpu": {}}\n', "did you mean SCALED?"),
         (METHOD + "Paper = {}\n", "sets Paper, which nothing reads; did you mean PAPER?"),
@@ -183,6 +184,14 @@ def test_its_type_and_its_defaults_name_the_same() -> None:
     own = {"Config", "distill"}
     members = set(contract.Method.__annotations__) | {"steps_of", "distill"}
     assert members == set(contract.DEFAULTS) | own
+
+
+def test_what_flops_leave_out_is_said_by_the_file() -> None:
+    said = {
+        name: methods.find(name).uncounted for name in ("kip", "kip@vec", "kip@soft", "frepo", "frepo@soft")
+    }
+    kernels = "kernels of pairs of images"
+    assert said == {"kip": kernels, "kip@vec": kernels, "kip@soft": kernels, "frepo": "", "frepo@soft": ""}
 
 
 def test_what_a_file_leaves_out_has_a_default() -> None:

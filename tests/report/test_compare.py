@@ -93,6 +93,8 @@ def test_a_cost_that_is_not_known_has_no_ratio(make_record: Any) -> None:
     assert ratios([known, unknown], [known]).host_bytes is None
     free = costing(make_record(), flops=0.0)
     assert ratios([known], [free]).flops is None
+    kernels = make_record("kip@vec")
+    assert (ratios([kernels], [kernels]).flops, ratios([kernels], [kernels]).host_bytes) == (None, 1.0)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=25)

@@ -329,6 +329,16 @@ def test_unknown_facts_are_dashes(make_record: Any) -> None:
     assert "unknown hardware" in text
 
 
+def test_flops_that_leave_out_what_steps_take_are_not_told(make_record: Any) -> None:
+    text = sections(
+        [make_record("dm", distill=cost_of(2e12)), make_record("kip@vec", distill=cost_of(1e6))], {}
+    )
+    costs = text[text.index("distillation (s)") :]
+    assert (row(costs, "dm")[7], row(costs, "kip@vec")[7]) == ("2.00 T", "–")
+    assert "None are told of kip@vec, whose steps take kernels of pairs of images instead." in costs
+    assert "None are told" not in sections([make_record("dm")], {})
+
+
 def test_cifar10_jpeg_is_not_cifar10(make_record: Any) -> None:
     folder = {"dataset": "cifar10-jpeg", "dataset_source": "folder", "listing": "feed"}
     text = sections([make_record(**folder)], REPORTED)

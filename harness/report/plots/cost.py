@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from harness.core.clock import Cost
 from harness.core.text import MISSING
 from harness.engine.records import Record, hardware
 from harness.report.plots.axes import CostScale, cost_scale
 from harness.report.plots.labels import Name, beside_points
 from harness.report.plots.scenes import Absent, Drawn, Outcome, Scene, percent, safe
 from harness.report.plots.style import ACCENT, COLOURS, GREY, MARKERS, FigureLayout, figure_of, percent_axis
+from harness.report.standing import told_cost
 from harness.report.tracks import Row
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class CostPoint(NamedTuple):
 
 def against_flops(scene: Scene) -> Iterator[Outcome]:
     """One figure: accuracy against FLOPs of distillation, a panel for each ipc."""
-    points = {ipc: _points(scene, ipc, lambda cost: cost.flops, None) for ipc in scene.ipcs}
+    points = {ipc: _points(scene, ipc, "flops", None) for ipc in scene.ipcs}
     points = {ipc: found for ipc, found in points.items() if len(found) >= FEWEST}
     if not points:
         yield Absent("fewer than two methods have FLOPs on record at any ipc; run a second method")
@@ -50,7 +50,7 @@ def against_flops(scene: Scene) -> Iterator[Outcome]:
 def against_seconds(scene: Scene) -> Iterator[Outcome]:
     """One figure for each hardware: accuracy against seconds of distillation, a panel for each ipc."""
     for place, several in _places(scene):
-        found = {ipc: _points(scene, ipc, lambda cost: cost.seconds, place) for ipc in scene.ipcs}
+        found = {ipc: _points(scene, ipc, "seconds", place) for ipc in scene.ipcs}
         points = {ipc: found for ipc, found in found.items() if len(found) >= FEWEST}
         if not points:
             yield Absent(
@@ -66,8 +66,8 @@ def peak_memory(scene: Scene) -> Iterator[Outcome]:
     """One figure for each hardware: the highest memory of any seed for each method and ipc."""
     for place, several in _places(scene):
         facts = {
-            "device memory": _peaks(scene, place, lambda cost: cost.peak_device_bytes),
-            "host memory": _peaks(scene, place, lambda cost: cost.peak_host_bytes),
+            "device memory": _peaks(scene, place, "peak_device_bytes"),
+            "host memory": _peaks(scene, place, "peak_host_bytes"),
         }
         known = {name: peaks for name, peaks in facts.items() if peaks}
         if not known:
@@ -96,18 +96,16 @@ def _places(scene: Scene) -> Iterator[tuple[str, bool]]:
     yield from ((place, len(places) > 1) for place in places)
 
 
-def _costs(records: Sequence[Record], fact: Callable[[Cost], float | None], place: str | None) -> list[float]:
+def _costs(records: Sequence[Record], name: str, place: str | None) -> list[float]:
     here = [r for r in records if place is None or hardware(r.made_in) == place]
-    values = (fact(record.distill) for record in here if record.distill is not None)
+    values = (told_cost(record, name) for record in here)
     return [value for value in values if value is not None]
 
 
-def _points(
-    scene: Scene, ipc: int, fact: Callable[[Cost], float | None], place: str | None
-) -> list[CostPoint]:
+def _points(scene: Scene, ipc: int, name: str, place: str | None) -> list[CostPoint]:
     points = []
     for row in scene.rows:
-        costs = _costs(scene.done(row, ipc), fact, place)
+        costs = _costs(scene.done(row, ipc), name, place)
         if costs and (row, ipc) in scene.estimates:
             found = scene.estimates[row, ipc]
             bounds = percent(found.low), percent(found.high)
@@ -185,12 +183,12 @@ def _marks(axes: Axes, scale: CostScale, points: Sequence[CostPoint], **look: ob
     axes.plot(xs, ys, linestyle="none", zorder=3, **look)  # type: ignore[arg-type]
 
 
-def _peaks(scene: Scene, place: str, fact: Callable[[Cost], float | None]) -> dict[Row, dict[int, float]]:
+def _peaks(scene: Scene, place: str, name: str) -> dict[Row, dict[int, float]]:
     """Highest bytes of any seed by row and ipc."""
     peaks: dict[Row, dict[int, float]] = defaultdict(dict)
     for row in scene.rows:
         for ipc in scene.ipcs:
-            found = _costs(scene.done(row, ipc), fact, place)
+            found = _costs(scene.done(row, ipc), name, place)
             if found:
                 peaks[row][ipc] = max(found)
     return dict(peaks)

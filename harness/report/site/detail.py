@@ -14,6 +14,7 @@ from harness.core.clock import Cost
 from harness.core.text import MISSING, count, memory, percent, seconds
 from harness.engine.records import Record, Teaching, TriedRate
 from harness.report.site.data import UNKNOWN, augmentation, label_kind, regime
+from harness.report.standing import told_cost
 from harness.report.tracks import typed_dataset
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 460, 250, 48, 34, 12, 36
@@ -126,7 +127,9 @@ def costs(record: Record) -> list[Phase]:
         ("peak device memory", lambda cost: memory(cost.peak_device_bytes)),
         ("compiled", lambda cost: "yes" if cost.compiled else "no"),
     )
-    return [Phase(name, _of(record.distill, text), _of(record.evaluate, text)) for name, text in kinds]
+    phases = [Phase(name, _of(record.distill, text), _of(record.evaluate, text)) for name, text in kinds]
+    told = count(told_cost(record, "flops"))
+    return [phase._replace(distill=told) if phase.name == "FLOPs" else phase for phase in phases]
 
 
 def provenance(record: Record) -> list[Fact]:
