@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeAlias, TypeVar
 
 from harness.engine.protocol import protocol_named, without_augmentation
 from harness.engine.provenance import CodeState
-from harness.engine.records import CEILING, Record
+from harness.engine.records import CEILING, CurvePoint, Record
 from harness.report.paper.cells import info_of
 from harness.report.stats import Difference, Estimate, Groups, differences, estimates, rank_intervals
 from harness.report.tracks import EMPTY, Cell, Grid, Row, Track, by_track, cell_of, grid_of
@@ -125,6 +125,11 @@ def told_cost(record: Record, name: str) -> float | None:
     """A cost of a distillation by its name; FLOPs unknown where they leave out what its steps take."""
     info = info_of(record.trial.method) if name == "flops" else None
     return None if info and info.uncounted else getattr(record.distill, name, None)
+
+
+def told_curve(record: Record) -> Sequence[CurvePoint]:
+    """The looks at a set during distillation by FLOPs; none where these are not told."""
+    return () if told_cost(record, "flops") is None else record.curve
 
 
 def overspent(budget: float | None, cell: Cell) -> float | None:

@@ -257,6 +257,9 @@ def test_the_record_page_says_what_is_known(make_record: Any) -> None:
     for text in ("81.0", "lr_img", "0123456789abcdef", "512 MiB", "class 0", "60.0", "kept here"):
         assert text in reader.text, text
     assert len([tag for tag, _ in reader.tags if tag == "circle"]) == 3
+    uncounted = msgspec.structs.replace(make_record("kip@vec"), curve=looks)
+    kernels = Reader(made(site_of(uncounted))[f"records/{uncounted.id}.html"])
+    assert not [tag for tag, _ in kernels.tags if tag == "circle"], "FLOPs that are not told have no axis"
     bare = made(site_of(make_record(seed=5)))
     assert not any(b"<svg" in page or b"Class by class" in page for page in bare.values())
 

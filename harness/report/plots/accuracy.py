@@ -9,6 +9,7 @@ from harness.report.plots.axes import cost_scale
 from harness.report.plots.labels import Name, beside_lines
 from harness.report.plots.scenes import Absent, Drawn, Outcome, ReferenceAccuracy, Scene, noun, percent, span
 from harness.report.plots.style import PALE, PANEL, FigureLayout, MethodStyle, figure_of, percent_axis
+from harness.report.standing import told_curve
 from harness.report.stats import Estimate, estimates
 from harness.report.tracks import Row
 
@@ -111,7 +112,7 @@ def _curves(scene: Scene, ipc: int, lines: Mapping[Row, Line]) -> Figure:
 
 def _curve(scene: Scene, row: Row, ipc: int) -> Line:
     """Points at the steps that the curves of all seeds have."""
-    curves = [record for record in scene.done(row, ipc) if record.curve]
+    curves = [record for record in scene.done(row, ipc) if told_curve(record)]
     by_step: dict[int, dict[int, list[float]]] = {}
     flops: dict[int, list[float]] = {}
     for record in curves:

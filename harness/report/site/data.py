@@ -14,7 +14,7 @@ from harness.engine.provenance import CODE_WORDS, CodeState
 from harness.engine.records import CEILING, Record, hardware
 from harness.report.protocols import REGIMES
 from harness.report.reported import ALL_IMAGES, REPORTED_CSV, UNTRACED, ReportedFigure, load_reported
-from harness.report.standing import Ranking, Scored, costs_of, overspent, scored
+from harness.report.standing import Ranking, Scored, costs_of, overspent, scored, told_curve
 from harness.report.stats import Estimate, estimate
 from harness.report.tracks import Cell, Row, Track
 
@@ -127,7 +127,7 @@ def curve_rows(found: Iterable[PlacedCell]) -> list[CurveRow]:
         )
         for place in found
         for record in place.cell.done
-        for point in record.curve
+        for point in told_curve(record)
         if point.accuracies
     ]
 

@@ -14,7 +14,7 @@ from harness.core.clock import Cost
 from harness.core.text import MISSING, count, memory, percent, seconds
 from harness.engine.records import Record, Teaching, TriedRate
 from harness.report.site.data import UNKNOWN, augmentation, label_kind, regime
-from harness.report.standing import told_cost
+from harness.report.standing import told_cost, told_curve
 from harness.report.tracks import typed_dataset
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 460, 250, 48, 34, 12, 36
@@ -176,7 +176,8 @@ def command(record: Record) -> str:
 
 def drawing(record: Record) -> Drawing | None:
     """Accuracy against FLOPs during distillation; None where fewer than two looks were taken."""
-    points = [(point.flops, statistics.fmean(point.accuracies)) for point in record.curve if point.accuracies]
+    looks = [point for point in told_curve(record) if point.accuracies]
+    points = [(point.flops, statistics.fmean(point.accuracies)) for point in looks]
     if len(points) < 2:
         return None
     reach = max(flops for flops, _ in points) or 1.0
