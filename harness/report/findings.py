@@ -86,17 +86,19 @@ def findings(shown: Sequence[Scored], reported: ReportedFigures) -> Iterator[Fin
     # One leader of each dataset, where most methods were measured.
     fields = {board.track.dataset: board for board in reversed(full)}
     yield from filter(None, map(leader, reversed(fields.values())))
-    first = [_answer(leader, tight), *(_answer(question, free, full) for question in QUESTIONS)]
-    rest = (_answer(question, free, full) for question in FURTHER_QUESTIONS)
+    # A comparison of two needs no full board; datasets on which few methods ever were are left out.
+    told = [board for board in free if board.track.dataset in fields]
+    first = [_answer(leader, tight), *(_answer(question, free, told) for question in QUESTIONS)]
+    rest = (_answer(question, free, told) for question in FURTHER_QUESTIONS)
     yield from filter(None, itertools.chain(first, [agreement(shown, reported)], rest))
 
 
-def _answer(question: Question, asked: Iterable[Board], full: Sequence[Board] = ()) -> Finding | None:
-    """What the first board says that has an answer; a comparison is told of the other full boards as well."""
+def _answer(question: Question, asked: Iterable[Board], told: Sequence[Board] = ()) -> Finding | None:
+    """What the first board says that has an answer; a comparison is told of these others as well."""
     for board in asked:
         if found := question(board):
             others: dict[str, Board] = {}  # of each dataset and ipc the first, where most was measured
-            for one in full:
+            for one in told:
                 if one.track.scale == board.track.scale and _place(one) != _place(board):
                     others.setdefault(_place(one), one)
             return _told_of_others(found, others.values())

@@ -323,15 +323,17 @@ def test_a_comparison_is_told_of_other_datasets_and_ipc_too_whichever_it_is(make
         records += field(make_record, [0.3] * 3, **place)
         records += in_seeds(make_record, "random", [0.0] * 3, **place)
         records += in_seeds(make_record, "random_packed", gains, **place)
-    records += in_seeds(make_record, "random", [0.0] * 3, dataset="svhn")
-    records += in_seeds(make_record, "random_packed", CLEAR, dataset="svhn")
+    for place in ({"dataset": "svhn"}, {"dataset": "mnist", "ipc": 50}):
+        records += in_seeds(make_record, "random", [0.0] * 3, **place)
+        records += in_seeds(make_record, "random_packed", CLEAR, **place)
     (found,) = (one for one in findings(scored(records), {}) if "Packing alone" in one.words)
-    assert "--dataset cifar10,mnist --methods random,random_packed --ipc 10,1 " in found.command
+    assert "--dataset cifar10,mnist --methods random,random_packed --ipc 10,1,50 " in found.command
     told = found.words
     assert "is worth +10.1 [9.9, 10.3] points over random images on cifar10, ipc 10" in told
     assert told.endswith(
-        "%). Elsewhere it is -10.1 [-10.3, -9.9] on mnist, ipc 10; 0.0 [0.0, 0.0] on cifar10, ipc 1."
-    ), "svhn has no full board"
+        "%). Elsewhere it is -10.1 [-10.3, -9.9] on mnist, ipc 10; 0.0 [0.0, 0.0] on cifar10, ipc 1;"
+        " +10.1 [9.9, 10.3] on mnist, ipc 50."
+    ), "svhn has no full board at any ipc"
     leads = [one.words for one in findings(scored(records), {}) if "leads on" in one.words]
     assert not any(" it is " in words for words in leads)
 
