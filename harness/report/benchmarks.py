@@ -92,7 +92,7 @@ def page(
     tracks: Iterable[Scored], reported: ReportedFigures, fidelity: Fidelity, sheets: Iterable[StepSheet] = ()
 ) -> str:
     """The page for these tracks, of which only those of leaderboard scales count, and sheets of steps."""
-    shown = [found for found in tracks if _on_leaderboard(found.track.scale)]
+    shown = _fullest_first([found for found in tracks if _on_leaderboard(found.track.scale)])
     records = [record for found in shown for record in found.records]
     networks = across_networks(shown)
     rules = "\n\n".join([RULES, markdown(legend([])).strip()])
@@ -112,6 +112,14 @@ def page(
         _origin(shown, records),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _fullest_first(tracks: Sequence[Scored]) -> list[Scored]:
+    """Scales by how many methods the fullest of their tracks has: a page begins with what tells most."""
+    fullest: Counter[str] = Counter()
+    for found in tracks:
+        fullest[found.track.scale] = max(fullest[found.track.scale], len({row for row, _ in found.grid}))
+    return sorted(tracks, key=lambda found: -fullest[found.track.scale])
 
 
 def speed_section(sheets: Iterable[StepSheet]) -> str:

@@ -206,6 +206,14 @@ def test_report_prints_and_writes_the_section(
     assert "Protocol dc-cpu 1.0, network LeNet on sets by ConvNetW32" in printed
 
 
+def test_the_page_begins_with_the_scale_of_which_most_is_measured(make_record: Any) -> None:
+    few = make_record(scale="paper")
+    for methods, first in ((("dm", "idm"), "cpu"), (("dm",), "paper")):
+        records = [few, *(make_record(method) for method in methods)]
+        text = page(scored(records), {}, load_fidelity()).partition("## Results")[2]
+        assert f"### mnist · {first} scale" in text.partition("\n| method")[0]
+
+
 def test_the_page_folds_it_and_has_no_other_table_of_those_networks(make_record: Any) -> None:
     records = [*asked(make_record), *asked(make_record, "idm")]
     text = page(scored(records), {}, load_fidelity())

@@ -312,6 +312,13 @@ def test_names_are_text_and_lead_nowhere(make_record: Any, tmp_path: Path) -> No
     assert embedded((folder / "index.html").read_bytes())[0]["label"] in {HOSTILE, TRAVERSAL, "dm"}
 
 
+def test_accuracy_and_compute_open_with_the_track_that_has_most(make_record: Any) -> None:
+    most = [make_record(method) for method in ("dm", "idm")]
+    few = [make_record(scale="paper"), make_record(scale="smoke")]
+    rows = embedded(made(site_of(*few, *most))["compute.html"])
+    assert [row["scale"] for row in rows] == ["cpu", "cpu", "paper", "smoke"]
+
+
 def test_a_set_outside_the_results_folder_is_not_shown(make_record: Any, tmp_path: Path) -> None:
     record = make_record(method="../../../..")
     results = tmp_path / "a" / "b" / "results"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -254,7 +254,9 @@ def _index(environment: Environment, site: Site) -> bytes:
 
 
 def _compute(environment: Environment, site: Site) -> bytes:
-    rows = [row for row in site.rows if row.accuracy is not None and row.flops is not None]
+    known = [row for row in site.rows if row.accuracy is not None and row.flops is not None]
+    counts = Counter(row.track for row in known)
+    rows = sorted(known, key=lambda row: -counts[row.track])  # the page opens with the track that has most
     return _render(
         environment,
         "compute.html",
