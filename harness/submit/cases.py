@@ -210,7 +210,8 @@ def _distilled(images: Any, labels: Any, one: Imported, data: Dataset, request: 
     order = classes.argsort(stable=True)
     asked = request.augmentation if request.augmentation is not None else one.augmentation
     augmentation = usual_strategy(data.name) if asked is None else "" if asked == "none" else asked
-    _ = dc_augment.operations(augmentation) or operations(augmentation)  # refuses one that does not exist
+    if not dc_augment.operations(augmentation):  # either refuses one that does not exist
+        operations(augmentation)
     factor = request.factor or one.factor or 1
     return Distilled(
         images=images[order],
