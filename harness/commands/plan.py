@@ -14,7 +14,6 @@ from typing import Any
 
 import msgspec
 
-import methods
 from harness.commands.arguments import add_run_arguments, options_from
 from harness.commands.estimate import TimeEstimate, from_records, measure, on_this_cpu
 from harness.core import processor
@@ -27,7 +26,7 @@ from harness.engine.records import Record, Trial
 from harness.engine.settings import RunSettings
 from harness.launch.base import Launcher, Layout, Load, PlannedArray, load, set_is_there
 from harness.launch.launchers import launcher_of, run_settings
-from harness.report.standing import is_overspent
+from harness.report.standing import is_overspent, uncounted
 
 STATES = ("done", "failed", "to run")
 
@@ -277,7 +276,6 @@ def _about_times(view: Preview) -> list[str]:
 
 def _entry(view: Preview, trial: Trial) -> dict[str, Any]:
     estimate = view.estimates.get(trial.cell)
-    counted = estimate is not None and not methods.find(trial.method).uncounted
     return {
         "id": trial.id,
         "state": view.states[trial.id],
@@ -285,6 +283,6 @@ def _entry(view: Preview, trial: Trial) -> dict[str, Any]:
         "makes_set": trial.id in view.making,
         "seconds_from": None if estimate is None else estimate.source,
         "seconds_off_by": None if estimate is None else estimate.off_by,
-        "distill_flops": estimate.flops if estimate and counted else None,
+        "distill_flops": None if estimate is None or uncounted(trial.method) else estimate.flops,
         "trial": msgspec.to_builtins(trial),
     }

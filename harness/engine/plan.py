@@ -205,8 +205,7 @@ def check_methods(options: Options) -> None:
     """Refuse methods that are unknown or broken, settings that no selected method has, and two lengths."""
     for name in options.methods:
         methods.load(name)
-        uncounted = methods.find(name).uncounted
-        if options.budget is not None and uncounted:
+        if options.budget is not None and (uncounted := methods.find(name).uncounted):
             raise UserError(
                 f"--budget buys steps by their FLOPs, which leave out the {uncounted} that {name} takes; "
                 "drop one of the two"

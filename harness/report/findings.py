@@ -3,8 +3,8 @@
 Of each question the boards of a leaderboard scale are asked in turn, those with most methods first, until one
 answers. What the intervals over seeds do not support is not written: a lead is named only where its interval
 leaves out 0, a count counts such leads alone, and of BACON and the method whose loop it shares the interval
-itself is the answer. How two methods stand is told of every dataset and ipc that has a full board, for or
-against.
+itself is the answer. How two methods stand is told of every ipc of the datasets that have a full board, for
+or against.
 Intervals are of one comparison each, not of all of them together.
 """
 

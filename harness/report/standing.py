@@ -121,10 +121,16 @@ def costs_of(records: Sequence[Record]) -> Costs:
     )
 
 
+def uncounted(method: str) -> str:
+    """What FLOPs leave out of a method's steps, as its file says; empty if nothing, or if it is not here."""
+    info = info_of(method)
+    return info.uncounted if info else ""
+
+
 def told_cost(record: Record, name: str) -> float | None:
     """A cost of a distillation by its name; FLOPs unknown where they leave out what its steps take."""
-    info = info_of(record.trial.method) if name == "flops" else None
-    return None if info and info.uncounted else getattr(record.distill, name, None)
+    hidden = name == "flops" and uncounted(record.trial.method)
+    return None if hidden else getattr(record.distill, name, None)
 
 
 def told_curve(record: Record) -> Sequence[CurvePoint]:

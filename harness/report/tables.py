@@ -25,9 +25,8 @@ from harness.report.formats import (
     plain,
     strong,
 )
-from harness.report.paper.cells import info_of
 from harness.report.reported import ALL_IMAGES, UNTRACED, ReportedFigure, ReportedFigures, fitting, z_text
-from harness.report.standing import Ranking, Scored, costs_of, overspent, own_key, settings_of
+from harness.report.standing import Ranking, Scored, costs_of, overspent, own_key, settings_of, uncounted
 from harness.report.stats import CONFIDENCE, FEW_SEEDS, Difference, Estimate, differences
 from harness.report.stats import estimate as estimate_of
 from harness.report.tracks import EMPTY, Cell, Row, Track
@@ -434,13 +433,12 @@ def _beyond_budget(found: Scored) -> str:
 
 def _uncounted(found: Scored) -> str:
     """Which methods' FLOPs are not told, and why; empty if all are."""
-    known = {row.method: info_of(row.method) for row, _ in found.cells}
-    named = (
-        f" None are told of {plain(method)}, whose steps take {info.uncounted} instead."
-        for method, info in known.items()
-        if info and info.uncounted
+    left_out = {row.method: uncounted(row.method) for row, _ in found.cells}
+    return "".join(
+        f" None are told of {plain(method)}, whose steps take {what} instead."
+        for method, what in left_out.items()
+        if what
     )
-    return "".join(named)
 
 
 def _same_sets(found: Scored) -> str:
